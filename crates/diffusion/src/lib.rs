@@ -1,0 +1,47 @@
+//! The diffusion engine of Clearway: from noise to a sample in a few steps. Tensors; no robots, no images.
+//!
+//! A sample at time `t` is `x_t = alpha · x₀ + sigma · ε`. Everything is made of that line:
+//!
+//! ```text
+//! Schedule --Grid--> points --Solver--> stages (data, f64)
+//!                                          |
+//! Network + Parameterization = Denoiser -> Sampler -> sample
+//!            wrappers: ClassifierFree, Guided, Inpaint, Clip
+//! ```
+//!
+//! | question | answer |
+//! |---|---|
+//! | how much noise is there at a time? | [`Schedule`]: [`Discrete`], [`Cosine`], [`FlowMatching`], [`Edm`], [`Exploding`] |
+//! | which levels are visited? | [`Grid`], [`timesteps`] |
+//! | what does the network predict? | [`Parameterization`] |
+//! | how is a step made? | [`Solver`]: a list of [`Stage`]s that can be printed and tested without a network |
+//! | what shall the sample be? | [`ClassifierFree`], [`Guided`], [`Inpaint`], [`Clip`] |
+//! | who draws the noise? | [`Seeded`], [`Torch`], on the host |
+//! | who runs it? | [`Sampler`], an iterator over steps |
+//!
+//! Arithmetic on levels is f64 on the host; tensors are f32.
+
+mod denoiser;
+mod gaussian;
+mod grid;
+mod level;
+mod noise;
+mod parameterization;
+mod sampler;
+mod schedule;
+mod solver;
+mod wrapper;
+
+pub use denoiser::{Denoiser, Estimate, Network};
+pub use gaussian::Gaussian;
+pub use grid::{End, Grid, GridError, timesteps};
+pub use level::{Level, Point};
+pub use noise::{Noise, Seeded, Torch, normal};
+pub use parameterization::{Parameterization, Parameterized, Scalings};
+pub use sampler::{Sampler, Step};
+pub use schedule::{Cosine, Discrete, Edm, Exploding, FlowMatching, Line, Schedule, ScheduleError};
+pub use solver::{
+    Consistency, Ddim, Ddpm, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Midpoint, Pndm,
+    SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, Variance,
+};
+pub use wrapper::{ClassifierFree, Clip, Cost, Guidance, Guided, Inpaint, Pins, Stack, Threshold};
