@@ -31,7 +31,7 @@ impl Schedule for Logarithmic {
     }
 
     fn domain(&self) -> std::ops::RangeInclusive<f64> {
-        -8.0..=8.0
+        -41.0..=8.0
     }
 
     fn line(&self) -> Line {
@@ -106,7 +106,7 @@ proptest! {
             let schedule = Logarithmic(line);
             let mut points: Vec<Point> = ratios.iter().map(|ratio| Point { t: ratio.ln(), level: line.level(*ratio) }).collect();
             if to_data {
-                points.push(Point { t: -8.0, level: Level::CLEAN });
+                points.push(Point { t: -41.0, level: Level::CLEAN });
             }
             let grid = Grid::new(points).expect("ratios fall");
             for solver in exact_solvers(eta) {

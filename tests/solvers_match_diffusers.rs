@@ -1,28 +1,37 @@
-//! Solvers, grids, schedules and parameterizations give the samples of diffusers 0.32.2.
+//! Solvers, grids, schedules, parameterizations and clipping give the samples of diffusers, noise included.
 //!
-//! The runs are those of `fixtures/image/scheduler_goldens_0322.json`: a dummy model on a fixed sample, 85 runs, of
-//! which 69 are of solvers that the engine has. What is left out is listed in `NOT_OURS` and `DIFFERENT`, with reasons; a
-//! run that is in neither list must match.
+//! Two sets of runs of a dummy model on a fixed sample: `golden/diffusers/runs.json`, and the shared
+//! `fixtures/image/scheduler_goldens_0322.json`, of whose 85 runs 69 are of solvers that the engine has. What is left
+//! out is listed in `NOT_OURS` and `DIFFERENT`, with reasons; a run that is in neither list must match.
+
+use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{
     Clip, Ddim, Ddpm, Denoiser, Discrete, DpmSolver2M, Edm, End, Estimate, Euler, EulerAncestral,
     Exploding, FlowMatching, Grid, Heun, Lcm, Line, Midpoint, Network, Parameterization,
     Parameterized, Pndm, Point, Sampler, Schedule, SdeDpmSolver2M, Solver, Tcd, Threshold, Torch,
-    timesteps,
+    Variance, timesteps,
 };
-use clearway_tests::shared;
+use clearway_tests::{repository, shared};
 use serde_json::Value;
 
 /// Solvers that the engine does not have.
 const NOT_OURS: [&str; 5] = ["lms_", "deis_", "unipc_", "dpmpp2s_", "dpmpp3m_"];
 
 /// Deliberate differences.
-const DIFFERENT: [(&str, &str); 1] = [(
-    "ddim_sd15_linspace_20",
-    "diffusers steps from t to t − N/n on every grid, also where the grid's next timestep is another (its issue \
-     11347); the engine steps to the next point of the grid",
-)];
+const DIFFERENT: [(&str, &str); 2] = [
+    (
+        "ddim_sd15_linspace_20",
+        "diffusers steps from t to t − N/n on every grid, also where the grid's next timestep is another (its issue \
+         11347); the engine steps to the next point of the grid",
+    ),
+    (
+        "pndm_v_20",
+        "diffusers averages velocities of different samples and times and turns the mean into noise with the newest; \
+         the engine averages noise estimates, as the paper has it",
+    ),
+];
 
 /// Of the trace, relative; f32 on both sides, up to 100 steps.
 const TRACE: f64 = 1e-5;
@@ -33,13 +42,28 @@ const GROWING_ELEMENT: f64 = 3e-5;
 
 type Failure = Box<dyn std::error::Error>;
 
+/// The project's own runs, of diffusers 0.42.1.
 #[test]
-fn every_run_of_our_solvers_matches() -> Result<(), Failure> {
+fn every_recorded_run_matches() -> Result<(), Failure> {
+    let matched = matches(&repository("tests/golden/diffusers/runs.json"))?;
+    assert_eq!(matched, 92);
+    Ok(())
+}
+
+/// The shared runs, of diffusers 0.32.2.
+#[test]
+fn every_shared_run_of_our_solvers_matches() -> Result<(), Failure> {
     let Some(file) = shared("fixtures/image/scheduler_goldens_0322.json") else {
         return Ok(());
     };
-    let goldens: Value =
-        serde_json::from_reader(std::io::BufReader::new(std::fs::File::open(file)?))?;
+    let matched = matches(&file)?;
+    assert_eq!(matched, 68);
+    Ok(())
+}
+
+/// Replays the runs of a file and returns how many match; fails if one does not that should.
+fn matches(file: &Path) -> Result<usize, Failure> {
+    let goldens = read(file)?;
     let runs = goldens["runs"].as_array().ok_or("no runs")?;
     let mut matched = 0;
     let (mut worst_trace, mut worst_element) = (0.0_f64, 0.0_f64);
@@ -56,13 +80,9 @@ fn every_run_of_our_solvers_matches() -> Result<(), Failure> {
             );
             continue;
         }
-        let bound = if name.contains("_robot_") && !name.starts_with("dd")
-            || name == "ddim_sd15_sample_20"
-        {
-            GROWING_ELEMENT
-        } else {
-            ELEMENT
-        };
+        let growing =
+            name.contains("_robot_") && !name.starts_with("dd") || name == "ddim_sd15_sample_20";
+        let bound = if growing { GROWING_ELEMENT } else { ELEMENT };
         assert!(trace <= TRACE, "{name}: the trace differs by {trace:e}");
         assert!(
             element <= bound,
@@ -76,8 +96,13 @@ fn every_run_of_our_solvers_matches() -> Result<(), Failure> {
         "{matched} of {} runs, trace {worst_trace:.1e}, element {worst_element:.1e}",
         runs.len()
     );
-    assert_eq!(matched, 68);
-    Ok(())
+    Ok(matched)
+}
+
+fn read(file: &Path) -> Result<Value, Failure> {
+    Ok(serde_json::from_reader(std::io::BufReader::new(
+        std::fs::File::open(file)?,
+    ))?)
 }
 
 #[test]
@@ -240,15 +265,22 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
     };
     let parameterized = Parameterized::new(Dummy, parameterization);
     let clipped = |default: bool| {
-        let parameterized = Parameterized::new(Dummy, parameterization);
-        if is("clip_sample").unwrap_or(default) {
-            Model::Clipped(Clip {
-                denoiser: parameterized,
-                threshold: Threshold::Static { range: 1.0 },
-            })
+        let threshold = if is("thresholding") == Some(true) {
+            Threshold::Dynamic {
+                ratio: number("dynamic_thresholding_ratio").unwrap_or(0.995),
+                most: number("sample_max_value").unwrap_or(1.0),
+            }
+        } else if is("clip_sample").unwrap_or(default) {
+            Threshold::Static {
+                range: number("clip_sample_range").unwrap_or(1.0),
+            }
         } else {
-            Model::Plain(parameterized)
-        }
+            return Model::Plain(Parameterized::new(Dummy, parameterization));
+        };
+        Model::Clipped(Clip {
+            denoiser: Parameterized::new(Dummy, parameterization),
+            threshold,
+        })
     };
     let end = |default: bool| {
         if is("set_alpha_to_one").unwrap_or(default) {
@@ -287,7 +319,12 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
             Setting {
                 grid: Grid::at_times(&schedule, &times, End::Clean)?,
                 schedule: Box::new(schedule),
-                solver: Box::new(Ddpm::default()),
+                solver: Box::new(Ddpm {
+                    variance: match config["variance_type"].as_str() {
+                        Some("fixed_large") => Variance::FixedLarge,
+                        _ => Variance::FixedSmall,
+                    },
+                }),
                 model: clipped(true),
             }
         }
@@ -366,7 +403,7 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
                         ..DpmSolver2M::default()
                     }),
                 },
-                model: Model::Plain(parameterized),
+                model: clipped(false),
             }
         }
         "LCMScheduler" | "TCDScheduler" => {

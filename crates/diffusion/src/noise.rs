@@ -108,7 +108,10 @@ mod tests {
     fn a_seed_means_the_same_numbers_for_ever() {
         // These four values are part of the interface: a logged seed must replay with later versions.
         let drawn = Seeded::new(7, 1).draw(&[1, 4]);
-        assert_eq!(drawn, [0.858_154, -0.117_478_54, -1.211_161_4, -0.435_431_2]);
+        assert_eq!(
+            drawn,
+            [0.858_154, -0.117_478_54, -1.211_161_4, -0.435_431_2]
+        );
     }
 
     #[test]

@@ -111,7 +111,7 @@ const LONGEST: usize = 1 << 20;
 /// Between two entries `S = sigma / alpha` is interpolated linearly, as the samplers that use fractional timesteps do.
 ///
 /// Ho et al., "Denoising Diffusion Probabilistic Models", 2020, arXiv:2006.11239, section 2.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Discrete {
     betas: Vec<f64>,
     levels: Vec<Level>,
@@ -233,6 +233,17 @@ impl Discrete {
     }
 }
 
+impl Debug for Discrete {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A thousand levels say less than their ends.
+        f.debug_struct("Discrete")
+            .field("len", &self.levels.len())
+            .field("first", &self.levels[0])
+            .field("last", &self.levels[self.levels.len() - 1])
+            .finish()
+    }
+}
+
 impl Schedule for Discrete {
     fn level(&self, t: f64) -> Level {
         let last = self.levels.len() - 1;
@@ -242,7 +253,13 @@ impl Schedule for Discrete {
             return self.levels[below];
         }
         let (low, high) = (self.levels[below].ratio(), self.levels[below + 1].ratio());
-        Line::Preserving.level(low + fraction * (high - low))
+        let ratio = if high.is_finite() {
+            low + fraction * (high - low)
+        } else {
+            // Towards pure noise it is alpha / sigma that falls to zero linearly.
+            low / (1.0 - fraction)
+        };
+        Line::Preserving.level(ratio)
     }
 
     fn time(&self, ratio: f64) -> f64 {
@@ -253,17 +270,14 @@ impl Schedule for Discrete {
         if above == self.levels.len() {
             return (above - 1) as f64;
         }
-        // Linear in ln S, as diffusers' `_sigma_to_t`.
-        let (low, high) = (
-            self.levels[above - 1].ratio().ln(),
-            self.levels[above].ratio().ln(),
-        );
-        (above - 1) as f64
-            + if high.is_finite() {
-                (ratio.ln() - low) / (high - low)
-            } else {
-                0.0
-            }
+        let (low, high) = (self.levels[above - 1].ratio(), self.levels[above].ratio());
+        let fraction = if high.is_finite() {
+            // Linear in ln S, as diffusers' `_sigma_to_t`.
+            (ratio / low).ln() / (high / low).ln()
+        } else {
+            1.0 - low / ratio
+        };
+        (above - 1) as f64 + fraction
     }
 
     fn domain(&self) -> RangeInclusive<f64> {

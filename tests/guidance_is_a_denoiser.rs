@@ -1,0 +1,311 @@
+//! What changes an estimate wraps a denoiser, keeps `x = αx̂ + σε̂` or says that it does not, and the executor never
+//! learns of it.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use clearway_diffusion::{
+    ClassifierFree, Clip, Cost, Ddim, Denoiser, Discrete, DpmSolver2M, End, Estimate, Gaussian,
+    Grid, Guidance, Guided, Inpaint, Level, Network, Noise, Parameterization, Parameterized, Pins,
+    Point, Sampler, Seeded, Solver, Stage, Threshold, normal, timesteps,
+};
+
+/// f32 arithmetic on values near one.
+const ROUNDING: f32 = 1e-5;
+
+/// A network whose output depends on the sample, its condition and its time.
+struct Affine;
+
+impl Network<3> for Affine {
+    type Condition = Tensor<3>;
+    type Prepared = Tensor<3>;
+
+    fn prepare(&self, condition: &Tensor<3>) -> Tensor<3> {
+        condition.clone()
+    }
+
+    fn forward(&self, x: Tensor<3>, points: &[Point], prepared: &Tensor<3>) -> Tensor<3> {
+        let times: Vec<f32> = points.iter().map(|point| point.t as f32 / 100.0).collect();
+        let count = times.len();
+        let times = Tensor::<3>::from_data(TensorData::new(times, [count, 1, 1]), &x.device());
+        (x * times).tanh() + prepared.clone()
+    }
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().expect("f32")
+}
+
+fn worst<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
+    assert_eq!(a.dims(), b.dims());
+    values((a - b).abs()).into_iter().fold(0.0, f32::max)
+}
+
+fn random(seed: u64, shape: [usize; 3]) -> Tensor<3> {
+    normal(&mut Seeded::new(seed, shape[0]), shape, &Device::flex())
+}
+
+fn point(t: f64) -> Point {
+    let schedule = Discrete::squared_cosine(100).expect("valid");
+    Point {
+        t,
+        level: schedule.levels()[t as usize],
+    }
+}
+
+fn plan(solver: &dyn Solver, steps: usize, end: End) -> Vec<Stage> {
+    let schedule = Discrete::squared_cosine(100).expect("valid");
+    let times = timesteps::leading(&schedule, steps, 0).expect("fits");
+    let grid = Grid::at_times(&schedule, &times, end).expect("falls");
+    solver.plan(&schedule, &grid).expect("finite")
+}
+
+fn assert_consistent(x: &Tensor<3>, Level { alpha, sigma }: Level, estimate: Estimate<3>) {
+    let back = estimate.clean.mul_scalar(alpha) + estimate.noise.mul_scalar(sigma);
+    assert!(worst(x.clone(), back) < ROUNDING);
+}
+
+#[test]
+fn classifier_free_guidance_in_one_pass_equals_two_passes() {
+    let denoiser = || Parameterized::new(Affine, Parameterization::Noise);
+    let (x, positive, negative) = (
+        random(1, [2, 16, 2]),
+        random(2, [2, 1, 1]),
+        random(3, [2, 1, 1]),
+    );
+    let guided = ClassifierFree {
+        denoiser: denoiser(),
+        scale: 3.0,
+    };
+    let condition = Guidance {
+        positive: positive.clone(),
+        negative: negative.clone(),
+    };
+    // One point for all, and one a sample.
+    for points in [vec![point(40.0)], vec![point(40.0), point(70.0)]] {
+        let one = guided.denoise(x.clone(), &points, &guided.prepare(&condition));
+        let up = denoiser().denoise(x.clone(), &points, &positive);
+        let down = denoiser().denoise(x.clone(), &points, &negative);
+        let clean = down.clean.clone() + (up.clean - down.clean).mul_scalar(3.0);
+        let noise = down.noise.clone() + (up.noise - down.noise).mul_scalar(3.0);
+        assert!(worst(one.clean, clean) < ROUNDING);
+        assert!(worst(one.noise, noise) < ROUNDING);
+    }
+}
+
+#[test]
+fn one_point_a_sample_equals_one_sample_at_a_time() {
+    let denoiser = Parameterized::new(Affine, Parameterization::Velocity);
+    let (x, condition) = (random(4, [3, 16, 2]), random(5, [3, 1, 1]));
+    let points = [point(5.0), point(50.0), point(95.0)];
+    let together = denoiser.denoise(x.clone(), &points, &condition);
+    for (i, point) in points.into_iter().enumerate() {
+        let row = |tensor: &Tensor<3>| tensor.clone().narrow(0, i, 1);
+        let alone = denoiser.denoise(row(&x), &[point], &row(&condition));
+        assert!(worst(row(&together.clean), alone.clean.clone()) < ROUNDING);
+        assert!(worst(row(&together.noise), alone.noise.clone()) < ROUNDING);
+        assert_consistent(&row(&x), point.level, alone);
+    }
+}
+
+#[test]
+fn clipping_bounds_the_sample_and_keeps_the_noise() {
+    let denoiser = || Gaussian {
+        mean: 0.0,
+        deviation: 4.0,
+    };
+    let x = random(6, [2, 16, 2]).mul_scalar(3.0);
+    let plain = denoiser().denoise(x.clone(), &[point(20.0)], &());
+    assert!(
+        values(plain.clean.clone())
+            .iter()
+            .any(|value| value.abs() > 1.0)
+    );
+    let threshold = Threshold::Static { range: 1.0 };
+    let clipped = Clip {
+        denoiser: denoiser(),
+        threshold,
+    }
+    .denoise(x.clone(), &[point(20.0)], &());
+    assert!(values(clipped.clean).iter().all(|value| value.abs() <= 1.0));
+    assert_eq!(values(clipped.noise), values(plain.noise));
+}
+
+#[test]
+fn pins_are_exact_for_every_end_and_solver() {
+    let shape = [3, 16, 2];
+    let device = Device::flex();
+    let mut mask = vec![0.0_f32; 32];
+    let mut known = vec![f32::NAN; 32];
+    for (index, value) in [(0, 0.3), (1, -0.7), (2, 0.25), (30, 0.9), (31, 1.0 / 3.0)] {
+        mask[index] = 1.0;
+        known[index] = value;
+    }
+    let tensor =
+        |data: &[f32]| Tensor::<3>::from_data(TensorData::new(data.to_vec(), [1, 16, 2]), &device);
+    let denoiser = Inpaint {
+        denoiser: Gaussian {
+            mean: 0.1,
+            deviation: 0.5,
+        },
+        pins: Pins::new(tensor(&mask), tensor(&known)),
+    };
+    let solvers: [Box<dyn Solver>; 3] = [
+        Box::new(Ddim::default()),
+        Box::new(Ddim { eta: 1.0 }),
+        Box::new(DpmSolver2M::default()),
+    ];
+    for solver in solvers {
+        for end in [End::Clean, End::At(0.0)] {
+            let stages = plan(solver.as_ref(), 5, end);
+            let mut noise = Seeded::new(9, 3);
+            let sampler = Sampler::from_noise(&denoiser, &(), &stages, shape, &device, &mut noise);
+            let mut before_last = None;
+            let mut result = None;
+            for step in sampler {
+                before_last = Some(step.estimate.clean.clone());
+                result = Some(step.sample);
+            }
+            for row in values(result.expect("five steps")).chunks(32) {
+                for (index, (&mask, &known)) in mask.iter().zip(&known).enumerate() {
+                    assert!(row[index].is_finite());
+                    assert!(
+                        mask == 0.0 || row[index].to_bits() == known.to_bits(),
+                        "{solver:?}, {end:?}: {index}"
+                    );
+                }
+            }
+            let estimate = values(before_last.expect("five steps"));
+            assert_eq!(estimate[0].to_bits(), 0.3_f32.to_bits());
+        }
+    }
+}
+
+/// `‖x̂ − target‖² / 2`.
+#[derive(Debug)]
+struct Towards(f64);
+
+impl Cost<3> for Towards {
+    fn gradient(&self, clean: &Tensor<3>, _: &[Point]) -> Tensor<3> {
+        clean.clone().sub_scalar(self.0)
+    }
+}
+
+#[test]
+fn a_cost_is_descended_and_the_noise_follows() {
+    let plain = Gaussian {
+        mean: 0.0,
+        deviation: 0.5,
+    };
+    let x = random(7, [2, 16, 2]);
+    let at = point(60.0);
+    let guided = Guided {
+        denoiser: plain,
+        cost: Towards(2.0),
+        rate: 0.5,
+        steps: 3,
+    };
+    let before = plain.denoise(x.clone(), &[at], &());
+    let after = guided.denoise(x.clone(), &[at], &());
+    // Three steps of rate 1/2 leave an eighth of the way.
+    let expected = before
+        .clean
+        .sub_scalar(2.0)
+        .mul_scalar(0.125)
+        .add_scalar(2.0);
+    assert!(worst(after.clean.clone(), expected) < ROUNDING);
+    assert_consistent(&x, at.level, after);
+}
+
+#[test]
+fn refinement_from_the_start_is_sampling_and_from_the_end_keeps_the_plan() {
+    let schedule = Discrete::squared_cosine(100).expect("valid");
+    let times = timesteps::trailing(&schedule, 20).expect("fits");
+    let grid = Grid::at_times(&schedule, &times, End::Clean).expect("falls");
+    let device = Device::flex();
+    let denoiser = Gaussian {
+        mean: 0.2,
+        deviation: 0.3,
+    };
+    let last = random(8, [4, 16, 2]).mul_scalar(0.3).add_scalar(0.2);
+    let refine = |skipped: usize| {
+        let grid = grid.without_first(skipped).expect("steps are left");
+        let stages = DpmSolver2M::default()
+            .plan(&schedule, &grid)
+            .expect("finite");
+        Sampler::refine(
+            &denoiser,
+            &(),
+            &stages,
+            last.clone(),
+            &mut Seeded::new(10, 4),
+        )
+        .finish()
+    };
+    let stages = DpmSolver2M::default()
+        .plan(&schedule, &grid)
+        .expect("finite");
+    let full = Sampler::from_noise(
+        &denoiser,
+        &(),
+        &stages,
+        [4, 16, 2],
+        &device,
+        &mut Seeded::new(10, 4),
+    )
+    .finish();
+    // 5e-4 of the signal is left at the first point.
+    assert!(worst(refine(0), full.clone()) < 2e-3);
+    let late = worst(refine(19), last.clone());
+    let early = worst(refine(5), last.clone());
+    assert!(late < 0.3 && late < early, "{late} {early}");
+    assert!(grid.without_first(20).is_err());
+}
+
+#[test]
+fn a_sample_does_not_depend_on_its_batch() {
+    let device = Device::flex();
+    let denoiser = Parameterized::new(Affine, Parameterization::Noise);
+    let stages = plan(&Ddim { eta: 1.0 }, 20, End::Clean);
+    let condition = random(11, [5, 1, 1]);
+    let seeds = [4, 8, 15, 16, 23];
+    let run = |seeds: &[u64], condition: Tensor<3>| {
+        let mut noise = Seeded::from_seeds(seeds);
+        let shape = [seeds.len(), 16, 2];
+        values(
+            Sampler::from_noise(&denoiser, &condition, &stages, shape, &device, &mut noise)
+                .finish(),
+        )
+    };
+    let batch = run(&seeds, condition.clone());
+    for (i, seed) in seeds.iter().enumerate() {
+        let alone = run(&[*seed], condition.clone().narrow(0, i, 1));
+        assert_eq!(
+            batch[i * 32..(i + 1) * 32],
+            alone,
+            "bit for bit: this network has no sums"
+        );
+    }
+}
+
+/// Whatever the source, what is drawn is what the executor uses: one draw at the start, one a stage that asks for it.
+#[test]
+fn noise_is_drawn_once_a_stage_that_asks_for_it() {
+    struct Counting(usize);
+    impl Noise for Counting {
+        fn draw(&mut self, shape: &[usize]) -> Vec<f32> {
+            self.0 += 1;
+            vec![0.5; shape.iter().product()]
+        }
+    }
+    let denoiser = Gaussian {
+        mean: 0.0,
+        deviation: 1.0,
+    };
+    let device = Device::flex();
+    for (eta, draws) in [(0.0, 1), (1.0, 10)] {
+        // DDIM's last step arrives at the data and asks for none.
+        let stages = plan(&Ddim { eta }, 10, End::Clean);
+        let mut noise = Counting(0);
+        Sampler::from_noise(&denoiser, &(), &stages, [1, 16, 2], &device, &mut noise).finish();
+        assert_eq!(noise.0, draws);
+    }
+}
