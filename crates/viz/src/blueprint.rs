@@ -1,0 +1,73 @@
+//! How an episode is laid out on the screen.
+
+use rerun::blueprint::components::{PanelState, PlayState};
+use rerun::blueprint::{
+    Blueprint, BlueprintPanel, ContainerLike, Horizontal, SelectionPanel, Spatial2DView,
+    TextDocumentView, TimePanel, TimeSeriesView, Vertical,
+};
+
+use crate::timeline;
+
+/// The layout of a PushT episode, or of any other in the plane.
+///
+/// ```text
+/// +---------------------+-----------+----------+
+/// |                     | denoising | decision |
+/// |                     +-----------+----------+
+/// |   scene and plans   | coverage             |
+/// |                     +----------------------+
+/// |                     | latency              |
+/// +---------------------+----------------------+
+/// ```
+///
+/// It shows what is logged under these paths:
+///
+/// | path | what | in |
+/// |---|---|---|
+/// | `world/**` | everything that is there | scene |
+/// | `world/walls`, `world/goal`, `world/agent` | of that, what a plan is seen against | scene, denoising |
+/// | `plan/**` | candidates, the chosen plan | scene |
+/// | `denoising/**` | all estimates of the newest plan, and the current one | denoising |
+/// | `metrics/score/**` | coverage, reward, the threshold of success | coverage |
+/// | `metrics/latency/**` | milliseconds a plan, the deadline | latency |
+/// | `decision` | why this plan | decision |
+///
+/// The viewer opens on [`timeline::CONTROL`] and follows it: a recording stands at its end, a live episode at its
+/// newest step. (Paused, rerun 0.36 always opens at the first time, when nothing has been planned yet.)
+pub fn pusht_blueprint() -> Blueprint {
+    let scene: ContainerLike = Spatial2DView::new("scene and plans")
+        .with_contents(["/world/**", "/plan/**"])
+        .into();
+    let denoising: ContainerLike = Spatial2DView::new("denoising")
+        .with_contents([
+            "/world/walls/**",
+            "/world/goal/**",
+            "/world/agent/**",
+            "/denoising/**",
+        ])
+        .into();
+    let decision: ContainerLike = TextDocumentView::new("decision")
+        .with_origin("decision")
+        .into();
+    let score: ContainerLike = TimeSeriesView::new("coverage")
+        .with_origin("metrics/score")
+        .into();
+    let latency: ContainerLike = TimeSeriesView::new("latency, ms a plan")
+        .with_origin("metrics/latency")
+        .into();
+
+    let newest = Horizontal::new([denoising, decision]).with_column_shares([5.0, 4.0]);
+    let side = Vertical::new([newest.into(), score, latency]).with_row_shares([9.0, 5.0, 5.0]);
+    let all = Horizontal::new([scene, side.into()]).with_column_shares([1.0, 1.0]);
+
+    Blueprint::new(all)
+        .with_auto_views(false)
+        .with_blueprint_panel(BlueprintPanel::from_state(PanelState::Hidden))
+        .with_selection_panel(SelectionPanel::from_state(PanelState::Hidden))
+        .with_time_panel(
+            TimePanel::new()
+                .with_state(PanelState::Collapsed)
+                .with_timeline(timeline::CONTROL)
+                .with_play_state(PlayState::Following),
+        )
+}
