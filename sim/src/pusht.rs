@@ -56,6 +56,24 @@ pub const TARGET: [f64; 3] = GOAL;
 /// The coverage beyond which the task is solved.
 pub const SUCCESS_COVERAGE: f64 = 0.95;
 
+/// The radius of the agent: px.
+pub const AGENT_RADIUS: f64 = space::AGENT_RADIUS;
+
+/// The centre lines of the four walls are at these two x and y: px.
+pub const WALLS: [f64; 2] = [5.0, 506.0];
+
+/// The outline of the T in the block's own frame, in order: px.
+pub const SILHOUETTE: [[f64; 2]; 8] = [
+    [-60.0, 0.0],
+    [60.0, 0.0],
+    [60.0, 30.0],
+    [15.0, 30.0],
+    [15.0, 120.0],
+    [-15.0, 120.0],
+    [-15.0, 30.0],
+    [-60.0, 30.0],
+];
+
 /// The largest magnitude of a coordinate or angle that is accepted, px or rad. It is far outside of the task; within
 /// it the physics cannot overflow.
 pub const LIMIT: f64 = 1e6;

@@ -64,3 +64,20 @@ pub trait Denoiser<const D: usize> {
         sample
     }
 }
+
+impl<const D: usize, N: Denoiser<D> + ?Sized> Denoiser<D> for Box<N> {
+    type Condition = N::Condition;
+    type Prepared = N::Prepared;
+
+    fn prepare(&self, condition: &Self::Condition) -> Self::Prepared {
+        (**self).prepare(condition)
+    }
+
+    fn denoise(&self, x: Tensor<D>, points: &[Point], prepared: &Self::Prepared) -> Estimate<D> {
+        (**self).denoise(x, points, prepared)
+    }
+
+    fn finish(&self, sample: Tensor<D>) -> Tensor<D> {
+        (**self).finish(sample)
+    }
+}

@@ -48,16 +48,19 @@ pub struct Seeded {
 impl Seeded {
     /// `count` samples of one seed, told apart by their index.
     pub fn new(seed: u64, count: usize) -> Self {
-        Self {
-            samples: (0..count as u64).map(|index| (seed, index)).collect(),
-            draws: 0,
-        }
+        Self::from_seeds_with(&[seed], count)
     }
 
     /// One sample a seed; each gets what [`new`](Seeded::new) gives the first sample of that seed.
     pub fn from_seeds(seeds: &[u64]) -> Self {
+        Self::from_seeds_with(seeds, 1)
+    }
+
+    /// `count` samples a seed, seed by seed: for each what [`new`](Seeded::new) gives.
+    pub fn from_seeds_with(seeds: &[u64], count: usize) -> Self {
+        let of = |&seed: &u64| (0..count as u64).map(move |index| (seed, index));
         Self {
-            samples: seeds.iter().map(|&seed| (seed, 0)).collect(),
+            samples: seeds.iter().flat_map(of).collect(),
             draws: 0,
         }
     }

@@ -46,7 +46,7 @@ pub struct Step<'a, const D: usize> {
 /// # assert!((mean - 2.0).abs() < 0.2, "{mean}");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Sampler<'a, const D: usize, N: Denoiser<D>> {
+pub struct Sampler<'a, const D: usize, N: Denoiser<D> + ?Sized> {
     denoiser: &'a N,
     prepared: &'a N::Prepared,
     stages: &'a [Stage],
@@ -57,7 +57,7 @@ pub struct Sampler<'a, const D: usize, N: Denoiser<D>> {
     next: usize,
 }
 
-impl<'a, const D: usize, N: Denoiser<D>> Sampler<'a, D, N> {
+impl<'a, const D: usize, N: Denoiser<D> + ?Sized> Sampler<'a, D, N> {
     /// Starts from a sample that already is at `stages[0].at`.
     ///
     /// # Panics
@@ -163,7 +163,7 @@ impl<'a, const D: usize, N: Denoiser<D>> Sampler<'a, D, N> {
     }
 }
 
-impl<'a, const D: usize, N: Denoiser<D>> Iterator for Sampler<'a, D, N> {
+impl<'a, const D: usize, N: Denoiser<D> + ?Sized> Iterator for Sampler<'a, D, N> {
     type Item = Step<'a, D>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -194,9 +194,9 @@ impl<'a, const D: usize, N: Denoiser<D>> Iterator for Sampler<'a, D, N> {
     }
 }
 
-impl<const D: usize, N: Denoiser<D>> ExactSizeIterator for Sampler<'_, D, N> {}
+impl<const D: usize, N: Denoiser<D> + ?Sized> ExactSizeIterator for Sampler<'_, D, N> {}
 
-impl<const D: usize, N: Denoiser<D>> std::fmt::Debug for Sampler<'_, D, N> {
+impl<const D: usize, N: Denoiser<D> + ?Sized> std::fmt::Debug for Sampler<'_, D, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sampler")
             .field("next", &self.next)

@@ -1,0 +1,325 @@
+//! A policy in closed loop: where planner and world meet.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clearway_motion::Trajectory;
+use clearway_planner::{Budget, Denoising, History, Observation, Plan, PlanError, Planner, Problem};
+use clearway_sim::{PushT, pusht};
+use safetensors::SafeTensors;
+
+use crate::error::Error;
+
+/// Which episodes to run.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) episodes: usize,
+    /// Episode `i` starts from this seed plus `i`.
+    pub(crate) seed: u64,
+    /// Episodes that share network passes.
+    pub(crate) batch: usize,
+    /// The initial noise of every replan, instead of what the seed gives.
+    pub(crate) noise: Option<RecordedNoise>,
+    /// Episodes, the first ones, of which everything is kept.
+    pub(crate) kept: usize,
+}
+
+/// What happened in an episode.
+#[derive(Debug)]
+pub(crate) struct Episode {
+    pub(crate) seed: u64,
+    pub(crate) succeeded: bool,
+    /// The largest reward.
+    pub(crate) reward: f64,
+    /// The world's state, `[agent x, y, block x, y, angle]`, at the start and after each step.
+    pub(crate) states: Vec<[f64; 5]>,
+    pub(crate) actions: Vec<[f64; 2]>,
+    pub(crate) rewards: Vec<f64>,
+    pub(crate) coverage: Vec<f64>,
+    /// Of an episode that is kept, each replan and the step before which it was made.
+    pub(crate) replans: Vec<(usize, Replan)>,
+}
+
+impl Episode {
+    pub(crate) fn steps(&self) -> usize {
+        self.actions.len()
+    }
+}
+
+/// A plan, and how it came out of the noise.
+#[derive(Debug)]
+pub(crate) struct Replan {
+    pub(crate) plan: Plan,
+    pub(crate) estimates: Vec<Trajectory>,
+}
+
+/// What came out of all of them.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) episodes: Vec<Episode>,
+    /// Milliseconds that one plan takes alone.
+    pub(crate) latencies: Vec<f64>,
+}
+
+/// An episode that runs.
+struct Running {
+    index: usize,
+    world: PushT,
+    history: History,
+    replans: usize,
+    episode: Episode,
+}
+
+pub(crate) fn period() -> Duration {
+    Duration::from_secs_f64(pusht::CONTROL_PERIOD)
+}
+
+/// Runs episodes in PushT as LeRobot does: the executed part of a plan to its end, then the next plan.
+///
+/// Up to `batch` episodes run side by side and are planned for together; when one ends the next begins, so that no
+/// pass is half empty before the last ones. `each` is called with every episode that ends.
+pub(crate) fn run(planner: &Planner, settings: &Settings, mut each: impl FnMut(&Episode)) -> Result<Outcome, Error> {
+    let width = planner.policy().config().action.len;
+    if width != 2 {
+        return Err(Error::Task(width));
+    }
+    if settings.noise.is_some() && planner.stages().iter().any(|stage| stage.fresh > 0.0) {
+        return Err(Error::Stochastic(planner.sampling().to_string()));
+    }
+    let mut waiting = 0..settings.episodes;
+    let mut running: Vec<Running> = Vec::new();
+    let mut done: Vec<(usize, Episode)> = Vec::with_capacity(settings.episodes);
+    let mut latencies = Latencies::default();
+    loop {
+        while running.len() < settings.batch
+            && let Some(index) = waiting.next()
+        {
+            running.push(Running::new(index, settings.seed.wrapping_add(index as u64)));
+        }
+        if running.is_empty() {
+            break;
+        }
+        let plans = plan(planner, settings, &running, &mut latencies)?;
+        let mut still = Vec::with_capacity(running.len());
+        for (mut one, replan) in running.into_iter().zip(plans) {
+            let ended = one.execute(replan, one.index < settings.kept)?;
+            if ended {
+                each(&one.episode);
+                done.push((one.index, one.episode));
+            } else {
+                still.push(one);
+            }
+        }
+        running = still;
+    }
+    done.sort_by_key(|(index, _)| *index);
+    Ok(Outcome {
+        episodes: done.into_iter().map(|(_, episode)| episode).collect(),
+        latencies: latencies.milliseconds,
+    })
+}
+
+/// One plan for each running episode: those that are kept alone and with their denoising, the others together.
+fn plan(
+    planner: &Planner,
+    settings: &Settings,
+    running: &[Running],
+    latencies: &mut Latencies,
+) -> Result<Vec<Replan>, Error> {
+    let problems = running
+        .iter()
+        .map(|one| {
+            let problem = Problem::new(&one.history);
+            Ok(match &settings.noise {
+                Some(noise) => problem.with_noise(noise.of(one.index, one.replans)?),
+                None => problem,
+            })
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let seeds: Vec<u64> = running.iter().map(Running::plan_seed).collect();
+    let kept = |i: usize| running[i].index < settings.kept;
+    let together: Vec<usize> = (0..running.len()).filter(|&i| !kept(i)).collect();
+    let chosen: Vec<Problem<'_>> = together.iter().map(|&i| problems[i]).collect();
+    let their_seeds: Vec<u64> = together.iter().map(|&i| seeds[i]).collect();
+    let mut shared = planner.plan_batch(&chosen, Budget::default(), &their_seeds).into_iter();
+
+    let mut replans = Vec::with_capacity(running.len());
+    for (i, problem) in problems.iter().enumerate() {
+        let replan = if kept(i) {
+            let Denoising { plan, estimates } = planner.denoise(problem, Budget::default(), seeds[i])?;
+            latencies.add(&plan);
+            Replan { plan, estimates }
+        } else {
+            let plan = shared.next().expect("one plan a problem")?;
+            if together.len() == 1 {
+                latencies.add(&plan);
+            }
+            Replan {
+                plan,
+                estimates: Vec::new(),
+            }
+        };
+        replans.push(replan);
+    }
+    // Where passes are shared, some plans are made once more, alone, to know what one takes.
+    if together.len() > 1 && latencies.wants_more() {
+        let again = planner.plan(&chosen[0], Budget::default(), their_seeds[0])?;
+        latencies.add(&again);
+    }
+    Ok(replans)
+}
+
+/// How long single plans take.
+#[derive(Debug, Default)]
+struct Latencies {
+    milliseconds: Vec<f64>,
+    /// The first plan of a process also maps memory and starts threads; it is left out.
+    warm: bool,
+}
+
+impl Latencies {
+    const ENOUGH: usize = 200;
+
+    fn wants_more(&self) -> bool {
+        self.milliseconds.len() < Self::ENOUGH
+    }
+
+    fn add(&mut self, plan: &Plan) {
+        if self.warm {
+            self.milliseconds.push(plan.elapsed.as_secs_f64() * 1e3);
+        }
+        self.warm = true;
+    }
+}
+
+impl Running {
+    fn new(index: usize, seed: u64) -> Self {
+        let world = PushT::reset(seed);
+        let start = world.observation();
+        let mut one = Self {
+            index,
+            world,
+            history: History::default(),
+            replans: 0,
+            episode: Episode {
+                seed,
+                succeeded: false,
+                reward: 0.0,
+                states: vec![start.state()],
+                actions: Vec::new(),
+                rewards: Vec::new(),
+                coverage: vec![start.coverage],
+                replans: Vec::new(),
+            },
+        };
+        one.history
+            .push(observation(0, &start))
+            .expect("the first observation is newest");
+        one
+    }
+
+    /// A seed of its own for each plan of each episode.
+    fn plan_seed(&self) -> u64 {
+        (self.episode.seed << 16).wrapping_add(self.replans as u64)
+    }
+
+    /// Executes a plan, and says whether the episode ended with it.
+    fn execute(&mut self, replan: Replan, keep: bool) -> Result<bool, Error> {
+        let planned_at = self.world.steps();
+        let mut ended = false;
+        for action in replan.plan.trajectory.waypoints() {
+            // gym-pusht's actions are those of a square; it leaves it to the caller to stay within.
+            let action = [0, 1].map(|i| action.position[i].clamp(0.0, pusht::SIZE));
+            let seen = self.world.step(action)?;
+            self.history.push(observation(self.world.steps(), &seen))?;
+            let episode = &mut self.episode;
+            episode.states.push(seen.state());
+            episode.actions.push(action);
+            episode.rewards.push(seen.reward);
+            episode.coverage.push(seen.coverage);
+            episode.reward = episode.reward.max(seen.reward);
+            episode.succeeded |= seen.succeeded;
+            ended = episode.succeeded || self.world.steps() >= pusht::EPISODE_STEPS;
+            if ended {
+                break;
+            }
+        }
+        self.history.keep_newest(HISTORY);
+        self.replans += 1;
+        if keep {
+            self.episode.replans.push((planned_at, replan));
+        }
+        Ok(ended)
+    }
+}
+
+/// More observations than any policy looks back on.
+const HISTORY: usize = 64;
+
+/// What LeRobot's PushT policies call what the world shows.
+fn observation(step: usize, seen: &pusht::Observation) -> Observation {
+    Observation::new(period() * u32::try_from(step).unwrap_or(u32::MAX))
+        .with("observation.state", seen.agent)
+        .with("observation.environment_state", seen.key_points)
+}
+
+/// The initial noise of every replan of every episode.
+#[derive(Debug)]
+pub(crate) struct RecordedNoise {
+    values: Vec<f32>,
+    episodes: usize,
+    replans: usize,
+    each: usize,
+}
+
+impl RecordedNoise {
+    /// Reads the tensor `noise`, `[episode, replan, horizon, action]`, of a safetensors file.
+    pub(crate) fn read(path: &Path, planner: &Planner) -> Result<Self, Error> {
+        let config = planner.policy().config();
+        let bytes = std::fs::read(path).map_err(|error| Error::read(path, error))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(path, error))?;
+        let tensor = file.tensor("noise").map_err(|_| Error::Missing {
+            path: path.to_owned(),
+            key: "noise".to_owned(),
+            expected: "a tensor [episode, replan, horizon, action]",
+        })?;
+        let [episodes, replans, horizon, action] = *tensor.shape() else {
+            return Err(Self::misshapen(path, planner, tensor.shape()));
+        };
+        if horizon != config.horizon || action != config.action.len || tensor.dtype() != safetensors::Dtype::F32 {
+            return Err(Self::misshapen(path, planner, tensor.shape()));
+        }
+        let (values, _) = tensor.data().as_chunks::<4>();
+        Ok(Self {
+            values: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            episodes,
+            replans,
+            each: horizon * action,
+        })
+    }
+
+    fn misshapen(path: &Path, planner: &Planner, found: &[usize]) -> Error {
+        let config = planner.policy().config();
+        Error::Shape {
+            path: path.to_owned(),
+            key: "noise".to_owned(),
+            expected: format!("[episode, replan, {}, {}] in f32", config.horizon, config.action.len),
+            found: found.to_vec(),
+        }
+    }
+
+    fn of(&self, episode: usize, replan: usize) -> Result<&[f32], PlanError> {
+        if episode >= self.episodes || replan >= self.replans {
+            return Err(PlanError::Noise {
+                expected: self.each,
+                found: 0,
+            });
+        }
+        let start = (episode * self.replans + replan) * self.each;
+        Ok(&self.values[start..start + self.each])
+    }
+
+    pub(crate) fn episodes(&self) -> usize {
+        self.episodes
+    }
+}

@@ -1,0 +1,93 @@
+//! The `clearway` command: plans and simulates from the shell.
+//!
+//! Exit codes: 0 success, 1 a check that ran and failed, 2 a wrong argument or input.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints")]
+
+mod closed_loop;
+mod demo;
+mod error;
+mod policy;
+#[cfg(feature = "rerun")]
+mod recording;
+mod sampling;
+mod sim;
+mod statistics;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use error::Error;
+
+/// Allocating is a visible share of a small network's pass; this allocator is the faster one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Diffusion planning for robots.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Arguments {
+    /// Threads of a network pass [default: all cores]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Print what happens inside; twice for more
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Let the shipped policy drive a few PushT episodes, and record them
+    Demo(demo::Arguments),
+    /// Evaluate a policy in a simulated world
+    #[command(subcommand)]
+    Sim(sim::Command),
+    /// Look into a policy, check it, or plan with it
+    #[command(subcommand)]
+    Policy(policy::Command),
+}
+
+/// What a command that could run has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(arguments) {
+        Ok(Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<Verdict, Error> {
+    let level = match arguments.verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    if let Some(threads) = arguments.threads {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.into())
+            .build_global()
+            .map_err(|error| Error::Threads(error.to_string()))?;
+    }
+    match arguments.command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Sim(command) => sim::run(&command),
+        Command::Policy(command) => policy::run(&command),
+    }
+}

@@ -1,0 +1,140 @@
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use clearway_planner::Sampling;
+use clearway_planner::lerobot::{DiffusionConfig, Feature};
+use serde::Serialize;
+
+use crate::Verdict;
+use crate::error::{Error, check_writable, load_policy, write_json};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// A folder written by LeRobot's `save_pretrained`
+    #[arg(long, value_name = "DIR")]
+    policy: PathBuf,
+    /// Write the same as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    parameters: usize,
+    inputs: Vec<FeatureRow>,
+    action: FeatureRow,
+    n_obs_steps: usize,
+    horizon: usize,
+    n_action_steps: usize,
+    down_dims: Vec<usize>,
+    kernel_size: usize,
+    n_groups: usize,
+    use_film_scale_modulation: bool,
+    prediction: String,
+    beta_schedule: String,
+    num_train_timesteps: usize,
+    clip_sample_range: Option<f64>,
+    solver: &'static str,
+    steps: usize,
+}
+
+#[derive(Serialize)]
+struct FeatureRow {
+    name: String,
+    kind: &'static str,
+    len: usize,
+    normalization: String,
+}
+
+impl FeatureRow {
+    fn new(feature: &Feature) -> Self {
+        Self {
+            name: feature.name.clone(),
+            kind: feature.kind.word(),
+            len: feature.len,
+            normalization: feature.mode.to_string(),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
+    check_writable(arguments.json.as_deref())?;
+    let policy = load_policy(&arguments.policy, &Device::flex())?;
+    let DiffusionConfig {
+        n_obs_steps,
+        horizon,
+        n_action_steps,
+        ref inputs,
+        ref action,
+        ref down_dims,
+        kernel_size,
+        n_groups,
+        use_film_scale_modulation,
+        num_train_timesteps,
+        beta_schedule,
+        prediction,
+        clip_sample_range,
+        ..
+    } = *policy.config();
+    let sampling = Sampling::of(policy.config());
+    let report = Report {
+        model: policy.hash().to_owned(),
+        parameters: policy.parameters(),
+        inputs: inputs.iter().map(FeatureRow::new).collect(),
+        action: FeatureRow::new(action),
+        n_obs_steps,
+        horizon,
+        n_action_steps,
+        down_dims: down_dims.clone(),
+        kernel_size,
+        n_groups,
+        use_film_scale_modulation,
+        prediction: prediction.to_string(),
+        beta_schedule: beta_schedule.to_string(),
+        num_train_timesteps,
+        clip_sample_range,
+        solver: sampling.method.name(),
+        steps: sampling.steps,
+    };
+    print(&report);
+    if let Some(path) = &arguments.json {
+        write_json(path, &report)?;
+    }
+    Ok(Verdict::Passed)
+}
+
+fn print(report: &Report) {
+    println!("diffusion policy, {:.1} M parameters", report.parameters as f64 / 1e6);
+    println!("  sha-256      {}", report.model);
+    for (word, feature) in report
+        .inputs
+        .iter()
+        .map(|feature| ("reads ", feature))
+        .chain([("writes", &report.action)])
+    {
+        println!(
+            "  {word}       {} [{}], {}, {}",
+            feature.name, feature.len, feature.kind, feature.normalization
+        );
+    }
+    println!(
+        "  time         {} observations, horizon {}, {} actions executed",
+        report.n_obs_steps, report.horizon, report.n_action_steps
+    );
+    let film = if report.use_film_scale_modulation {
+        "scale and shift"
+    } else {
+        "shift"
+    };
+    println!(
+        "  network      1-D U-Net {:?}, kernel {}, {} groups, FiLM by {film}",
+        report.down_dims, report.kernel_size, report.n_groups
+    );
+    let clip = report.clip_sample_range.map_or("not clipped".to_owned(), |range| format!("clipped to ±{range}"));
+    println!(
+        "  diffusion    predicts {}, {} in {} timesteps, {clip}",
+        report.prediction, report.beta_schedule, report.num_train_timesteps
+    );
+    println!("  sampling     {} in {} steps", report.solver, report.steps);
+}

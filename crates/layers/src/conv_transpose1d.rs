@@ -1,0 +1,128 @@
+//! The transposed convolution over time.
+
+use burn::module::{Module, Param};
+use burn::prelude::*;
+use burn::tensor::module::conv_transpose1d;
+use burn::tensor::ops::ConvTransposeOptions;
+
+use crate::uniform;
+
+/// Makes a [`ConvTranspose1d`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConvTranspose1dConfig {
+    /// The number of input channels.
+    pub channels_in: usize,
+    /// The number of output channels.
+    pub channels_out: usize,
+    /// The number of taps.
+    pub kernel_size: usize,
+    /// The distance between the places where two inputs are added.
+    pub stride: usize,
+    /// How many values are cut off at either end of the result.
+    pub padding: usize,
+}
+
+/// `y[o, stride · t + j - padding] = b[o] + Σ_i,t W[i, o, j] x[i, t]`: the adjoint of a convolution, which lengthens
+/// time.
+#[derive(Module, Debug)]
+pub struct ConvTranspose1d {
+    /// `W`: `[channels_in, channels_out, kernel_size]`.
+    pub weight: Param<Tensor<3>>,
+    /// `b`: `[channels_out]`.
+    pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    stride: usize,
+    #[module(skip)]
+    padding: usize,
+}
+
+impl ConvTranspose1dConfig {
+    /// A layer with weights drawn from `U(-k, k)`, `k = 1/√(channels_out · kernel_size)`.
+    ///
+    /// # Panics
+    ///
+    /// If a size or the stride is zero, or the padding would cut off a whole kernel.
+    pub fn init(&self, device: &Device) -> ConvTranspose1d {
+        let Self {
+            channels_in,
+            channels_out,
+            kernel_size,
+            stride,
+            padding,
+        } = *self;
+        assert!(
+            channels_in > 0 && channels_out > 0 && kernel_size > 0 && stride > 0,
+            "a transposed convolution needs sizes and a stride of at least 1: {self:?}"
+        );
+        assert!(
+            2 * padding < kernel_size + stride,
+            "a padding of {padding} leaves nothing of a kernel of {kernel_size}"
+        );
+        // PyTorch takes the second axis of the weight for the fan-in, whatever the layer reads.
+        let fan_in = channels_out.saturating_mul(kernel_size);
+        ConvTranspose1d {
+            weight: uniform([channels_in, channels_out, kernel_size], fan_in, device),
+            bias: uniform([channels_out], fan_in, device),
+            stride,
+            padding,
+        }
+    }
+}
+
+impl ConvTranspose1d {
+    /// Applies the layer.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, channels_in, time]`
+    /// - returns: `[batch, channels_out, stride · (time - 1) + kernel_size - 2 · padding]`
+    ///
+    /// # Panics
+    ///
+    /// If `x` does not have `channels_in` channels.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let weight = self.weight.val();
+        let [channels_in, _, _] = weight.dims();
+        assert_shape!(x, [_, channels_in, _]);
+        conv_transpose1d(
+            x,
+            weight,
+            Some(self.bias.val()),
+            ConvTransposeOptions::new([self.stride], [self.padding], [0], [1], 1),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+    use crate::Conv1dConfig;
+
+    /// `⟨conv(x), y⟩ = ⟨x, convᵀ(y)⟩` for equal weights and without offsets.
+    #[test]
+    fn it_is_the_adjoint_of_a_convolution() {
+        let device = Device::flex();
+        let random = |shape| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let mut forward = Conv1dConfig {
+            channels_in: 3,
+            channels_out: 5,
+            kernel_size: 4,
+            stride: 2,
+            padding: 1,
+        }
+        .init(&device);
+        forward.bias = Param::from_tensor(Tensor::zeros([5], &device));
+        let adjoint = ConvTranspose1d {
+            weight: forward.weight.clone(),
+            bias: Param::from_tensor(Tensor::zeros([3], &device)),
+            stride: 2,
+            padding: 1,
+        };
+        let (x, y) = (random([2, 3, 8]), random([2, 5, 4]));
+        let left: f32 = (forward.forward(x.clone()) * y.clone()).sum().into_scalar();
+        let right: f32 = (x * adjoint.forward(y)).sum().into_scalar();
+        assert!((left - right).abs() < 1e-4, "{left} {right}");
+    }
+}

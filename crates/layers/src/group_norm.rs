@@ -1,0 +1,84 @@
+//! Group normalization.
+
+use burn::module::{Module, Param};
+use burn::nn::Initializer;
+use burn::prelude::*;
+
+/// Makes a [`GroupNorm`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GroupNormConfig {
+    /// The number of groups; it divides the number of channels.
+    pub n_groups: usize,
+    /// The number of channels.
+    pub channels: usize,
+    /// What is added to the variance; PyTorch's default is 1e-5.
+    pub epsilon: f64,
+}
+
+/// `y = (x - mean) / √(variance + epsilon) · weight + bias`, with the mean and the variance of each sample's groups of
+/// channels, and a weight and a bias for each channel.
+///
+/// "Group Normalization", Wu and He, 2018, arXiv:1803.08494.
+#[derive(Module, Debug)]
+pub struct GroupNorm {
+    /// The scale of each channel: `[channels]`.
+    pub weight: Param<Tensor<1>>,
+    /// The offset of each channel: `[channels]`.
+    pub bias: Param<Tensor<1>>,
+    #[module(skip)]
+    n_groups: usize,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl GroupNormConfig {
+    /// A layer with scale one and offset zero.
+    ///
+    /// # Panics
+    ///
+    /// If the groups do not divide the channels, a size is zero, or epsilon is not positive.
+    pub fn init(&self, device: &Device) -> GroupNorm {
+        let Self {
+            n_groups,
+            channels,
+            epsilon,
+        } = *self;
+        assert!(
+            n_groups > 0 && channels > 0 && channels.is_multiple_of(n_groups),
+            "{n_groups} groups do not divide {channels} channels"
+        );
+        assert!(epsilon > 0.0, "epsilon must be positive, not {epsilon}");
+        GroupNorm {
+            weight: Initializer::Ones.init([channels], device),
+            bias: Initializer::Zeros.init([channels], device),
+            n_groups,
+            epsilon,
+        }
+    }
+}
+
+impl GroupNorm {
+    /// Normalizes.
+    ///
+    /// # Shapes
+    ///
+    /// - x, returns: `[batch, channels, time]`
+    ///
+    /// # Panics
+    ///
+    /// If `x` does not have as many channels as the layer.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let weight = self.weight.val();
+        let [channels] = weight.dims();
+        assert_shape!(x, [_, channels, _]);
+        let [batch, _, time] = x.dims();
+        let x = x.reshape([batch, self.n_groups, channels / self.n_groups * time]);
+        // Two passes: the variance of what is left when the mean is gone does not cancel.
+        let mean = x.clone().mean_dim(2);
+        let x = x - mean;
+        let variance = x.clone().square().mean_dim(2);
+        let scale = variance.add_scalar(self.epsilon).sqrt().recip();
+        let x = (x * scale).reshape([batch, channels, time]);
+        x * weight.reshape([1, channels, 1]) + self.bias.val().reshape([1, channels, 1])
+    }
+}

@@ -1,0 +1,42 @@
+//! Network layers that run on a CPU: what the networks of robots and of images are made of.
+//!
+//! | module | layer |
+//! |---|---|
+//! | [`Linear`] | `y = x Wᵀ + b` |
+//! | [`Conv1d`], [`ConvTranspose1d`] | convolution over time |
+//! | [`GroupNorm`] | normalization over groups of channels |
+//! | [`activation`] | Mish, SiLU |
+//! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
+//! | [`weights`] | strict loading of safetensors files |
+//!
+//! A layer is made by its configuration, `XConfig { .. }.init(&device)`, and computes with `forward`. Its parameters
+//! have the names and the memory layout of PyTorch's, so that loading a checkpoint of the field is a
+//! [key map](weights::Weights::load) and never a second network. Parameters are lazy: `init` allocates nothing, and a
+//! network whose weights are loaded afterwards is never filled with random numbers first.
+//!
+//! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
+
+pub mod activation;
+mod conv1d;
+mod conv_transpose1d;
+mod embedding;
+mod group_norm;
+mod linear;
+pub mod weights;
+
+pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
+pub use conv1d::{Conv1d, Conv1dConfig};
+pub use embedding::{Order, SinusoidalEmbedding};
+pub use group_norm::{GroupNorm, GroupNormConfig};
+pub use linear::{Linear, LinearConfig};
+pub use weights::{Weights, WeightsError};
+
+use burn::module::Param;
+use burn::nn::Initializer;
+use burn::tensor::{Device, Tensor};
+
+/// A lazy parameter drawn from `U(-k, k)` with `k = 1/√fan_in`, as PyTorch draws linear and convolution layers.
+fn uniform<const D: usize>(shape: [usize; D], fan_in: usize, device: &Device) -> Param<Tensor<D>> {
+    let k = 1.0 / (fan_in as f64).sqrt();
+    Initializer::Uniform { min: -k, max: k }.init(shape, device)
+}

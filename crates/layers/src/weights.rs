@@ -1,0 +1,519 @@
+//! Strict loading of weights from safetensors files.
+//!
+//! A file is checked before it is believed: the header has a bounded length and no key twice, the tensors cover the
+//! file without gap or overlap, every parameter finds a tensor of its shape, every number is finite, and nothing is
+//! left over. No tensor is read before its shape is known to be the wanted one, so that a file can claim any size
+//! without costing memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData, bf16, f16};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+
+/// The longest header that is read, in bytes. Stable Diffusion's 1130 tensors need 0.1 MB.
+pub const MAX_HEADER: u64 = 8 << 20;
+
+/// How many keys an error message lists.
+const LISTED_KEYS: usize = 5;
+
+/// Why weights could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The file cannot be opened or read.
+    #[error("cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    /// A folder, a pipe or a device.
+    #[error("is not a regular file")]
+    NotAFile,
+    /// The header is not what the format says.
+    #[error("is not a safetensors file: {reason}")]
+    Header {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The header claims to be longer than [`MAX_HEADER`].
+    #[error("the header claims {found} bytes; the limit is {limit}")]
+    HeaderTooLong {
+        /// What the file says, in bytes.
+        found: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The file is shorter or longer than its header says: a broken download, usually.
+    #[error("has {found} bytes where its header says {expected}")]
+    Length {
+        /// What the header says, in bytes.
+        expected: u64,
+        /// The file's size, in bytes.
+        found: u64,
+    },
+    /// A tensor that the network needs is not there.
+    #[error("tensor `{key}` is missing")]
+    Missing {
+        /// The tensor's key.
+        key: String,
+    },
+    /// A tensor has another shape than the network needs.
+    #[error("tensor `{key}` has shape {found:?} where {expected:?} is needed")]
+    Shape {
+        /// The tensor's key.
+        key: String,
+        /// The shape that the network needs.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor is not of a floating-point type.
+    #[error("tensor `{key}` is of type {found} where F64, F32, F16 or BF16 is needed")]
+    Dtype {
+        /// The tensor's key.
+        key: String,
+        /// The type in the file.
+        found: String,
+    },
+    /// A weight is NaN or infinite, or too large for f32.
+    #[error("tensor `{key}` holds a value that is not finite in f32, at index {index}")]
+    NonFinite {
+        /// The tensor's key.
+        key: String,
+        /// Where, in row-major order.
+        index: usize,
+    },
+    /// Tensors that the network has no place for.
+    #[error("{} tensors belong to nothing: {}", keys.len(), listed(keys))]
+    Unexpected {
+        /// Their keys, sorted.
+        keys: Vec<String>,
+    },
+    /// Two tensors have the same key, after [renaming](Weights::rename).
+    #[error("two tensors are called `{key}`")]
+    Duplicate {
+        /// The key.
+        key: String,
+    },
+}
+
+fn listed(keys: &[String]) -> String {
+    let mut list: Vec<_> = keys
+        .iter()
+        .take(LISTED_KEYS)
+        .map(|key| format!("`{key}`"))
+        .collect();
+    if keys.len() > LISTED_KEYS {
+        list.push("..".into());
+    }
+    list.join(", ")
+}
+
+/// The tensors of a safetensors file, and which of them were used.
+///
+/// The header is read at once, a tensor when it is asked for.
+#[derive(Debug)]
+pub struct Weights {
+    file: File,
+    /// Where the tensors' bytes begin.
+    data: u64,
+    tensors: BTreeMap<String, TensorInfo>,
+    used: BTreeSet<String>,
+}
+
+impl Weights {
+    /// Opens a file, and reads and checks its header.
+    ///
+    /// # Errors
+    ///
+    /// If it is no regular file, the header is malformed, or the tensors do not cover the file exactly.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        // Asked before opening: opening a pipe would wait for its writer.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(WeightsError::NotAFile);
+        }
+        let mut file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let mut length = [0; 8];
+        let data_at = |length: u64| 8 + length;
+        if size < data_at(0) {
+            return Err(WeightsError::Length {
+                expected: data_at(0),
+                found: size,
+            });
+        }
+        file.read_exact(&mut length)?;
+        let length = u64::from_le_bytes(length);
+        if length > MAX_HEADER {
+            return Err(WeightsError::HeaderTooLong {
+                found: length,
+                limit: MAX_HEADER,
+            });
+        }
+        if size < data_at(length) {
+            return Err(WeightsError::Length {
+                expected: data_at(length),
+                found: size,
+            });
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header)?;
+        let malformed = |reason: String| WeightsError::Header { reason };
+        let Header(tensors) =
+            serde_json::from_slice(&header).map_err(|error| malformed(error.to_string()))?;
+        // The format's own crate checks that the tensors touch without gap or overlap and that each has the bytes that
+        // its shape needs, without overflow.
+        let mut in_file_order: Vec<_> = tensors
+            .iter()
+            .map(|(key, info)| (key.clone(), info.clone()))
+            .collect();
+        in_file_order.sort_by_key(|(_, info)| info.data_offsets);
+        let metadata =
+            Metadata::new(None, in_file_order).map_err(|error| malformed(error.to_string()))?;
+        let expected = data_at(length).checked_add(metadata.data_len() as u64);
+        if expected != Some(size) {
+            return Err(WeightsError::Length {
+                expected: expected.unwrap_or(u64::MAX),
+                found: size,
+            });
+        }
+        Ok(Self {
+            file,
+            data: data_at(length),
+            tensors,
+            used: BTreeSet::new(),
+        })
+    }
+
+    /// The keys, sorted.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, key: &str) -> Option<&[usize]> {
+        self.tensors.get(key).map(|info| info.shape.as_slice())
+    }
+
+    /// Calls the tensors by other names.
+    ///
+    /// # Errors
+    ///
+    /// If two tensors get the same name.
+    pub fn rename(self, name: impl Fn(&str) -> String) -> Result<Self, WeightsError> {
+        let mut tensors = BTreeMap::new();
+        for (key, info) in self.tensors {
+            let key = name(&key);
+            if tensors.insert(key.clone(), info).is_some() {
+                return Err(WeightsError::Duplicate { key });
+            }
+        }
+        let used = self.used.iter().map(|key| name(key)).collect();
+        Ok(Self {
+            tensors,
+            used,
+            ..self
+        })
+    }
+
+    /// Reads a tensor as f32 values in row-major order, and marks it as used.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing, has another shape or is not of a floating-point type, or a value is not finite in f32.
+    pub fn values(&mut self, key: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        let info = self
+            .tensors
+            .get(key)
+            .ok_or_else(|| WeightsError::Missing { key: key.into() })?;
+        if info.shape != shape {
+            return Err(WeightsError::Shape {
+                key: key.into(),
+                expected: shape.to_vec(),
+                found: info.shape.clone(),
+            });
+        }
+        let decode: fn(&[u8]) -> f32 = match info.dtype {
+            Dtype::F64 => {
+                |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32
+            }
+            Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            Dtype::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
+            Dtype::BF16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+            other => {
+                return Err(WeightsError::Dtype {
+                    key: key.into(),
+                    found: other.to_string(),
+                });
+            }
+        };
+        let (start, end) = info.data_offsets;
+        let mut bytes = vec![0; end - start];
+        self.file.seek(SeekFrom::Start(self.data + start as u64))?;
+        self.file.read_exact(&mut bytes)?;
+        let values: Vec<f32> = bytes
+            .chunks_exact(info.dtype.bitsize() / 8)
+            .map(decode)
+            .collect();
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(WeightsError::NonFinite {
+                key: key.into(),
+                index,
+            });
+        }
+        self.used.insert(key.into());
+        Ok(values)
+    }
+
+    /// Marks a tensor as used without reading it: one that is known to be of no use here.
+    pub fn ignore(&mut self, key: &str) {
+        self.used.insert(key.into());
+    }
+
+    /// Fills a module's parameters.
+    ///
+    /// `key` turns the path of a parameter in the module (`down_modules.0.conv1.weight`) into its key in the file.
+    ///
+    /// # Errors
+    ///
+    /// As [`values`](Self::values), for the first parameter that cannot be filled.
+    pub fn load<M: Module>(
+        &mut self,
+        module: M,
+        key: impl Fn(&str) -> String,
+    ) -> Result<M, WeightsError> {
+        let mut loader = Loader {
+            weights: self,
+            key,
+            path: Vec::new(),
+            error: None,
+        };
+        let module = module.map(&mut loader);
+        match loader.error {
+            Some(error) => Err(error),
+            None => Ok(module),
+        }
+    }
+
+    /// Makes sure that every tensor was used.
+    ///
+    /// # Errors
+    ///
+    /// If one was not.
+    pub fn finish(&self) -> Result<(), WeightsError> {
+        let keys: Vec<_> = self
+            .tensors
+            .keys()
+            .filter(|key| !self.used.contains(*key))
+            .cloned()
+            .collect();
+        if keys.is_empty() {
+            Ok(())
+        } else {
+            Err(WeightsError::Unexpected { keys })
+        }
+    }
+
+    /// Hands all bytes of the file, header included, to `update` in order, in blocks: for a hash.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
+    pub fn for_each_block(&mut self, mut update: impl FnMut(&[u8])) -> Result<(), WeightsError> {
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut block = vec![0; 1 << 16];
+        loop {
+            match self.file.read(&mut block)? {
+                0 => return Ok(()),
+                n => update(&block[..n]),
+            }
+        }
+    }
+}
+
+/// The header of a safetensors file: a JSON map in which no key comes twice.
+///
+/// The format's own crate keeps the last of two equal keys.
+struct Header(BTreeMap<String, TensorInfo>);
+
+impl<'de> Deserialize<'de> for Header {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Header;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map from tensor names to types, shapes and offsets")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
+                let mut tensors = BTreeMap::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == "__metadata__" {
+                        map.next_value::<IgnoredAny>()?;
+                    } else if tensors.insert(key.clone(), map.next_value()?).is_some() {
+                        return Err(A::Error::custom(format!("two tensors are called `{key}`")));
+                    }
+                }
+                Ok(Header(tensors))
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// Fills parameters as it walks over a module.
+struct Loader<'a, F> {
+    weights: &'a mut Weights,
+    key: F,
+    path: Vec<String>,
+    error: Option<WeightsError>,
+}
+
+impl<F: Fn(&str) -> String> ModuleMapper for Loader<'_, F> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        // A mapper cannot stop; after the first error it leaves the rest as it is, which allocates nothing.
+        if self.error.is_some() {
+            return param;
+        }
+        let shape = param.lazy_shape().to_vec();
+        match self
+            .weights
+            .values(&(self.key)(&self.path.join(".")), &shape)
+        {
+            Ok(values) => {
+                let tensor =
+                    Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
+                let id = param.id;
+                param.transform_for_load(tensor, id)
+            }
+            Err(error) => {
+                self.error = Some(error);
+                param
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use burn::tensor::Device;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{Linear, LinearConfig};
+
+    /// A file with a header and as many bytes of data as are given.
+    fn file(header: &str, data: &[u8]) -> (TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.safetensors");
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        std::fs::write(&path, bytes).expect("can be written");
+        (folder, path)
+    }
+
+    fn bytes<const N: usize>(values: &[[u8; N]]) -> Vec<u8> {
+        values.concat()
+    }
+
+    #[test]
+    fn every_floating_point_type_becomes_f32() {
+        let values = [1.5_f32, -0.25];
+        let table = [
+            (
+                "F64",
+                16,
+                bytes(&values.map(|v| f64::from(v).to_le_bytes())),
+            ),
+            ("F32", 8, bytes(&values.map(f32::to_le_bytes))),
+            (
+                "F16",
+                4,
+                bytes(&values.map(|v| f16::from_f32(v).to_le_bytes())),
+            ),
+            (
+                "BF16",
+                4,
+                bytes(&values.map(|v| bf16::from_f32(v).to_le_bytes())),
+            ),
+        ];
+        for (dtype, n, data) in table {
+            let header =
+                format!(r#"{{"x":{{"dtype":"{dtype}","shape":[2],"data_offsets":[0,{n}]}}}}"#);
+            let (_folder, path) = file(&header, &data);
+            let mut weights = Weights::open(&path).expect("is valid");
+            assert!(matches!(
+                weights.finish(),
+                Err(WeightsError::Unexpected { .. })
+            ));
+            assert_eq!(weights.values("x", &[2]).expect("is there"), values);
+            weights.finish().expect("all is used");
+        }
+    }
+
+    #[test]
+    fn numbers_that_f32_cannot_hold_are_errors() {
+        let header = r#"{"x":{"dtype":"F64","shape":[2],"data_offsets":[0,16]}}"#;
+        let (_folder, path) = file(header, &bytes(&[1.0_f64, 1e300].map(f64::to_le_bytes)));
+        let mut weights = Weights::open(&path).expect("is valid");
+        let error = weights.values("x", &[2]).expect_err("is too large");
+        assert_eq!(
+            error.to_string(),
+            "tensor `x` holds a value that is not finite in f32, at index 1"
+        );
+    }
+
+    #[test]
+    fn parameters_are_found_by_their_paths() {
+        let header = r#"{"w":{"dtype":"F32","shape":[1,2],"data_offsets":[4,12]},
+            "b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#;
+        let (_folder, path) = file(header, &bytes(&[0.5_f32, 2.0, 3.0].map(f32::to_le_bytes)));
+        let mut weights = Weights::open(&path).expect("is valid");
+        let config = LinearConfig {
+            d_input: 2,
+            d_output: 1,
+            bias: true,
+        };
+        let layer: Linear = weights
+            .load(config.init(&Device::flex()), |path| path[..1].into())
+            .expect("fits");
+        weights.finish().expect("all is used");
+        let x = Tensor::<2>::from_data([[1.0, 10.0]], &Device::flex());
+        let y: f32 = layer.forward(x).into_scalar();
+        assert!((y - 32.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_network_that_is_too_large_is_refused_before_it_is_allocated() {
+        let header = r#"{"weight":{"dtype":"F32","shape":[1,1],"data_offsets":[0,4]}}"#;
+        let (_folder, path) = file(header, &[0; 4]);
+        let mut weights = Weights::open(&path).expect("is valid");
+        // 2⁸⁰ bytes, did anyone allocate them.
+        let config = LinearConfig {
+            d_input: 1 << 39,
+            d_output: 1 << 39,
+            bias: false,
+        };
+        let error = weights
+            .load(config.init(&Device::flex()), str::to_owned)
+            .expect_err("does not fit");
+        assert!(matches!(error, WeightsError::Shape { .. }));
+    }
+}

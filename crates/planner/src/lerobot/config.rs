@@ -1,0 +1,408 @@
+//! `config.json` of a diffusion policy.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::json::Entry;
+use crate::LoadError;
+use crate::network::ConditionalUnet1dConfig;
+use crate::normalization::Mode;
+
+/// The most values in a feature, channels in a level, steps in a horizon. The largest policies have some thousands.
+const MAX_SIZE: usize = 1 << 16;
+/// The most levels of the U-Net; a horizon of [`MAX_SIZE`] cannot be halved more often.
+const MAX_LEVELS: usize = 16;
+/// The most observation steps.
+const MAX_OBSERVATIONS: usize = 1 << 10;
+/// The most taps of a convolution.
+const MAX_KERNEL: usize = 255;
+/// The most diffusion timesteps; the field has 100 to 1000.
+const MAX_TIMESTEPS: usize = 1 << 20;
+
+/// LeRobot's last block always has eight groups.
+const FINAL_GROUPS: usize = 8;
+
+pub(super) const STATE: &str = "observation.state";
+pub(super) const ENVIRONMENT: &str = "observation.environment_state";
+pub(super) const ACTION: &str = "action";
+
+/// What kind of thing a feature is; normalization is chosen by kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FeatureKind {
+    /// The robot's own state.
+    State,
+    /// The state of what surrounds the robot.
+    Environment,
+    /// What the robot is told to do.
+    Action,
+}
+
+impl FeatureKind {
+    /// LeRobot's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::State => "STATE",
+            Self::Environment => "ENV",
+            Self::Action => "ACTION",
+        }
+    }
+}
+
+impl fmt::Display for FeatureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// A named vector that a policy reads or writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature {
+    /// The policy's name for it.
+    pub name: String,
+    /// What it is.
+    pub kind: FeatureKind,
+    /// How many values it has.
+    pub len: usize,
+    /// How it is normalized.
+    pub mode: Mode,
+}
+
+/// Which of diffusers' schedulers samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoiseScheduler {
+    /// Ancestral sampling with the posterior's variance (`fixed_small`).
+    Ddpm,
+    /// Deterministic (eta 0).
+    Ddim,
+}
+
+/// How the betas are spread over the training timesteps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BetaSchedule {
+    /// Evenly.
+    Linear,
+    /// Their square roots evenly.
+    ScaledLinear,
+    /// From a squared cosine of the signal; `beta_start` and `beta_end` are not used.
+    SquaredCosine,
+}
+
+/// What the network predicts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prediction {
+    /// The noise.
+    Epsilon,
+    /// The clean sample.
+    Sample,
+}
+
+impl fmt::Display for BetaSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Linear => "linear",
+            Self::ScaledLinear => "scaled_linear",
+            Self::SquaredCosine => "squaredcos_cap_v2",
+        })
+    }
+}
+
+impl fmt::Display for Prediction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Epsilon => "epsilon",
+            Self::Sample => "sample",
+        })
+    }
+}
+
+/// What `config.json` says, as far as it matters to planning from states.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiffusionConfig {
+    /// How many observations the policy sees.
+    pub n_obs_steps: usize,
+    /// How many actions it generates, the first for the oldest observation.
+    pub horizon: usize,
+    /// How many of them are executed, the first for the newest observation.
+    pub n_action_steps: usize,
+    /// What it reads, in the order of the condition: state, environment state.
+    pub inputs: Vec<Feature>,
+    /// What it writes.
+    pub action: Feature,
+    /// The channels of the U-Net's levels.
+    pub down_dims: Vec<usize>,
+    /// The taps of its convolutions.
+    pub kernel_size: usize,
+    /// The groups of its normalization.
+    pub n_groups: usize,
+    /// The size of the embedded diffusion time.
+    pub diffusion_step_embed_dim: usize,
+    /// Whether the condition scales besides shifting.
+    pub use_film_scale_modulation: bool,
+    /// How to sample.
+    pub noise_scheduler: NoiseScheduler,
+    /// The number of timesteps in training.
+    pub num_train_timesteps: usize,
+    /// How noise grows.
+    pub beta_schedule: BetaSchedule,
+    /// The first beta.
+    pub beta_start: f64,
+    /// The last beta.
+    pub beta_end: f64,
+    /// What the network predicts.
+    pub prediction: Prediction,
+    /// The range `[-r, r]` that the clean estimate is clipped to.
+    pub clip_sample_range: Option<f64>,
+    /// The number of denoising steps.
+    pub num_inference_steps: usize,
+}
+
+/// How `config.json` or a processor normalizes each kind of feature.
+pub(super) type NormMap = BTreeMap<FeatureKind, Mode>;
+
+/// The mode of a kind of feature.
+///
+/// A kind that is not mentioned is not normalized: LeRobot's own default mapping mentions no environment state, and a
+/// policy that was trained with it expects raw values.
+pub(super) fn mode(map: &NormMap, kind: FeatureKind) -> Mode {
+    map.get(&kind).copied().unwrap_or(Mode::Identity)
+}
+
+/// Reads a map from kinds of features to modes.
+pub(super) fn norm_map(entry: &Entry) -> Result<NormMap, LoadError> {
+    let mut map = NormMap::new();
+    for (kind, mode) in entry.entries()? {
+        let mode = mode.one_of(&[
+            ("IDENTITY", Mode::Identity),
+            ("MEAN_STD", Mode::MeanStd),
+            ("MIN_MAX", Mode::MinMax),
+            ("QUANTILES", Mode::Quantiles),
+            ("QUANTILE10", Mode::Quantile10),
+        ])?;
+        match kind {
+            "STATE" => map.insert(FeatureKind::State, mode),
+            "ENV" => map.insert(FeatureKind::Environment, mode),
+            "ACTION" => map.insert(FeatureKind::Action, mode),
+            // Of no use here: there are no such features.
+            "VISUAL" | "REWARD" | "LANGUAGE" => None,
+            _ => return Err(entry.wrong(format!("a map without the unknown kind `{kind}`"))),
+        };
+    }
+    Ok(map)
+}
+
+/// Reads one feature; `None` where LeRobot knows the kind and a diffusion policy does not use it.
+fn feature(name: &str, entry: &Entry, map: &NormMap) -> Result<Feature, LoadError> {
+    let word = entry.get("type")?.string()?;
+    let kind = match (name, word) {
+        (_, "VISUAL") => {
+            return Err(LoadError::Camera {
+                feature: name.into(),
+            });
+        }
+        (STATE, "STATE") => FeatureKind::State,
+        (ENVIRONMENT, "ENV") => FeatureKind::Environment,
+        (ACTION, "ACTION") => FeatureKind::Action,
+        _ => {
+            return Err(LoadError::UnknownFeature {
+                feature: name.into(),
+                kind: word.into(),
+            });
+        }
+    };
+    Ok(Feature {
+        name: name.into(),
+        kind,
+        len: len(&entry.get("shape")?)?,
+        mode: mode(map, kind),
+    })
+}
+
+/// The length of a feature, whose shape is a list of one number.
+pub(super) fn len(shape: &Entry) -> Result<usize, LoadError> {
+    let dims: Vec<_> = shape.list()?.collect();
+    match dims.as_slice() {
+        [len] => len.integer(1..=MAX_SIZE),
+        _ => Err(shape.wrong("a list of one number")),
+    }
+}
+
+impl DiffusionConfig {
+    /// Reads `config.json`.
+    ///
+    /// The keys that are required here are in every version of LeRobot from the first of 2025 on. Not asked for, since
+    /// a policy without cameras does not use them: `vision_backbone`, `crop_shape`, `crop_is_random`,
+    /// `pretrained_backbone_weights`, `use_group_norm`, `spatial_softmax_num_keypoints`,
+    /// `use_separate_rgb_encoder_per_camera`, and, which 0.3.3 lacks, `resize_shape` and `crop_ratio`. Not asked for,
+    /// since they matter in training alone: `drop_n_last_frames`, `do_mask_loss_for_padding`, everything of the
+    /// optimizer, and, which 0.3.3 lacks, `compile_model`, `compile_mode` and `use_peft`.
+    pub(super) fn read(config: &Entry) -> Result<Self, LoadError> {
+        let kind = config.get("type")?.string()?;
+        if kind != "diffusion" {
+            return Err(LoadError::PolicyType { found: kind.into() });
+        }
+        let map = norm_map(&config.get("normalization_mapping")?)?;
+        let inputs = Self::read_inputs(config, &map)?;
+        let action = Self::read_action(config, &map)?;
+
+        let n_obs_steps = config.get("n_obs_steps")?.integer(1..=MAX_OBSERVATIONS)?;
+        let horizon_entry = config.get("horizon")?;
+        let horizon = horizon_entry.integer(1..=MAX_SIZE)?;
+        if n_obs_steps > horizon {
+            return Err(horizon_entry.wrong(format!("at least n_obs_steps, {n_obs_steps},")));
+        }
+        // The first actions are for observations of the past.
+        let n_action_steps = config
+            .get("n_action_steps")?
+            .integer(1..=horizon - n_obs_steps + 1)?;
+
+        let num_train_timesteps = config
+            .get("num_train_timesteps")?
+            .integer(1..=MAX_TIMESTEPS)?;
+        let num_inference_steps = config.get("num_inference_steps")?;
+        let num_inference_steps = if num_inference_steps.is_null() {
+            num_train_timesteps
+        } else {
+            num_inference_steps.integer(1..=num_train_timesteps)?
+        };
+        let beta_start = config
+            .get("beta_start")?
+            .number(|b| 0.0 < b && b < 1.0, "a number between 0 and 1")?;
+        let clip_sample_range = config
+            .get("clip_sample_range")?
+            .number(|r| r > 0.0, "a positive number")?;
+
+        let this = Self {
+            n_obs_steps,
+            horizon,
+            n_action_steps,
+            inputs,
+            action,
+            down_dims: Vec::new(),
+            kernel_size: 0,
+            n_groups: 0,
+            diffusion_step_embed_dim: 0,
+            use_film_scale_modulation: config.get("use_film_scale_modulation")?.boolean()?,
+            noise_scheduler: config.get("noise_scheduler_type")?.one_of(&[
+                ("DDPM", NoiseScheduler::Ddpm),
+                ("DDIM", NoiseScheduler::Ddim),
+            ])?,
+            num_train_timesteps,
+            beta_schedule: config.get("beta_schedule")?.one_of(&[
+                ("linear", BetaSchedule::Linear),
+                ("scaled_linear", BetaSchedule::ScaledLinear),
+                ("squaredcos_cap_v2", BetaSchedule::SquaredCosine),
+            ])?,
+            beta_start,
+            beta_end: config.get("beta_end")?.number(
+                |b| beta_start <= b && b < 1.0,
+                "a number from beta_start to less than 1",
+            )?,
+            prediction: config.get("prediction_type")?.one_of(&[
+                ("epsilon", Prediction::Epsilon),
+                ("sample", Prediction::Sample),
+            ])?,
+            clip_sample_range: config
+                .get("clip_sample")?
+                .boolean()?
+                .then_some(clip_sample_range),
+            num_inference_steps,
+        };
+        this.with_network(config)
+    }
+
+    fn read_inputs(config: &Entry, map: &NormMap) -> Result<Vec<Feature>, LoadError> {
+        let entry = config.get("input_features")?;
+        let mut inputs = Vec::new();
+        for (name, value) in entry.entries()? {
+            let input = feature(name, &value, map)?;
+            if input.kind == FeatureKind::Action {
+                return Err(LoadError::UnknownFeature {
+                    feature: name.into(),
+                    kind: "ACTION among the inputs".into(),
+                });
+            }
+            inputs.push(input);
+        }
+        // LeRobot cannot do without the robot's state, and, where there is no camera, without the environment's.
+        for needed in [STATE, ENVIRONMENT] {
+            entry.get(needed)?;
+        }
+        // The order of the condition is LeRobot's and not the file's.
+        inputs.sort_by_key(|input| input.kind);
+        Ok(inputs)
+    }
+
+    fn read_action(config: &Entry, map: &NormMap) -> Result<Feature, LoadError> {
+        let entry = config.get("output_features")?;
+        for (name, value) in entry.entries()? {
+            if name != ACTION {
+                return Err(LoadError::UnknownFeature {
+                    feature: name.into(),
+                    kind: value.get("type")?.string()?.into(),
+                });
+            }
+        }
+        feature(ACTION, &entry.get(ACTION)?, map)
+    }
+
+    /// Reads what describes the network.
+    fn with_network(mut self, config: &Entry) -> Result<Self, LoadError> {
+        let groups = config.get("n_groups")?;
+        self.n_groups = groups.integer(1..=MAX_SIZE)?;
+        let dims = config.get("down_dims")?;
+        for (level, dim) in dims.list()?.enumerate() {
+            if level == MAX_LEVELS {
+                return Err(dims.wrong(format!("a list of at most {MAX_LEVELS} numbers")));
+            }
+            let channels = dim.integer(1..=MAX_SIZE)?;
+            if !channels.is_multiple_of(self.n_groups) {
+                return Err(dim.wrong(format!("a multiple of n_groups, {},", self.n_groups)));
+            }
+            if level == 0 && !channels.is_multiple_of(FINAL_GROUPS) {
+                return Err(dim.wrong(format!(
+                    "a multiple of {FINAL_GROUPS}, the groups of the last block,"
+                )));
+            }
+            self.down_dims.push(channels);
+        }
+        if self.down_dims.is_empty() {
+            return Err(dims.wrong("a list of at least one number"));
+        }
+        let factor = 1 << self.down_dims.len();
+        if !self.horizon.is_multiple_of(factor) {
+            // Half of that would do for the network; LeRobot asks for as much.
+            return Err(config.get("horizon")?.wrong(format!(
+                "a multiple of {factor}, which is 2 to the number of down_dims,"
+            )));
+        }
+        let kernel = config.get("kernel_size")?;
+        self.kernel_size = kernel.integer(1..=MAX_KERNEL)?;
+        if self.kernel_size.is_multiple_of(2) {
+            return Err(kernel.wrong("an odd number, which keeps the length of time,"));
+        }
+        let embed = config.get("diffusion_step_embed_dim")?;
+        self.diffusion_step_embed_dim = embed.integer(4..=MAX_SIZE)?;
+        if !self.diffusion_step_embed_dim.is_multiple_of(2) {
+            return Err(embed.wrong("an even number"));
+        }
+        Ok(self)
+    }
+
+    /// The number of values that condition a plan: those of all inputs, of `n_obs_steps` observations.
+    pub fn condition_dim(&self) -> usize {
+        self.n_obs_steps * self.inputs.iter().map(|input| input.len).sum::<usize>()
+    }
+
+    /// The network that this configuration describes.
+    pub fn network(&self) -> ConditionalUnet1dConfig {
+        ConditionalUnet1dConfig {
+            action_dim: self.action.len,
+            condition_dim: self.condition_dim(),
+            down_dims: self.down_dims.clone(),
+            kernel_size: self.kernel_size,
+            n_groups: self.n_groups,
+            diffusion_step_embed_dim: self.diffusion_step_embed_dim,
+            use_film_scale_modulation: self.use_film_scale_modulation,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! A policy: its configuration, its network and its normalization.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use clearway_layers::Weights;
+use sha2::{Digest, Sha256};
+
+use super::config::DiffusionConfig;
+use super::json::{self, Entry};
+use super::statistics::{MODEL, Normalization, weights};
+use crate::network::ConditionalUnet1d;
+use crate::normalization::Normalizer;
+use crate::{History, LoadError, ObservationError};
+
+const CONFIG: &str = "config.json";
+
+/// Where LeRobot keeps the network's weights.
+const UNET: &str = "diffusion.unet.";
+
+/// `torch.compile` wraps the network, and a wrapped network is saved with this in every key. From LeRobot 0.5.1 on.
+const COMPILED: &str = "_orig_mod.";
+
+/// A diffusion policy that LeRobot trained.
+///
+/// It holds no state: what it computes depends on its arguments alone.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    config: DiffusionConfig,
+    network: ConditionalUnet1d,
+    inputs: Vec<Normalizer>,
+    names: Vec<String>,
+    action: Normalizer,
+    hash: String,
+}
+
+impl Policy {
+    /// Loads a policy from the folder that LeRobot's `save_pretrained` wrote.
+    ///
+    /// # Errors
+    ///
+    /// If anything that the policy needs is missing, malformed or contradictory, or the model holds anything that has
+    /// no meaning here.
+    pub fn load(path: &Path, device: &Device) -> Result<Self, LoadError> {
+        let json = json::read(path, CONFIG)?;
+        let config = DiffusionConfig::read(&Entry::root(CONFIG, &json))?;
+        let in_model = |error| weights(MODEL, error);
+        let mut model = Weights::open(&path.join(MODEL)).map_err(in_model)?;
+        let mut hash = Sha256::new();
+        model
+            .for_each_block(|block| hash.update(block))
+            .map_err(in_model)?;
+        let mut model = model
+            .rename(|key| key.replace(COMPILED, ""))
+            .map_err(in_model)?;
+        let normalization = Normalization::read(path, &config, &mut model)?;
+        let network = config
+            .network()
+            .init(device)
+            .load(&mut model, UNET)
+            .map_err(in_model)?;
+        model.finish().map_err(in_model)?;
+        Ok(Self {
+            config,
+            network,
+            inputs: normalization.inputs,
+            names: normalization.names,
+            action: normalization.action,
+            hash: format!("{:x}", hash.finalize()),
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &DiffusionConfig {
+        &self.config
+    }
+
+    /// The network.
+    pub fn network(&self) -> &ConditionalUnet1d {
+        &self.network
+    }
+
+    /// The number of the network's parameters.
+    pub fn parameters(&self) -> usize {
+        self.network.parameters()
+    }
+
+    /// The SHA-256 of the weights file, in hexadecimal: what the Hugging Face Hub shows for the file.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// What observations call each of the configuration's [inputs](DiffusionConfig::inputs): the feature's own name,
+    /// unless the policy renames observations.
+    pub fn observed_names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// How each of the configuration's [inputs](DiffusionConfig::inputs) is normalized.
+    pub fn input_normalizers(&self) -> &[Normalizer] {
+        &self.inputs
+    }
+
+    /// How actions are normalized.
+    pub fn action_normalizer(&self) -> &Normalizer {
+        &self.action
+    }
+
+    /// What the newest observations condition the network on.
+    ///
+    /// For each of the `n_obs_steps` newest observations, the oldest first, the normalized values of state and
+    /// environment state. Where there are fewer observations, the oldest is repeated, as LeRobot does at the start of
+    /// an episode.
+    ///
+    /// # Shapes
+    ///
+    /// - returns: `[condition_dim]`
+    ///
+    /// # Errors
+    ///
+    /// If there is no observation, or one lacks a feature, has a wrong number of values, or a value that does not
+    /// normalize to a finite number.
+    pub fn condition(&self, history: &History) -> Result<Vec<f32>, ObservationError> {
+        let mut condition = Vec::with_capacity(self.config.condition_dim());
+        for observation in history.newest_or_repeated(self.config.n_obs_steps) {
+            for (normalizer, name) in self.inputs.iter().zip(&self.names) {
+                let values = observation
+                    .get(name)
+                    .ok_or_else(|| ObservationError::Missing {
+                        feature: name.clone(),
+                    })?;
+                if values.len() != normalizer.len() {
+                    return Err(ObservationError::Length {
+                        feature: name.clone(),
+                        expected: normalizer.len(),
+                        found: values.len(),
+                    });
+                }
+                for (index, normalized) in normalizer.normalize(values).enumerate() {
+                    let normalized = normalized as f32;
+                    if !normalized.is_finite() {
+                        return Err(ObservationError::NonFinite {
+                            feature: name.clone(),
+                            index,
+                            found: values[index],
+                        });
+                    }
+                    condition.push(normalized);
+                }
+            }
+        }
+        if condition.is_empty() {
+            return Err(ObservationError::Empty);
+        }
+        Ok(condition)
+    }
+
+    /// Actions in physical units from what the network generated.
+    ///
+    /// # Shapes
+    ///
+    /// - normalized: `[rows, action]`, row-major; any number of rows
+    /// - returns: the same
+    ///
+    /// # Panics
+    ///
+    /// If `normalized` is not made of whole rows.
+    pub fn actions(&self, normalized: &[f32]) -> Vec<f64> {
+        self.action.unnormalize(normalized).collect()
+    }
+
+    /// What the network would call actions in physical units; undoes [`actions`](Self::actions).
+    ///
+    /// # Shapes
+    ///
+    /// - actions: `[rows, action]`, row-major; any number of rows
+    /// - returns: the same
+    ///
+    /// # Panics
+    ///
+    /// If `actions` is not made of whole rows.
+    pub fn normalized_actions(&self, actions: &[f64]) -> Vec<f32> {
+        self.action.normalize(actions).map(|y| y as f32).collect()
+    }
+}

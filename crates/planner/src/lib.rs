@@ -1,0 +1,25 @@
+//! From observations to a trajectory by diffusion: where robots meet tensors.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`observation`] | what a robot saw, and when |
+//! | [`lerobot`] | policies that LeRobot trained |
+//! | [`normalization`] | between physical values and what networks were trained on |
+//! | [`network`] | the networks |
+//!
+//! Normalized values never leave this crate's planning; physical values never enter the engine. A statistic that is
+//! missing is an error, never a silent pass-through.
+
+mod error;
+pub mod lerobot;
+pub mod network;
+pub mod normalization;
+pub mod observation;
+mod plan;
+mod sampling;
+
+pub use error::{LoadError, ObservationError};
+pub use lerobot::Policy;
+pub use observation::{History, HistoryError, Observation};
+pub use plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, Planner, PlannerError, Problem};
+pub use sampling::{Method, Sampling, SamplingError, UnknownMethod};

@@ -1,0 +1,415 @@
+//! The one-dimensional U-Net of Diffusion Policy, as LeRobot builds it.
+
+use burn::module::Module;
+use burn::prelude::*;
+use clearway_diffusion::{Network, Point};
+use clearway_layers::activation::mish;
+use clearway_layers::{
+    Conv1d, Conv1dConfig, ConvTranspose1d, ConvTranspose1dConfig, GroupNorm, GroupNormConfig,
+    Linear, LinearConfig, Order, SinusoidalEmbedding, Weights, WeightsError,
+};
+
+/// PyTorch's default; LeRobot does not set another.
+const GROUP_NORM_EPSILON: f64 = 1e-5;
+
+/// LeRobot's last block does not pass `n_groups` on, so that it always has the default.
+const FINAL_GROUPS: usize = 8;
+
+/// Makes a [`ConditionalUnet1d`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConditionalUnet1dConfig {
+    /// The size of one action.
+    pub action_dim: usize,
+    /// The size of the condition.
+    pub condition_dim: usize,
+    /// The channels of each level; time is halved from one level to the next.
+    pub down_dims: Vec<usize>,
+    /// The taps of the blocks' convolutions, odd.
+    pub kernel_size: usize,
+    /// The groups of the blocks' normalization.
+    pub n_groups: usize,
+    /// The size of the embedded diffusion time, even and at least 4.
+    pub diffusion_step_embed_dim: usize,
+    /// Whether the condition scales the features besides shifting them.
+    pub use_film_scale_modulation: bool,
+}
+
+/// A U-Net over time, whose blocks are modulated by the diffusion time and the condition (FiLM).
+///
+/// ```text
+/// s        = Linear(mish(Linear(sinusoidal(t))))               diffusion_step_encoder
+/// block(x) = mish(GroupNorm(Conv1d(x)))
+/// residual block(x, c): h = block₁(x)
+///                       scale, shift = Linear(mish(cat(s, c)))  cond_encoder
+///                       block₂(scale · h + shift) + residual_conv(x)
+/// ```
+///
+/// Two residual blocks and a halving of time a level on the way down, two in the middle, two and a doubling a level on
+/// the way up, where what the way down computed is concatenated.
+///
+/// "Diffusion Policy: Visuomotor Policy Learning via Action Diffusion", Chi et al., 2023, arXiv:2303.04137; FiLM:
+/// "FiLM: Visual Reasoning with a General Conditioning Layer", Perez et al., 2017, arXiv:1709.07871.
+#[derive(Module, Debug)]
+pub struct ConditionalUnet1d {
+    diffusion_step_encoder: StepEncoder,
+    down_modules: Vec<DownModule>,
+    mid_modules: Vec<ResidualBlock>,
+    up_modules: Vec<UpModule>,
+    final_conv: FinalConv,
+}
+
+/// What a [`ConditionalUnet1d`] computes from the condition alone: the condition's share of the modulation of each
+/// residual block.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// For each residual block in the order of use: `[batch or 1, channels or 2 · channels]`.
+    modulation: Vec<Tensor<2>>,
+}
+
+#[derive(Module, Debug)]
+struct StepEncoder {
+    expand: Linear,
+    contract: Linear,
+}
+
+#[derive(Module, Debug)]
+struct DownModule {
+    resnet: ResidualBlock,
+    resnet2: ResidualBlock,
+    downsample: Option<Conv1d>,
+}
+
+#[derive(Module, Debug)]
+struct UpModule {
+    resnet: ResidualBlock,
+    resnet2: ResidualBlock,
+    upsample: ConvTranspose1d,
+}
+
+#[derive(Module, Debug)]
+struct FinalConv {
+    block: ConvBlock,
+    project: Conv1d,
+}
+
+#[derive(Module, Debug)]
+struct ConvBlock {
+    conv: Conv1d,
+    norm: GroupNorm,
+}
+
+#[derive(Module, Debug)]
+struct ResidualBlock {
+    conv1: ConvBlock,
+    cond_encoder: Linear,
+    conv2: ConvBlock,
+    residual_conv: Option<Conv1d>,
+    #[module(skip)]
+    scales: bool,
+}
+
+impl ConditionalUnet1dConfig {
+    /// A network with random weights, which are drawn when they are first used.
+    ///
+    /// # Panics
+    ///
+    /// If a size is zero, the groups do not divide the channels, the kernel is even, or the embedding is odd or smaller
+    /// than 4.
+    pub fn init(&self, device: &Device) -> ConditionalUnet1d {
+        let Self {
+            action_dim,
+            diffusion_step_embed_dim: embed_dim,
+            ..
+        } = *self;
+        assert!(!self.down_dims.is_empty(), "the network needs a level");
+        assert!(
+            !self.kernel_size.is_multiple_of(2),
+            "a kernel of {} would change the length of time",
+            self.kernel_size
+        );
+        assert!(
+            embed_dim >= 4 && embed_dim.is_multiple_of(2),
+            "cannot embed the diffusion time in {embed_dim} dimensions"
+        );
+        let levels = &self.down_dims;
+        let last = levels.len() - 1;
+        let bottom = levels[last];
+        let down = |level: usize| DownModule {
+            resnet: self.residual_block(
+                if level == 0 {
+                    action_dim
+                } else {
+                    levels[level - 1]
+                },
+                levels[level],
+                device,
+            ),
+            resnet2: self.residual_block(levels[level], levels[level], device),
+            downsample: (level < last)
+                .then(|| conv(levels[level], levels[level], 3, 2, 1).init(device)),
+        };
+        // On the way up, level n arrives with its own channels, beside as many from the way down.
+        let up = |level: usize| UpModule {
+            resnet: self.residual_block(2 * levels[level], levels[level - 1], device),
+            resnet2: self.residual_block(levels[level - 1], levels[level - 1], device),
+            upsample: ConvTranspose1dConfig {
+                channels_in: levels[level - 1],
+                channels_out: levels[level - 1],
+                kernel_size: 4,
+                stride: 2,
+                padding: 1,
+            }
+            .init(device),
+        };
+        ConditionalUnet1d {
+            diffusion_step_encoder: StepEncoder {
+                expand: linear(embed_dim, 4 * embed_dim).init(device),
+                contract: linear(4 * embed_dim, embed_dim).init(device),
+            },
+            down_modules: (0..=last).map(down).collect(),
+            mid_modules: (0..2)
+                .map(|_| self.residual_block(bottom, bottom, device))
+                .collect(),
+            up_modules: (1..=last).rev().map(up).collect(),
+            final_conv: FinalConv {
+                block: self.conv_block(levels[0], levels[0], FINAL_GROUPS, device),
+                project: conv(levels[0], action_dim, 1, 1, 0).init(device),
+            },
+        }
+    }
+
+    fn conv_block(
+        &self,
+        channels_in: usize,
+        channels: usize,
+        n_groups: usize,
+        device: &Device,
+    ) -> ConvBlock {
+        ConvBlock {
+            conv: conv(
+                channels_in,
+                channels,
+                self.kernel_size,
+                1,
+                self.kernel_size / 2,
+            )
+            .init(device),
+            norm: GroupNormConfig {
+                n_groups,
+                channels,
+                epsilon: GROUP_NORM_EPSILON,
+            }
+            .init(device),
+        }
+    }
+
+    fn residual_block(
+        &self,
+        channels_in: usize,
+        channels: usize,
+        device: &Device,
+    ) -> ResidualBlock {
+        let scales = self.use_film_scale_modulation;
+        ResidualBlock {
+            conv1: self.conv_block(channels_in, channels, self.n_groups, device),
+            cond_encoder: linear(
+                self.diffusion_step_embed_dim + self.condition_dim,
+                if scales { 2 * channels } else { channels },
+            )
+            .init(device),
+            conv2: self.conv_block(channels, channels, self.n_groups, device),
+            residual_conv: (channels_in != channels)
+                .then(|| conv(channels_in, channels, 1, 1, 0).init(device)),
+            scales,
+        }
+    }
+}
+
+fn linear(d_input: usize, d_output: usize) -> LinearConfig {
+    LinearConfig {
+        d_input,
+        d_output,
+        bias: true,
+    }
+}
+
+fn conv(
+    channels_in: usize,
+    channels_out: usize,
+    kernel_size: usize,
+    stride: usize,
+    padding: usize,
+) -> Conv1dConfig {
+    Conv1dConfig {
+        channels_in,
+        channels_out,
+        kernel_size,
+        stride,
+        padding,
+    }
+}
+
+impl ConditionalUnet1d {
+    /// Fills the network with LeRobot's weights, whose keys begin with `prefix` (`diffusion.unet.`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Weights::load`].
+    pub fn load(self, weights: &mut Weights, prefix: &str) -> Result<Self, WeightsError> {
+        weights.load(self, |path| format!("{prefix}{}", lerobot_key(path)))
+    }
+
+    /// The number of the network's parameters.
+    pub fn parameters(&self) -> usize {
+        self.num_params()
+    }
+
+    /// The residual blocks in the order of use.
+    fn residual_blocks(&self) -> impl Iterator<Item = &ResidualBlock> {
+        let down = self
+            .down_modules
+            .iter()
+            .flat_map(|m| [&m.resnet, &m.resnet2]);
+        let up = self.up_modules.iter().flat_map(|m| [&m.resnet, &m.resnet2]);
+        down.chain(&self.mid_modules).chain(up)
+    }
+}
+
+/// LeRobot's key of the parameter at a path of ours.
+///
+/// LeRobot's modules are lists (`nn.Sequential`, `nn.ModuleList`), whose members have numbers where ours have names.
+fn lerobot_key(path: &str) -> String {
+    let names = path.split('.').map(|name| match name {
+        "resnet" | "block" => "0",
+        "expand" | "resnet2" | "project" => "1",
+        "downsample" | "upsample" => "2",
+        "contract" => "3",
+        "conv" => "block.0",
+        "norm" => "block.1",
+        "cond_encoder" => "cond_encoder.1",
+        other => other,
+    });
+    names.collect::<Vec<_>>().join(".")
+}
+
+impl Network<3> for ConditionalUnet1d {
+    /// `[batch, condition_dim]`, or one row for all samples.
+    type Condition = Tensor<2>;
+    type Prepared = Prepared;
+
+    /// Computes the condition's share of every block's modulation.
+    ///
+    /// `cond_encoder` reads `mish(cat(s, c))`, and Mish works element by element, so that the layer is the sum of a
+    /// product with `mish(s)`, which changes with the step, and one with `mish(c)`, which does not.
+    fn prepare(&self, condition: &Tensor<2>) -> Prepared {
+        let condition = mish(condition.clone());
+        let [embed_dim, _] = self.diffusion_step_encoder.contract.weight.dims();
+        Prepared {
+            modulation: self
+                .residual_blocks()
+                .map(|block| {
+                    let layer = &block.cond_encoder;
+                    layer.add_bias(layer.forward_part(condition.clone(), embed_dim))
+                })
+                .collect(),
+        }
+    }
+
+    /// One pass; a point's `t` is the timestep.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, horizon, action_dim]`; the horizon is a multiple of 2 to the number of levels less one
+    /// - points: one, or one a sample
+    /// - returns: `[batch, horizon, action_dim]`
+    fn forward(&self, x: Tensor<3>, points: &[Point], prepared: &Prepared) -> Tensor<3> {
+        let [batch, horizon, action_dim] = x.dims();
+        let [_, expected_dim, _] = self.down_modules[0].resnet.conv1.conv.weight.dims();
+        assert_shape!(x, [_, _, expected_dim]);
+        assert!(
+            points.len() == 1 || points.len() == batch,
+            "{} points for {batch} samples",
+            points.len()
+        );
+        let step = mish(self.diffusion_step_encoder.forward(points, &x.device()));
+        let mut modulation = prepared
+            .modulation
+            .iter()
+            .zip(self.residual_blocks())
+            .map(|(share, block)| block.cond_encoder.forward_part(step.clone(), 0) + share.clone());
+        let mut modulate = || {
+            modulation
+                .next()
+                .expect("`prepare` computed one modulation for each block")
+        };
+
+        let mut x = x.swap_dims(1, 2);
+        let mut skips = Vec::with_capacity(self.down_modules.len());
+        for level in &self.down_modules {
+            x = level.resnet.forward(x, modulate());
+            x = level.resnet2.forward(x, modulate());
+            skips.push(x.clone());
+            if let Some(downsample) = &level.downsample {
+                x = downsample.forward(x);
+            }
+        }
+        for block in &self.mid_modules {
+            x = block.forward(x, modulate());
+        }
+        // The first level's features are not used again: the last level up has no block of its own.
+        for (level, skip) in self.up_modules.iter().zip(skips.into_iter().rev()) {
+            x = Tensor::cat(vec![x, skip], 1);
+            x = level.resnet.forward(x, modulate());
+            x = level.resnet2.forward(x, modulate());
+            x = level.upsample.forward(x);
+        }
+        x = self.final_conv.block.forward(x);
+        x = self.final_conv.project.forward(x);
+        assert_shape!(x, [batch, action_dim, horizon]);
+        x.swap_dims(1, 2)
+    }
+}
+
+impl StepEncoder {
+    /// Shapes: returns `[points, embed_dim]`.
+    fn forward(&self, points: &[Point], device: &Device) -> Tensor<2> {
+        let [_, dim] = self.expand.weight.dims();
+        let times: Vec<f64> = points.iter().map(|point| point.t).collect();
+        let embedding = SinusoidalEmbedding {
+            dim,
+            order: Order::SinCos,
+            frequency_shift: 1,
+            max_period: 10_000.0,
+        }
+        .forward(&times, device);
+        self.contract.forward(mish(self.expand.forward(embedding)))
+    }
+}
+
+impl ConvBlock {
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        mish(self.norm.forward(self.conv.forward(x)))
+    }
+}
+
+impl ResidualBlock {
+    /// Shapes: x `[batch, channels_in, time]`, modulation `[batch or 1, channels or 2 · channels]`, returns
+    /// `[batch, channels, time]`.
+    fn forward(&self, x: Tensor<3>, modulation: Tensor<2>) -> Tensor<3> {
+        let mut h = self.conv1.forward(x.clone());
+        let [_, channels, _] = h.dims();
+        let modulation: Tensor<3> = modulation.unsqueeze_dim(2);
+        if self.scales {
+            // y = scale · h + shift, and not (1 + scale) · h + shift as elsewhere.
+            let scale = modulation.clone().narrow(1, 0, channels);
+            h = h * scale + modulation.narrow(1, channels, channels);
+        } else {
+            h = h + modulation;
+        }
+        let h = self.conv2.forward(h);
+        match &self.residual_conv {
+            Some(residual) => h + residual.forward(x),
+            None => h + x,
+        }
+    }
+}

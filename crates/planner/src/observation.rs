@@ -1,0 +1,169 @@
+//! What a robot saw, and when.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Named values that were measured at one time, in physical units.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observation {
+    time: Duration,
+    values: BTreeMap<String, Vec<f64>>,
+}
+
+impl Observation {
+    /// An observation without values, at a time since a start that the caller chooses.
+    pub fn new(time: Duration) -> Self {
+        Self {
+            time,
+            values: BTreeMap::new(),
+        }
+    }
+
+    /// Adds the values of a feature; a feature that is there already is replaced.
+    #[must_use]
+    pub fn with(mut self, feature: impl Into<String>, values: impl Into<Vec<f64>>) -> Self {
+        self.values.insert(feature.into(), values.into());
+        self
+    }
+
+    /// When it was measured.
+    pub fn time(&self) -> Duration {
+        self.time
+    }
+
+    /// The values of a feature.
+    pub fn get(&self, feature: &str) -> Option<&[f64]> {
+        self.values.get(feature).map(Vec::as_slice)
+    }
+
+    /// The features and their values, by name.
+    pub fn features(&self) -> impl Iterator<Item = (&str, &[f64])> {
+        self.values
+            .iter()
+            .map(|(name, values)| (name.as_str(), values.as_slice()))
+    }
+}
+
+/// Why observations are no [`History`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HistoryError {
+    /// An observation is not newer than the one before it.
+    #[error("an observation at {time:?} cannot follow one at {newest:?}")]
+    Order {
+        /// The time of the observation that was refused.
+        time: Duration,
+        /// The time of the newest observation.
+        newest: Duration,
+    },
+}
+
+/// Observations in the order of their times, the newest last.
+///
+/// It is guaranteed that times increase strictly. The caller owns the history: a policy keeps none of its own, so that
+/// a plan depends on its arguments alone.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    observations: Vec<Observation>,
+}
+
+impl History {
+    /// A history of observations, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// If the times do not increase strictly.
+    pub fn new(observations: Vec<Observation>) -> Result<Self, HistoryError> {
+        for pair in observations.windows(2) {
+            in_order(&pair[0], &pair[1])?;
+        }
+        Ok(Self { observations })
+    }
+
+    /// Adds the newest observation.
+    ///
+    /// # Errors
+    ///
+    /// If it is not newer than the newest one; the history stays as it was.
+    pub fn push(&mut self, observation: Observation) -> Result<(), HistoryError> {
+        if let Some(newest) = self.newest() {
+            in_order(newest, &observation)?;
+        }
+        self.observations.push(observation);
+        Ok(())
+    }
+
+    /// Forgets all but the `n` newest observations.
+    pub fn keep_newest(&mut self, n: usize) {
+        let old = self.observations.len().saturating_sub(n);
+        self.observations.drain(..old);
+    }
+
+    /// The newest observation.
+    pub fn newest(&self) -> Option<&Observation> {
+        self.observations.last()
+    }
+
+    /// All observations, the oldest first.
+    pub fn observations(&self) -> &[Observation] {
+        &self.observations
+    }
+
+    /// The `n` newest observations, the oldest first; where there are fewer, the oldest is repeated in front.
+    ///
+    /// That is how LeRobot fills its queues at the start of an episode. Nothing comes from an empty history.
+    pub fn newest_or_repeated(&self, n: usize) -> impl Iterator<Item = &Observation> {
+        let missing = n.saturating_sub(self.observations.len());
+        let old = self.observations.len().saturating_sub(n);
+        let repeated = self.observations.first().into_iter().cycle().take(missing);
+        repeated.chain(&self.observations[old..])
+    }
+}
+
+fn in_order(before: &Observation, after: &Observation) -> Result<(), HistoryError> {
+    if after.time > before.time {
+        Ok(())
+    } else {
+        Err(HistoryError::Order {
+            time: after.time,
+            newest: before.time,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Observation {
+        Observation::new(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn times_increase_strictly() {
+        assert!(History::new(vec![at(1), at(2)]).is_ok());
+        for times in [[2, 1], [1, 1]] {
+            assert!(History::new(times.map(at).to_vec()).is_err());
+            let mut history = History::default();
+            history.push(at(times[0])).expect("the first is newest");
+            let before = history.clone();
+            assert!(history.push(at(times[1])).is_err());
+            assert_eq!(history, before);
+        }
+    }
+
+    #[test]
+    fn the_oldest_is_repeated_where_observations_are_missing() {
+        let seconds = |history: &[u64], n| -> Vec<u64> {
+            let history = History::new(history.iter().copied().map(at).collect()).expect("ordered");
+            history
+                .newest_or_repeated(n)
+                .map(|o| o.time().as_secs())
+                .collect()
+        };
+        assert!(seconds(&[], 2).is_empty());
+        assert_eq!(seconds(&[5], 3), [5, 5, 5]);
+        assert_eq!(seconds(&[5, 7], 3), [5, 5, 7]);
+        assert_eq!(seconds(&[5, 7, 8, 9], 2), [8, 9]);
+    }
+}

@@ -1,0 +1,328 @@
+//! Small LeRobot checkpoints with random weights, for tests to write, change and break.
+//!
+//! Keys and shapes are written down here as LeRobot's `DiffusionConditionalUnet1d` defines them, independently of the
+//! network that loads them.
+
+#![allow(dead_code)] // Each test uses a part.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+/// SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub fn pick<T: Clone>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())].clone()
+    }
+
+    /// In [-1, 1).
+    pub fn signed(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub key: String,
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+impl Entry {
+    pub fn new(key: impl Into<String>, shape: &[usize], values: impl Into<Vec<f32>>) -> Self {
+        let (key, shape, values) = (key.into(), shape.to_vec(), values.into());
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "{key}");
+        Self { key, shape, values }
+    }
+}
+
+/// The header of a safetensors file of f32 tensors.
+pub fn header(entries: &[Entry]) -> Map<String, Value> {
+    let mut offset = 0;
+    let mut header = Map::new();
+    for entry in entries {
+        let end = offset + 4 * entry.values.len();
+        header.insert(
+            entry.key.clone(),
+            json!({ "dtype": "F32", "shape": entry.shape, "data_offsets": [offset, end] }),
+        );
+        offset = end;
+    }
+    header
+}
+
+/// A safetensors file with a header of the caller's choice.
+pub fn with_header(header: &[u8], entries: &[Entry]) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header);
+    for entry in entries {
+        bytes.extend(entry.values.iter().flat_map(|v| v.to_le_bytes()));
+    }
+    bytes
+}
+
+pub fn safetensors(entries: &[Entry]) -> Vec<u8> {
+    with_header(
+        Value::Object(header(entries)).to_string().as_bytes(),
+        entries,
+    )
+}
+
+pub const MODEL: &str = "model.safetensors";
+pub const CONFIG: &str = "config.json";
+pub const PRE: &str = "policy_preprocessor.json";
+pub const POST: &str = "policy_postprocessor.json";
+// Not LeRobot's names: a loader must read them in the processors.
+pub const PRE_STATE: &str = "first.safetensors";
+pub const POST_STATE: &str = "second.safetensors";
+
+pub const STATE: usize = 2;
+pub const ENVIRONMENT: usize = 3;
+pub const ACTION: usize = 2;
+
+/// What varies between networks.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    pub down_dims: Vec<usize>,
+    pub kernel_size: usize,
+    pub n_groups: usize,
+    pub embed_dim: usize,
+    pub horizon: usize,
+    pub scales: bool,
+}
+
+impl Shape {
+    pub fn tiny() -> Self {
+        Self {
+            down_dims: vec![8, 16],
+            kernel_size: 3,
+            n_groups: 4,
+            embed_dim: 8,
+            horizon: 4,
+            scales: true,
+        }
+    }
+}
+
+/// A policy's folder before it is written.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    pub config: Value,
+    pub pre: Value,
+    pub post: Value,
+    pub model: Vec<Entry>,
+    pub pre_state: Vec<Entry>,
+    pub post_state: Vec<Entry>,
+}
+
+pub const N_OBS: usize = 2;
+
+impl Checkpoint {
+    /// A valid policy whose features all have the same mode.
+    pub fn new(shape: &Shape, mode: &str, random: &mut Random) -> Self {
+        let features = |names: &[(&str, &str, usize)]| -> Value {
+            let entries = names
+                .iter()
+                .map(|(name, kind, len)| ((*name).into(), json!({ "type": kind, "shape": [len] })))
+                .collect::<Map<_, _>>();
+            entries.into()
+        };
+        let inputs = [
+            ("observation.state", "STATE", STATE),
+            ("observation.environment_state", "ENV", ENVIRONMENT),
+        ];
+        let outputs = [("action", "ACTION", ACTION)];
+        let all = [inputs[0], inputs[1], outputs[0]];
+        let map = json!({ "VISUAL": "MEAN_STD", "STATE": mode, "ENV": mode, "ACTION": mode });
+        let state: Vec<Entry> = all
+            .iter()
+            .flat_map(|(name, _, len)| {
+                // Every low end is below every high end, and all may be means and deviations.
+                let statistics = [
+                    ("mean", 0.5),
+                    ("std", 2.0),
+                    ("min", -3.0),
+                    ("max", 5.0),
+                    ("q01", -2.0),
+                    ("q99", 4.0),
+                    ("q10", -1.0),
+                    ("q90", 3.0),
+                ];
+                statistics.map(|(statistic, at)| {
+                    let values: Vec<f32> = (0..*len).map(|_| at + 0.25 * random.signed()).collect();
+                    Entry::new(format!("{name}.{statistic}"), &[*len], values)
+                })
+            })
+            .collect();
+        let config = json!({
+            "type": "diffusion",
+            "n_obs_steps": N_OBS,
+            "input_features": features(&inputs),
+            "output_features": features(&outputs),
+            "device": "cuda",
+            "horizon": shape.horizon,
+            "n_action_steps": 2,
+            "normalization_mapping": map,
+            "vision_backbone": "resnet18",
+            "down_dims": shape.down_dims,
+            "kernel_size": shape.kernel_size,
+            "n_groups": shape.n_groups,
+            "diffusion_step_embed_dim": shape.embed_dim,
+            "use_film_scale_modulation": shape.scales,
+            "noise_scheduler_type": "DDPM",
+            "num_train_timesteps": 50,
+            "beta_schedule": "squaredcos_cap_v2",
+            "beta_start": 0.0001,
+            "beta_end": 0.02,
+            "prediction_type": "epsilon",
+            "clip_sample": true,
+            "clip_sample_range": 1.0,
+            "num_inference_steps": null,
+        });
+        let pre = json!({ "name": "policy_preprocessor", "steps": [
+            { "registry_name": "rename_observations_processor", "config": { "rename_map": {} } },
+            { "registry_name": "to_batch_processor", "config": {} },
+            { "registry_name": "device_processor", "config": { "device": "cuda", "float_dtype": null } },
+            { "registry_name": "normalizer_processor", "state_file": PRE_STATE, "config": {
+                "eps": 1e-8, "features": features(&all), "norm_map": map,
+            } },
+        ] });
+        let post = json!({ "name": "policy_postprocessor", "steps": [
+            { "registry_name": "unnormalizer_processor", "state_file": POST_STATE, "config": {
+                "eps": 1e-8, "features": features(&outputs), "norm_map": map,
+            } },
+            { "registry_name": "device_processor", "config": { "device": "cpu", "float_dtype": null } },
+        ] });
+        Self {
+            config,
+            pre,
+            post,
+            model: unet(shape, random),
+            pre_state: state.clone(),
+            post_state: state,
+        }
+    }
+
+    /// Writes the folder anew.
+    pub fn write(&self, folder: &Path) {
+        let files = [
+            (CONFIG, self.config.to_string().into_bytes()),
+            (PRE, self.pre.to_string().into_bytes()),
+            (POST, self.post.to_string().into_bytes()),
+            (MODEL, safetensors(&self.model)),
+            (PRE_STATE, safetensors(&self.pre_state)),
+            (POST_STATE, safetensors(&self.post_state)),
+        ];
+        for (name, bytes) in files {
+            fs::write(folder.join(name), bytes).expect("the folder can be written");
+        }
+    }
+}
+
+/// The tensors of LeRobot's network.
+fn unet(shape: &Shape, random: &mut Random) -> Vec<Entry> {
+    let mut tensors = Tensors {
+        entries: Vec::new(),
+        random,
+    };
+    let condition = shape.embed_dim + N_OBS * (STATE + ENVIRONMENT);
+    let dims = &shape.down_dims;
+    let n = dims.len();
+    let e = shape.embed_dim;
+    tensors.layer("diffusion_step_encoder.1", &[4 * e, e], 4 * e);
+    tensors.layer("diffusion_step_encoder.3", &[e, 4 * e], e);
+    for level in 0..n {
+        let before = if level == 0 { ACTION } else { dims[level - 1] };
+        let name = format!("down_modules.{level}");
+        tensors.block(&format!("{name}.0"), before, dims[level], condition, shape);
+        tensors.block(
+            &format!("{name}.1"),
+            dims[level],
+            dims[level],
+            condition,
+            shape,
+        );
+        if level + 1 < n {
+            tensors.layer(
+                &format!("{name}.2"),
+                &[dims[level], dims[level], 3],
+                dims[level],
+            );
+        }
+    }
+    for i in 0..2 {
+        let bottom = dims[n - 1];
+        tensors.block(
+            &format!("mid_modules.{i}"),
+            bottom,
+            bottom,
+            condition,
+            shape,
+        );
+    }
+    for i in 0..n - 1 {
+        let (from, to) = (dims[n - 1 - i], dims[n - 2 - i]);
+        let name = format!("up_modules.{i}");
+        tensors.block(&format!("{name}.0"), 2 * from, to, condition, shape);
+        tensors.block(&format!("{name}.1"), to, to, condition, shape);
+        tensors.layer(&format!("{name}.2"), &[to, to, 4], to);
+    }
+    tensors.conv_block("final_conv.0", dims[0], dims[0], shape);
+    tensors.layer("final_conv.1", &[ACTION, dims[0], 1], ACTION);
+    tensors.entries
+}
+
+struct Tensors<'a> {
+    entries: Vec<Entry>,
+    random: &'a mut Random,
+}
+
+impl Tensors<'_> {
+    fn layer(&mut self, name: &str, weight: &[usize], bias: usize) {
+        let n: usize = weight.iter().product();
+        let scale = (bias as f32 / n as f32).sqrt();
+        for (part, shape, scale) in [("weight", weight, scale), ("bias", &[bias], 0.3)] {
+            let n: usize = shape.iter().product();
+            let values: Vec<f32> = (0..n).map(|_| 1.7 * scale * self.random.signed()).collect();
+            let key = format!("diffusion.unet.{name}.{part}");
+            self.entries.push(Entry::new(key, shape, values));
+        }
+    }
+
+    fn conv_block(&mut self, name: &str, from: usize, to: usize, shape: &Shape) {
+        self.layer(
+            &format!("{name}.block.0"),
+            &[to, from, shape.kernel_size],
+            to,
+        );
+        self.layer(&format!("{name}.block.1"), &[to], to);
+    }
+
+    fn block(&mut self, name: &str, from: usize, to: usize, condition: usize, shape: &Shape) {
+        let outputs = if shape.scales { 2 * to } else { to };
+        self.conv_block(&format!("{name}.conv1"), from, to, shape);
+        self.layer(
+            &format!("{name}.cond_encoder.1"),
+            &[outputs, condition],
+            outputs,
+        );
+        self.conv_block(&format!("{name}.conv2"), to, to, shape);
+        if from != to {
+            self.layer(&format!("{name}.residual_conv"), &[to, from, 1], to);
+        }
+    }
+}

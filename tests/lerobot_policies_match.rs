@@ -1,0 +1,213 @@
+//! A policy that LeRobot trained computes here what it computes in LeRobot.
+//!
+//! `models/pusht/expected.safetensors` was written by LeRobot 0.4.4 (torch 2.11, CPU) for the policy beside it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use clearway_diffusion::{Level, Network, Point};
+use clearway_layers::Weights;
+use clearway_planner::lerobot::{BetaSchedule, NoiseScheduler, Prediction};
+use clearway_planner::{History, Observation, Policy};
+
+/// One rounding of the normalization in f32, which LeRobot uses, on values of at most about 2.
+const NORMALIZATION: f32 = 1e-6;
+/// The sums of a pass in another order, in f32. The project's promise is 5e-5.
+const NETWORK: f32 = 5e-6;
+/// A sample alone and in a batch: the same sums, in blocks of another size. Relative to the largest output.
+const BATCH: f32 = 1e-6;
+
+const CASES: usize = 4;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/pusht")
+}
+
+fn policy() -> Policy {
+    Policy::load(&folder(), &Device::flex()).expect("the policy loads")
+}
+
+fn expected() -> Weights {
+    Weights::open(&folder().join("expected.safetensors")).expect("the golden file opens")
+}
+
+fn values(weights: &mut Weights, key: &str) -> Vec<f32> {
+    let shape = weights.shape(key).expect("is there").to_vec();
+    weights.values(key, &shape).expect("can be read")
+}
+
+fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values.to_vec(), shape), &Device::flex())
+}
+
+fn point(t: f64) -> Point {
+    Point {
+        t,
+        level: Level::CLEAN,
+    }
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max)
+}
+
+fn host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().try_to_vec().expect("f32")
+}
+
+#[test]
+fn the_configuration_is_read() {
+    let policy = policy();
+    let config = policy.config();
+    assert_eq!(policy.parameters(), 4_545_218);
+    assert_eq!(
+        (config.n_obs_steps, config.horizon, config.n_action_steps),
+        (2, 16, 8)
+    );
+    assert_eq!(config.condition_dim(), 36);
+    assert_eq!(config.noise_scheduler, NoiseScheduler::Ddim);
+    assert_eq!(config.beta_schedule, BetaSchedule::SquaredCosine);
+    assert_eq!(config.prediction, Prediction::Epsilon);
+    assert_eq!(config.clip_sample_range, Some(1.0));
+    assert_eq!(
+        (config.num_train_timesteps, config.num_inference_steps),
+        (100, 10)
+    );
+    assert_eq!(policy.hash().len(), 64);
+}
+
+#[test]
+fn observations_condition_as_in_lerobot() {
+    let policy = policy();
+    let mut expected = expected();
+    let mut worst = 0.0_f32;
+    for case in 0..CASES {
+        let mut raw = |name: &str| -> Vec<f64> {
+            let values = values(&mut expected, &format!("case{case}.raw.{name}"));
+            values.into_iter().map(f64::from).collect()
+        };
+        let state = raw("observation.state");
+        let environment = raw("observation.environment_state");
+        let observation = |i: usize| {
+            Observation::new(Duration::from_millis(100 * (i as u64 + 1)))
+                .with("observation.state", &state[2 * i..2 * (i + 1)])
+                .with(
+                    "observation.environment_state",
+                    &environment[16 * i..16 * (i + 1)],
+                )
+        };
+        // An observation from before the two that the policy sees must not matter.
+        let older = Observation::new(Duration::ZERO);
+        let history =
+            History::new(vec![older, observation(0), observation(1)]).expect("times increase");
+        let condition = policy.condition(&history).expect("is complete");
+        worst = worst.max(largest_difference(
+            &condition,
+            &values(&mut expected, &format!("case{case}.global_cond")),
+        ));
+        let normalized = values(
+            &mut expected,
+            &format!("case{case}.normalized.observation.state"),
+        );
+        assert!(largest_difference(&condition[0..2], &normalized[0..2]) <= NORMALIZATION);
+        assert!(largest_difference(&condition[18..20], &normalized[2..4]) <= NORMALIZATION);
+
+        // At the start of an episode, the only observation is seen twice.
+        let start = History::new(vec![observation(0)]).expect("one");
+        let start = policy.condition(&start).expect("is complete");
+        assert_eq!(start[..18], start[18..]);
+        assert_eq!(start[..18], condition[..18]);
+    }
+    println!("normalization: at most {worst:.1e} from LeRobot's");
+    assert!(worst <= NORMALIZATION, "{worst}");
+}
+
+#[test]
+fn actions_are_unnormalized_as_in_lerobot() {
+    let policy = policy();
+    let mut expected = expected();
+    for case in 0..CASES {
+        let normalized = values(&mut expected, &format!("case{case}.actions_normalized"));
+        let actions = values(&mut expected, &format!("case{case}.actions"));
+        let found = policy.actions(&normalized);
+        for (found, expected) in found.iter().zip(&actions) {
+            // A pixel of 512 in f32 is 3e-5 wide.
+            assert!((found - f64::from(*expected)).abs() < 1e-4);
+        }
+        let back = policy.normalized_actions(&found);
+        assert!(largest_difference(&back, &normalized) <= NORMALIZATION);
+    }
+}
+
+#[test]
+fn the_network_predicts_as_in_lerobot() {
+    let policy = policy();
+    let network = policy.network();
+    let mut expected = expected();
+    let mut worst = 0.0_f32;
+    let mut noises = Vec::new();
+    let mut conditions = Vec::new();
+    let mut alone = Vec::new();
+    for case in 0..CASES {
+        let noise = values(&mut expected, &format!("case{case}.noise"));
+        let condition = values(&mut expected, &format!("case{case}.global_cond"));
+        let prepared = network.prepare(&tensor(&condition, [1, 36]));
+        for t in [0, 50, 90] {
+            let output = host(network.forward(
+                tensor(&noise, [1, 16, 2]),
+                &[point(f64::from(t))],
+                &prepared,
+            ));
+            let difference = largest_difference(
+                &output,
+                &values(&mut expected, &format!("case{case}.unet_out.t{t}")),
+            );
+            worst = worst.max(difference);
+            if t == 50 {
+                alone.extend(output);
+            }
+        }
+        noises.extend(noise);
+        conditions.extend(condition);
+    }
+    println!("network: at most {worst:.1e} from LeRobot's");
+    assert!(worst <= NETWORK, "{worst}");
+
+    // All cases in one batch, with one point for all and with one for each.
+    let prepared = network.prepare(&tensor(&conditions, [CASES, 36]));
+    for points in [vec![point(50.0)], vec![point(50.0); CASES]] {
+        let batch = host(network.forward(tensor(&noises, [CASES, 16, 2]), &points, &prepared));
+        let scale = alone.iter().fold(0.0_f32, |scale, y| scale.max(y.abs()));
+        let difference = largest_difference(&batch, &alone) / scale;
+        println!("in a batch: at most {difference:.1e} from alone, relative to {scale:.1}");
+        assert!(difference <= BATCH, "{difference}");
+    }
+}
+
+#[test]
+fn the_number_of_threads_does_not_matter() {
+    let policy = policy();
+    let network = policy.network();
+    let mut expected = expected();
+    let noise = values(&mut expected, "case0.noise").repeat(64);
+    let condition = values(&mut expected, "case0.global_cond").repeat(64);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        pool.expect("a pool").install(|| {
+            let prepared = network.prepare(&tensor(&condition, [64, 36]));
+            host(network.forward(tensor(&noise, [64, 16, 2]), &[point(30.0)], &prepared))
+        })
+    };
+    let one = run(1);
+    assert!(
+        run(2)
+            .iter()
+            .zip(&one)
+            .all(|(a, b)| a.to_bits() == b.to_bits())
+    );
+}
