@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::closed_loop::{self, Settings};
+use crate::output::say;
 use crate::error::Error;
 use crate::sim::{Recorder, Report, progress};
 use crate::{Verdict, sampling};
@@ -16,7 +17,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     episodes: u32,
     /// Seed of the first episode
-    #[arg(long, value_name = "FIRST", default_value_t = 100_000)]
+    #[arg(long, value_name = "FIRST", default_value_t = 0)]
     seed: u64,
     /// Where to record the episodes: a .rrd file, or the rerun+http:// address of a viewer that runs
     #[arg(long, value_name = "FILE", default_value = "clearway-demo.rrd")]
@@ -42,7 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         noise: None,
         kept: arguments.episodes as usize,
     };
-    println!(
+    say!(
         "PushT, driven by {} ({:.1} M parameters), {CANDIDATES} candidates a plan",
         policy.display(),
         planner.policy().parameters() as f64 / 1e6
@@ -51,7 +52,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let outcome = closed_loop::run(&planner, &settings, |episode| {
         bar.suspend(|| {
             let result = if episode.succeeded { "solved" } else { "not solved" };
-            println!(
+            say!(
                 "  seed {}: {result} after {:>4.1} s, {} plans, largest reward {:.3}",
                 episode.seed,
                 episode.steps() as f64 * clearway_sim::pusht::CONTROL_PERIOD,
@@ -69,10 +70,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         arguments.seed,
         planner.policy().hash(),
     );
-    print!("{report}");
+    say!("{report}");
     if let Some(recorder) = recorder {
         recorder.write(&outcome.episodes)?;
-        println!("recorded: {} (pip install rerun-sdk==0.36.3, then: rerun {0})", arguments.record);
+        say!("recorded: {} (pip install rerun-sdk==0.36.3, then: rerun {0})", arguments.record);
     }
     Ok(Verdict::Passed)
 }

@@ -1,11 +1,12 @@
 //! The `clearway` command: plans and simulates from the shell.
 //!
 //! Exit codes: 0 success, 1 a check that ran and failed, 2 a wrong argument or input.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command prints")]
+#![allow(clippy::print_stderr, reason = "a command says what went wrong")]
 
 mod closed_loop;
 mod demo;
 mod error;
+mod output;
 mod policy;
 #[cfg(feature = "rerun")]
 mod recording;

@@ -1,7 +1,6 @@
 //! `clearway sim`: a policy in a simulated world.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -9,6 +8,7 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde::Serialize;
 
 use crate::closed_loop::{self, Episode, RecordedNoise, Settings};
+use crate::output::say;
 use crate::error::{Error, check_writable, write_json};
 use crate::{Verdict, sampling, statistics};
 
@@ -87,8 +87,7 @@ fn pusht(arguments: &Pusht) -> Result<Verdict, Error> {
     bar.finish_and_clear();
 
     let report = Report::new(&outcome.episodes, &outcome.latencies, &planner.sampling(), arguments.seed, planner.policy().hash());
-    print!("{report}");
-    std::io::stdout().flush().ok();
+    say!("{report}");
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
     }
@@ -184,24 +183,25 @@ impl Report {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [low, high] = self.success_interval;
         writeln!(
             f,
             "{} episodes from seed {}, {} in {} steps",
             self.episodes, self.seed, self.solver, self.steps
         )?;
+        let [low, high] = self.success_interval;
         writeln!(f, "  success      {:.3}  [{low:.3}, {high:.3}]  (95 %, Wilson)", self.success_rate)?;
         let [low, high] = self.mean_reward_interval;
-        writeln!(f, "  mean reward  {:.4} [{low:.4}, {high:.4}] (95 %, bootstrap)", self.mean_reward)?;
-        match &self.latency_ms {
-            Latency {
-                p50: Some(p50),
-                p95: Some(p95),
-                p99: Some(p99),
-                plans,
-            } => writeln!(f, "  one plan     p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms (of {plans})"),
-            _ => Ok(()),
+        write!(f, "  mean reward  {:.4} [{low:.4}, {high:.4}] (95 %, bootstrap)", self.mean_reward)?;
+        if let Latency {
+            p50: Some(p50),
+            p95: Some(p95),
+            p99: Some(p99),
+            plans,
+        } = &self.latency_ms
+        {
+            write!(f, "\n  one plan     p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms (of {plans})")?;
         }
+        Ok(())
     }
 }
 

@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
 use crate::Verdict;
+use crate::output::say;
 use crate::error::{Error, check_writable, load_policy, write_json};
 
 #[derive(Debug, clap::Args)]
@@ -105,10 +106,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
 }
 
 fn print(report: &Report) {
-    println!("{} cases", report.cases);
-    println!("  {:<26} {:>13}  {:>9}", "", "largest error", "tolerance");
+    say!("{} cases", report.cases);
+    say!("  {:<26} {:>13}  {:>9}", "", "largest error", "tolerance");
     for quantity in &report.quantities {
-        println!(
+        say!(
             "  {:<26} {:>13.2e}  {:>9.0e}  {}",
             quantity.name,
             quantity.largest_error,
@@ -117,7 +118,7 @@ fn print(report: &Report) {
         );
     }
     for line in &report.not_compared {
-        println!("  not compared: {line}");
+        say!("  not compared: {line}");
     }
 }
 

@@ -6,6 +6,7 @@ use clearway_planner::lerobot::{DiffusionConfig, Feature};
 use serde::Serialize;
 
 use crate::Verdict;
+use crate::output::say;
 use crate::error::{Error, check_writable, load_policy, write_json};
 
 #[derive(Debug, clap::Args)]
@@ -105,20 +106,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
 }
 
 fn print(report: &Report) {
-    println!("diffusion policy, {:.1} M parameters", report.parameters as f64 / 1e6);
-    println!("  sha-256      {}", report.model);
+    say!("diffusion policy, {:.1} M parameters", report.parameters as f64 / 1e6);
+    say!("  sha-256      {}", report.model);
     for (word, feature) in report
         .inputs
         .iter()
         .map(|feature| ("reads ", feature))
         .chain([("writes", &report.action)])
     {
-        println!(
+        say!(
             "  {word}       {} [{}], {}, {}",
             feature.name, feature.len, feature.kind, feature.normalization
         );
     }
-    println!(
+    say!(
         "  time         {} observations, horizon {}, {} actions executed",
         report.n_obs_steps, report.horizon, report.n_action_steps
     );
@@ -127,14 +128,14 @@ fn print(report: &Report) {
     } else {
         "shift"
     };
-    println!(
+    say!(
         "  network      1-D U-Net {:?}, kernel {}, {} groups, FiLM by {film}",
         report.down_dims, report.kernel_size, report.n_groups
     );
     let clip = report.clip_sample_range.map_or("not clipped".to_owned(), |range| format!("clipped to ±{range}"));
-    println!(
+    say!(
         "  diffusion    predicts {}, {} in {} timesteps, {clip}",
         report.prediction, report.beta_schedule, report.num_train_timesteps
     );
-    println!("  sampling     {} in {} steps", report.solver, report.steps);
+    say!("  sampling     {} in {} steps", report.solver, report.steps);
 }

@@ -6,6 +6,7 @@ use clearway_planner::{Budget, History, Observation, Problem};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, check_writable, write_json};
+use crate::output::say;
 use crate::{Verdict, sampling};
 
 #[derive(Debug, clap::Args)]
@@ -68,12 +69,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         latency_ms: plan.elapsed.as_secs_f64() * 1e3,
         model: plan.model.to_string(),
     };
-    println!("{:>10}  {}", "time [s]", report.action);
+    say!("{:>10}  {}", "time [s]", report.action);
     for (time, action) in report.times.iter().zip(&report.actions) {
         let numbers: Vec<String> = action.iter().map(|value| format!("{value:>12.6}")).collect();
-        println!("{time:>10.3}  {}", numbers.join(" "));
+        say!("{time:>10.3}  {}", numbers.join(" "));
     }
-    println!(
+    say!(
         "{}, {} in {} steps, seed {}, {:.1} ms",
         report.outcome, report.solver, report.steps, report.seed, report.latency_ms
     );
