@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let spiral = Mixture::spiral(&device);
 
     // 2. The schedule says how much signal and how much noise a sample has at a time: x_t = alpha · x₀ + sigma · ε.
-    //    This is the table of most robot policies; at its last time, 99, no signal is left.
+    //    This is the table of most robot policies; at its last time, 99, almost no signal is left.
     let schedule = Discrete::squared_cosine(100)?;
     for t in [99.0, 49.0, 24.0, 11.0, 0.0] {
         let Level { alpha, sigma } = schedule.level(t);
@@ -57,7 +57,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("exact samples   {floor:8.1} on average");
 
     // 4. What changes the samples wraps the denoiser; the solver never learns of it. A pin fixes what is known: here
-    //    the second number of each sample, in a plan its start and goal, in a picture the part that stays.
+    //    the second number of each sample, in a plan its start and goal, in a picture the part that stays. What is
+    //    pinned is exact; the rest gathers where the spiral crosses the line.
     let row = |values: [f32; 2]| Tensor::from_data(TensorData::from([values]), &device);
     let pinned = Inpaint {
         denoiser: spiral.clone(),
@@ -215,11 +216,11 @@ fn energy_distance(a: &[[f32; 2]], b: &[[f32; 2]]) -> f64 {
 }
 
 fn mean_distance(a: &[[f32; 2]], b: &[[f32; 2]]) -> f64 {
-    let from = |p: &[f32; 2]| -> f64 { b.iter().map(|q| f64::from(distance(p, q))).sum() };
+    let from = |&p: &[f32; 2]| -> f64 { b.iter().map(|&q| f64::from(distance(p, q))).sum() };
     a.iter().map(from).sum::<f64>() / (a.len() * b.len()) as f64
 }
 
-fn distance(p: &[f32; 2], q: &[f32; 2]) -> f32 {
+fn distance(p: [f32; 2], q: [f32; 2]) -> f32 {
     (p[0] - q[0]).hypot(p[1] - q[1])
 }
 
@@ -236,7 +237,7 @@ fn draw(path: &Path, spiral: &Mixture, walks: &[Walk]) -> Result<(), Box<dyn Err
 
     for (walk, row) in walks.iter().zip(panels.chunks(6)) {
         // A sample keeps one colour on its way: that of the place on the spiral where it arrives.
-        let colours: Vec<RGBColor> = walk.result().iter().map(|x| colour(x, &means)).collect();
+        let colours: Vec<RGBColor> = walk.result().iter().map(|&x| colour(x, &means)).collect();
         let steps = walk.states.len() - 1;
         for (column, area) in row.iter().enumerate() {
             let index = (steps * [0, 4, 6, 7, 8, 8][column]).div_ceil(8);
@@ -267,15 +268,14 @@ fn draw(path: &Path, spiral: &Mixture, walks: &[Walk]) -> Result<(), Box<dyn Err
 }
 
 /// The colour of the nearest component: from blue in the middle of the spiral to red at its end.
-fn colour(x: &[f32; 2], means: &[[f32; 2]]) -> RGBColor {
+fn colour(x: [f32; 2], means: &[[f32; 2]]) -> RGBColor {
     const STOPS: [[f32; 3]; 4] = [
         [38.0, 60.0, 120.0],
         [42.0, 140.0, 140.0],
         [226.0, 160.0, 60.0],
         [190.0, 60.0, 50.0],
     ];
-    let nearest =
-        |&i: &usize, &j: &usize| distance(x, &means[i]).total_cmp(&distance(x, &means[j]));
+    let nearest = |&i: &usize, &j: &usize| distance(x, means[i]).total_cmp(&distance(x, means[j]));
     let nearest = (0..means.len()).min_by(nearest).unwrap_or_default();
     let place = 3.0 * nearest as f32 / means.len() as f32;
     let (stop, share) = (place as usize, place.fract());

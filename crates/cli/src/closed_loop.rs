@@ -6,6 +6,8 @@ use std::time::Duration;
 use clearway_motion::Trajectory;
 use clearway_planner::{Budget, Denoising, History, Observation, Plan, PlanError, Planner, Problem};
 use clearway_sim::{PushT, pusht};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
 
 use crate::error::Error;
@@ -16,6 +18,8 @@ pub(crate) struct Settings {
     pub(crate) episodes: usize,
     /// Episode `i` starts from this seed plus `i`.
     pub(crate) seed: u64,
+    /// What the noise of the plans is drawn from, beside the episode's seed: another draw over the same starts.
+    pub(crate) noise_seed: u64,
     /// Episodes that share network passes.
     pub(crate) batch: usize,
     /// The initial noise of every replan, instead of what the seed gives.
@@ -136,7 +140,7 @@ fn plan(
             })
         })
         .collect::<Result<Vec<_>, Error>>()?;
-    let seeds: Vec<u64> = running.iter().map(Running::plan_seed).collect();
+    let seeds: Vec<u64> = running.iter().map(|one| one.plan_seed(settings.noise_seed)).collect();
     let kept = |i: usize| running[i].index < settings.kept;
     let together: Vec<usize> = (0..running.len()).filter(|&i| !kept(i)).collect();
     let chosen: Vec<Problem<'_>> = together.iter().map(|&i| problems[i]).collect();
@@ -218,9 +222,14 @@ impl Running {
         one
     }
 
-    /// A seed of its own for each plan of each episode.
-    fn plan_seed(&self) -> u64 {
-        (self.episode.seed << 16).wrapping_add(self.replans as u64)
+    /// A seed of its own for each plan of each episode: a hash, since seeds that are counted up would meet.
+    fn plan_seed(&self, noise_seed: u64) -> u64 {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&noise_seed.to_le_bytes());
+        key[8..16].copy_from_slice(&self.episode.seed.to_le_bytes());
+        let mut generator = ChaCha8Rng::from_seed(key);
+        generator.set_stream(self.replans as u64);
+        generator.next_u64()
     }
 
     /// Executes a plan, and says whether the episode ended with it.

@@ -39,6 +39,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let settings = Settings {
         episodes: arguments.episodes as usize,
         seed: arguments.seed,
+        noise_seed: 0,
         batch: 1,
         noise: None,
         kept: arguments.episodes as usize,

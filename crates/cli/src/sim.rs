@@ -30,6 +30,9 @@ pub(crate) struct Pusht {
     /// Seed of the first episode; episode i is gym-pusht's reset with this plus i
     #[arg(long, value_name = "FIRST", default_value_t = 100_000)]
     seed: u64,
+    /// Seed of the plans' noise, for another draw over the same starts
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    noise_seed: u64,
     #[command(flatten)]
     sampling: sampling::Arguments,
     /// Episodes that share network passes
@@ -73,6 +76,7 @@ fn pusht(arguments: &Pusht) -> Result<Verdict, Error> {
     let settings = Settings {
         episodes: arguments.episodes as usize,
         seed: arguments.seed,
+        noise_seed: arguments.noise_seed,
         batch: arguments.batch as usize,
         noise,
         kept: recorder.as_ref().map_or(0, |_| arguments.record_episodes as usize),
