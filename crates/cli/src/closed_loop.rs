@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use clearway_motion::Trajectory;
-use clearway_planner::{Budget, Denoising, History, Observation, Plan, PlanError, Planner, Problem};
+use clearway_planner::{
+    Budget, Denoising, History, Observation, Plan, PlanError, Planner, Problem,
+};
 use clearway_sim::{PushT, pusht};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -82,7 +84,11 @@ pub(crate) fn period() -> Duration {
 ///
 /// Up to `batch` episodes run side by side and are planned for together; when one ends the next begins, so that no
 /// pass is half empty before the last ones. `each` is called with every episode that ends.
-pub(crate) fn run(planner: &Planner, settings: &Settings, mut each: impl FnMut(&Episode)) -> Result<Outcome, Error> {
+pub(crate) fn run(
+    planner: &Planner,
+    settings: &Settings,
+    mut each: impl FnMut(&Episode),
+) -> Result<Outcome, Error> {
     let width = planner.policy().config().action.len;
     if width != 2 {
         return Err(Error::Task(width));
@@ -98,7 +104,10 @@ pub(crate) fn run(planner: &Planner, settings: &Settings, mut each: impl FnMut(&
         while running.len() < settings.batch
             && let Some(index) = waiting.next()
         {
-            running.push(Running::new(index, settings.seed.wrapping_add(index as u64)));
+            running.push(Running::new(
+                index,
+                settings.seed.wrapping_add(index as u64),
+            ));
         }
         if running.is_empty() {
             break;
@@ -140,17 +149,23 @@ fn plan(
             })
         })
         .collect::<Result<Vec<_>, Error>>()?;
-    let seeds: Vec<u64> = running.iter().map(|one| one.plan_seed(settings.noise_seed)).collect();
+    let seeds: Vec<u64> = running
+        .iter()
+        .map(|one| one.plan_seed(settings.noise_seed))
+        .collect();
     let kept = |i: usize| running[i].index < settings.kept;
     let together: Vec<usize> = (0..running.len()).filter(|&i| !kept(i)).collect();
     let chosen: Vec<Problem<'_>> = together.iter().map(|&i| problems[i]).collect();
     let their_seeds: Vec<u64> = together.iter().map(|&i| seeds[i]).collect();
-    let mut shared = planner.plan_batch(&chosen, Budget::default(), &their_seeds).into_iter();
+    let mut shared = planner
+        .plan_batch(&chosen, Budget::default(), &their_seeds)
+        .into_iter();
 
     let mut replans = Vec::with_capacity(running.len());
     for (i, problem) in problems.iter().enumerate() {
         let replan = if kept(i) {
-            let Denoising { plan, estimates } = planner.denoise(problem, Budget::default(), seeds[i])?;
+            let Denoising { plan, estimates } =
+                planner.denoise(problem, Budget::default(), seeds[i])?;
             latencies.add(&plan);
             Replan { plan, estimates }
         } else {
@@ -285,8 +300,8 @@ impl RecordedNoise {
     /// Reads the tensor `noise`, `[episode, replan, horizon, action]`, of a safetensors file.
     pub(crate) fn read(path: &Path, planner: &Planner) -> Result<Self, Error> {
         let config = planner.policy().config();
-        let bytes = std::fs::read(path).map_err(|error| Error::read(path, error))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(path, error))?;
+        let bytes = std::fs::read(path).map_err(|error| Error::read(path, &error))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(path, &error))?;
         let tensor = file.tensor("noise").map_err(|_| Error::Missing {
             path: path.to_owned(),
             key: "noise".to_owned(),
@@ -295,12 +310,18 @@ impl RecordedNoise {
         let [episodes, replans, horizon, action] = *tensor.shape() else {
             return Err(Self::misshapen(path, planner, tensor.shape()));
         };
-        if horizon != config.horizon || action != config.action.len || tensor.dtype() != safetensors::Dtype::F32 {
+        if horizon != config.horizon
+            || action != config.action.len
+            || tensor.dtype() != safetensors::Dtype::F32
+        {
             return Err(Self::misshapen(path, planner, tensor.shape()));
         }
         let (values, _) = tensor.data().as_chunks::<4>();
         Ok(Self {
-            values: values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            values: values
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect(),
             episodes,
             replans,
             each: horizon * action,
@@ -312,7 +333,10 @@ impl RecordedNoise {
         Error::Shape {
             path: path.to_owned(),
             key: "noise".to_owned(),
-            expected: format!("[episode, replan, {}, {}] in f32", config.horizon, config.action.len),
+            expected: format!(
+                "[episode, replan, {}, {}] in f32",
+                config.horizon, config.action.len
+            ),
             found: found.to_vec(),
         }
     }

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::closed_loop::{self, Settings};
-use crate::output::say;
 use crate::error::Error;
+use crate::output::say;
 use crate::sim::{Recorder, Report, progress};
 use crate::{Verdict, sampling};
 
@@ -29,7 +29,8 @@ const CANDIDATES: usize = 8;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let policy = arguments.policy.clone().unwrap_or_else(shipped);
-    let planner = sampling::Arguments::with_candidates(CANDIDATES).planner(&policy, closed_loop::period())?;
+    let planner =
+        sampling::Arguments::with_candidates(CANDIDATES).planner(&policy, closed_loop::period())?;
     // Recording is a part of the demo only where it was built in.
     let recorder = if cfg!(feature = "rerun") {
         Some(Recorder::open(&arguments.record)?)
@@ -52,7 +53,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let bar = progress(settings.episodes);
     let outcome = closed_loop::run(&planner, &settings, |episode| {
         bar.suspend(|| {
-            let result = if episode.succeeded { "solved" } else { "not solved" };
+            let result = if episode.succeeded {
+                "solved"
+            } else {
+                "not solved"
+            };
             say!(
                 "  seed {}: {result} after {:>4.1} s, {} plans, largest reward {:.3}",
                 episode.seed,
@@ -74,7 +79,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     say!("{report}");
     if let Some(recorder) = recorder {
         recorder.write(&outcome.episodes)?;
-        say!("recorded: {} (pip install rerun-sdk==0.36.3, then: rerun {0})", arguments.record);
+        say!(
+            "recorded: {} (pip install rerun-sdk==0.36.3, then: rerun {0})",
+            arguments.record
+        );
     }
     Ok(Verdict::Passed)
 }
@@ -85,5 +93,7 @@ fn shipped() -> PathBuf {
     if here.is_dir() {
         return here.to_owned();
     }
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(here)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(here)
 }

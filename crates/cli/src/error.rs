@@ -9,7 +9,7 @@ use clearway_sim::SimError;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot load the policy in {}: {error}", path.display())]
-    Policy { path: PathBuf, error: PlannerError },
+    Policy { path: PathBuf, error: Box<PlannerError> },
     #[error("there is no policy in {}: give a folder written by LeRobot's save_pretrained with --policy", .0.display())]
     NoPolicy(PathBuf),
     #[error("cannot read {}: {reason}", path.display())]
@@ -29,9 +29,13 @@ pub(crate) enum Error {
         expected: String,
         found: Vec<usize>,
     },
-    #[error("--noise gives only the first draw, but {0} draws noise in every step: choose a deterministic solver such as ddim")]
+    #[error(
+        "--noise gives only the first draw, but {0} draws noise in every step: choose a deterministic solver such as ddim"
+    )]
     Stochastic(String),
-    #[error("this policy makes {0} numbers an action, PushT takes 2: it was trained for another task")]
+    #[error(
+        "this policy makes {0} numbers an action, PushT takes 2: it was trained for another task"
+    )]
     Task(usize),
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -54,14 +58,14 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    pub(crate) fn read(path: &Path, reason: impl ToString) -> Self {
+    pub(crate) fn read(path: &Path, reason: &impl ToString) -> Self {
         Self::Read {
             path: path.to_owned(),
             reason: reason.to_string(),
         }
     }
 
-    pub(crate) fn write(path: &Path, reason: impl ToString) -> Self {
+    pub(crate) fn write(path: &Path, reason: &impl ToString) -> Self {
         Self::Write {
             path: path.to_owned(),
             reason: reason.to_string(),
@@ -71,16 +75,17 @@ impl Error {
     pub(crate) fn policy(path: &Path, error: impl Into<PlannerError>) -> Self {
         Self::Policy {
             path: path.to_owned(),
-            error: error.into(),
+            error: Box::new(error.into()),
         }
     }
 }
 
 /// Writes a JSON report for `--json`, whole or not at all.
 pub(crate) fn write_json(path: &Path, report: &impl serde::Serialize) -> Result<(), Error> {
-    let mut text = serde_json::to_string_pretty(report).map_err(|error| Error::write(path, error))?;
+    let mut text =
+        serde_json::to_string_pretty(report).map_err(|error| Error::write(path, &error))?;
     text.push('\n');
-    std::fs::write(path, text).map_err(|error| Error::write(path, error))
+    std::fs::write(path, text).map_err(|error| Error::write(path, &error))
 }
 
 /// Says early that a file cannot be written, before the work whose result it shall hold.
@@ -93,13 +98,17 @@ pub(crate) fn check_writable(path: Option<&Path>) -> Result<(), Error> {
     if folder.is_dir() && !path.is_dir() {
         return Ok(());
     }
-    Err(Error::write(path, "its folder does not exist, or it is one itself"))
+    Err(Error::write(path, &"its folder does not exist, or it is one itself"))
 }
 
 /// Loads a policy, telling a folder that is not there from one that is broken.
-pub(crate) fn load_policy(path: &Path, device: &burn::tensor::Device) -> Result<clearway_planner::Policy, Error> {
+pub(crate) fn load_policy(
+    path: &Path,
+    device: &burn::tensor::Device,
+) -> Result<clearway_planner::Policy, Error> {
     if !path.is_dir() {
         return Err(Error::NoPolicy(path.to_owned()));
     }
-    clearway_planner::Policy::load(path, device).map_err(|error: LoadError| Error::policy(path, error))
+    clearway_planner::Policy::load(path, device)
+        .map_err(|error: LoadError| Error::policy(path, error))
 }

@@ -33,7 +33,8 @@ impl Recorder {
         for episode in episodes {
             log_episode(&rec, episode, &mut clock)?;
         }
-        rec.flush_blocking().map_err(|error| Error::write("the recording".as_ref(), error))
+        rec.flush_blocking()
+            .map_err(|error| Error::write("the recording".as_ref(), &error))
     }
 }
 
@@ -62,10 +63,22 @@ fn log_world(rec: &RecordingStream) -> Result<(), Error> {
     rec.log_static("world/goal", &viz::pose([x, y], angle))?;
     rec.log_static("world/goal/outline", &viz::goal_outline(&pusht::SILHOUETTE))?;
     rec.log_static("world/block", &viz::block(&[pusht::SILHOUETTE]))?;
-    rec.log_static("metrics/score/coverage", &viz::series("coverage", colour::COVERAGE))?;
-    rec.log_static("metrics/score/threshold", &viz::series("success", colour::REFERENCE))?;
-    rec.log_static("metrics/latency/plan", &viz::events("latency", colour::PLAN))?;
-    rec.log_static("metrics/latency/period", &viz::series("control period", colour::REFERENCE))?;
+    rec.log_static(
+        "metrics/score/coverage",
+        &viz::series("coverage", colour::COVERAGE),
+    )?;
+    rec.log_static(
+        "metrics/score/threshold",
+        &viz::series("success", colour::REFERENCE),
+    )?;
+    rec.log_static(
+        "metrics/latency/plan",
+        &viz::events("latency", colour::PLAN),
+    )?;
+    rec.log_static(
+        "metrics/latency/period",
+        &viz::series("control period", colour::REFERENCE),
+    )?;
     Ok(())
 }
 
@@ -78,12 +91,20 @@ fn log_episode(rec: &RecordingStream, episode: &Episode, clock: &mut Clock) -> R
         trail.push([agent_x, agent_y]);
         clock.set(rec);
         rec.log("world/block", &viz::pose([x, y], angle))?;
-        rec.log("world/agent", &viz::agent([agent_x, agent_y], pusht::AGENT_RADIUS))?;
+        rec.log(
+            "world/agent",
+            &viz::agent([agent_x, agent_y], pusht::AGENT_RADIUS),
+        )?;
         rec.log("world/trail", &viz::trail(&trail))?;
         rec.log("metrics/score/coverage", &Scalars::single(*coverage))?;
-        rec.log("metrics/score/threshold", &Scalars::single(pusht::SUCCESS_COVERAGE))?;
+        rec.log(
+            "metrics/score/threshold",
+            &Scalars::single(pusht::SUCCESS_COVERAGE),
+        )?;
         rec.log("metrics/latency/period", &Scalars::single(period))?;
-        while let Some((number, (_, replan))) = replans.next_if(|(_, (planned_at, _))| *planned_at == step) {
+        while let Some((number, (_, replan))) =
+            replans.next_if(|(_, (planned_at, _))| *planned_at == step)
+        {
             log_replan(rec, episode, number, replan, clock)?;
         }
         clock.step += 1;
@@ -102,21 +123,36 @@ fn log_replan(
     for (pass, estimate) in estimates.iter().enumerate() {
         clock.set(rec);
         clock.pass += 1;
-        rec.log("denoising/estimate", &viz::denoised(estimate, pass, estimates.len()))?;
+        rec.log(
+            "denoising/estimate",
+            &viz::denoised(estimate, pass, estimates.len()),
+        )?;
     }
     rec.log("denoising/steps", &viz::denoising(estimates))?;
-    rec.log("plan/candidates", &viz::candidates(&plan.candidates, Some(plan.chosen)))?;
-    rec.log("metrics/latency/plan", &Scalars::single(milliseconds(plan.elapsed)))?;
+    rec.log(
+        "plan/candidates",
+        &viz::candidates(&plan.candidates, Some(plan.chosen)),
+    )?;
+    rec.log(
+        "metrics/latency/plan",
+        &Scalars::single(milliseconds(plan.elapsed)),
+    )?;
     let title = format!("plan {number} of episode {}", episode.seed);
     let facts = [
         ("outcome", plan.outcome.to_string()),
         ("sampling", plan.sampling.to_string()),
-        ("candidate", format!("{} of {}", plan.chosen + 1, plan.candidates.len())),
+        (
+            "candidate",
+            format!("{} of {}", plan.chosen + 1, plan.candidates.len()),
+        ),
         ("latency", format!("{:.1} ms", milliseconds(plan.elapsed))),
         ("seed", plan.seed.to_string()),
         ("model", plan.model.chars().take(12).collect()),
     ];
-    let facts: Vec<(&str, &str)> = facts.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let facts: Vec<(&str, &str)> = facts
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
     rec.log("decision", &viz::decision(&title, &facts))?;
     Ok(())
 }

@@ -8,8 +8,8 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde::Serialize;
 
 use crate::closed_loop::{self, Episode, RecordedNoise, Settings};
-use crate::output::say;
 use crate::error::{Error, check_writable, write_json};
+use crate::output::say;
 use crate::{Verdict, sampling, statistics};
 
 #[derive(Debug, clap::Subcommand)]
@@ -64,22 +64,38 @@ pub(crate) fn run(command: &Command) -> Result<Verdict, Error> {
 fn pusht(arguments: &Pusht) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
     check_writable(arguments.states.as_deref())?;
-    let planner = arguments.sampling.planner(&arguments.policy, closed_loop::period())?;
-    let noise = arguments.noise.as_deref().map(|path| RecordedNoise::read(path, &planner)).transpose()?;
+    let planner = arguments
+        .sampling
+        .planner(&arguments.policy, closed_loop::period())?;
+    let noise = arguments
+        .noise
+        .as_deref()
+        .map(|path| RecordedNoise::read(path, &planner))
+        .transpose()?;
     if let (Some(noise), Some(path)) = (&noise, &arguments.noise)
         && noise.episodes() < arguments.episodes as usize
     {
-        let reason = format!("it holds noise for {} episodes, not {}", noise.episodes(), arguments.episodes);
-        return Err(Error::read(path, reason));
+        let reason = format!(
+            "it holds noise for {} episodes, not {}",
+            noise.episodes(),
+            arguments.episodes
+        );
+        return Err(Error::read(path, &reason));
     }
-    let recorder = arguments.record.as_deref().map(Recorder::open).transpose()?;
+    let recorder = arguments
+        .record
+        .as_deref()
+        .map(Recorder::open)
+        .transpose()?;
     let settings = Settings {
         episodes: arguments.episodes as usize,
         seed: arguments.seed,
         noise_seed: arguments.noise_seed,
         batch: arguments.batch as usize,
         noise,
-        kept: recorder.as_ref().map_or(0, |_| arguments.record_episodes as usize),
+        kept: recorder
+            .as_ref()
+            .map_or(0, |_| arguments.record_episodes as usize),
     };
     let bar = progress(settings.episodes);
     let mut successes = 0;
@@ -90,7 +106,13 @@ fn pusht(arguments: &Pusht) -> Result<Verdict, Error> {
     })?;
     bar.finish_and_clear();
 
-    let report = Report::new(&outcome.episodes, &outcome.latencies, &planner.sampling(), arguments.seed, planner.policy().hash());
+    let report = Report::new(
+        &outcome.episodes,
+        &outcome.latencies,
+        &planner.sampling(),
+        arguments.seed,
+        planner.policy().hash(),
+    );
     say!("{report}");
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
@@ -106,8 +128,11 @@ fn pusht(arguments: &Pusht) -> Result<Verdict, Error> {
 
 /// A bar on a terminal, nothing where the output is piped.
 pub(crate) fn progress(episodes: usize) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} episodes, {msg} [{elapsed}, {eta} left]");
-    ProgressBar::new(episodes as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let style = ProgressStyle::with_template(
+        "{bar:32} {pos}/{len} episodes, {msg} [{elapsed}, {eta} left]",
+    );
+    ProgressBar::new(episodes as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// What an evaluation says.
@@ -154,7 +179,9 @@ impl Report {
     ) -> Self {
         let successes = episodes.iter().filter(|episode| episode.succeeded).count();
         let rewards: Vec<f64> = episodes.iter().map(|episode| episode.reward).collect();
-        let percentile = |share| Some(statistics::percentile(latencies, share)).filter(|value| value.is_finite());
+        let percentile = |share| {
+            Some(statistics::percentile(latencies, share)).filter(|value| value.is_finite())
+        };
         Self {
             episodes: episodes.len(),
             success_rate: successes as f64 / episodes.len() as f64,
@@ -193,9 +220,17 @@ impl std::fmt::Display for Report {
             self.episodes, self.seed, self.solver, self.steps
         )?;
         let [low, high] = self.success_interval;
-        writeln!(f, "  success      {:.3}  [{low:.3}, {high:.3}]  (95 %, Wilson)", self.success_rate)?;
+        writeln!(
+            f,
+            "  success      {:.3}  [{low:.3}, {high:.3}]  (95 %, Wilson)",
+            self.success_rate
+        )?;
         let [low, high] = self.mean_reward_interval;
-        write!(f, "  mean reward  {:.4} [{low:.4}, {high:.4}] (95 %, bootstrap)", self.mean_reward)?;
+        write!(
+            f,
+            "  mean reward  {:.4} [{low:.4}, {high:.4}] (95 %, bootstrap)",
+            self.mean_reward
+        )?;
         if let Latency {
             p50: Some(p50),
             p95: Some(p95),
@@ -203,14 +238,17 @@ impl std::fmt::Display for Report {
             plans,
         } = &self.latency_ms
         {
-            write!(f, "\n  one plan     p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms (of {plans})")?;
+            write!(
+                f,
+                "\n  one plan     p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms (of {plans})"
+            )?;
         }
         Ok(())
     }
 }
 
-/// Writes `states` [episode, 301, 5], `actions` [episode, 300, 2], `rewards` [episode, 300] (NaN after an episode's end)
-/// and `lengths` [episode].
+/// Writes `states`, `[episode, 301, 5]`, `actions`, `[episode, 300, 2]`, `rewards`, `[episode, 300]` (NaN after an episode's end)
+/// and `lengths`, `[episode]`.
 fn write_states(path: &Path, episodes: &[Episode]) -> Result<(), Error> {
     let steps = clearway_sim::pusht::EPISODE_STEPS;
     let padded = |rows: &mut dyn Iterator<Item = &f64>, length: usize| -> Vec<u8> {
@@ -226,24 +264,27 @@ fn write_states(path: &Path, episodes: &[Episode]) -> Result<(), Error> {
     let mut rewards = Vec::new();
     let mut lengths: Vec<u8> = Vec::new();
     for episode in episodes {
-        states.extend(padded(&mut episode.states.iter().flatten(), (steps + 1) * 5));
+        states.extend(padded(
+            &mut episode.states.iter().flatten(),
+            (steps + 1) * 5,
+        ));
         actions.extend(padded(&mut episode.actions.iter().flatten(), steps * 2));
         rewards.extend(padded(&mut episode.rewards.iter(), steps));
-        lengths.extend((episode.steps() as i64).to_le_bytes());
+        lengths.extend((episode.steps() as u64).to_le_bytes());
     }
     let count = episodes.len();
     let tensors = [
         ("states", Dtype::F64, vec![count, steps + 1, 5], &states),
         ("actions", Dtype::F64, vec![count, steps, 2], &actions),
         ("rewards", Dtype::F64, vec![count, steps], &rewards),
-        ("lengths", Dtype::I64, vec![count], &lengths),
+        ("lengths", Dtype::U64, vec![count], &lengths),
     ];
     let views = tensors
         .into_iter()
         .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(dtype, shape, bytes)?)))
         .collect::<Result<BTreeMap<_, _>, safetensors::SafeTensorError>>()
-        .map_err(|error| Error::write(path, error))?;
-    safetensors::serialize_to_file(views, None, path).map_err(|error| Error::write(path, error))
+        .map_err(|error| Error::write(path, &error))?;
+    safetensors::serialize_to_file(views, None, path).map_err(|error| Error::write(path, &error))
 }
 
 /// Where episodes are recorded, opened before they run so that a wrong path is found early.

@@ -21,6 +21,12 @@ pub struct Step<'a, const D: usize> {
     pub sample: Tensor<D>,
 }
 
+/// What a later stage may reach back to.
+struct Past<const D: usize> {
+    sample: Tensor<D>,
+    estimate: Estimate<D>,
+}
+
 /// Runs stages, one a call of `next`.
 ///
 /// Progress, previews, cancellation and deadlines are a `for` loop over the steps:
@@ -51,7 +57,7 @@ pub struct Sampler<'a, const D: usize, N: Denoiser<D> + ?Sized> {
     prepared: &'a N::Prepared,
     stages: &'a [Stage],
     noise: &'a mut dyn Noise,
-    history: VecDeque<(Tensor<D>, Estimate<D>)>,
+    history: VecDeque<Past<D>>,
     depth: usize,
     sample: Tensor<D>,
     next: usize,
@@ -135,19 +141,23 @@ impl<'a, const D: usize, N: Denoiser<D> + ?Sized> Sampler<'a, D, N> {
     }
 
     fn combine(&mut self, stage: &Stage) -> Tensor<D> {
-        let lists: [(&[f64], fn(&(Tensor<D>, Estimate<D>)) -> &Tensor<D>); 3] = [
-            (&stage.states, |(state, _)| state),
-            (&stage.clean, |(_, estimate)| &estimate.clean),
-            (&stage.noise, |(_, estimate)| &estimate.noise),
-        ];
-        let terms = lists.into_iter().flat_map(|(shares, of)| {
-            shares
-                .iter()
-                .zip(&self.history)
-                .map(move |(share, entry)| (share, of(entry)))
-        });
+        let states = stage
+            .states
+            .iter()
+            .zip(&self.history)
+            .map(|(share, past)| (share, &past.sample));
+        let clean = stage
+            .clean
+            .iter()
+            .zip(&self.history)
+            .map(|(share, past)| (share, &past.estimate.clean));
+        let noise = stage
+            .noise
+            .iter()
+            .zip(&self.history)
+            .map(|(share, past)| (share, &past.estimate.noise));
         let mut sum: Option<Tensor<D>> = None;
-        for (&share, tensor) in terms {
+        for (&share, tensor) in states.chain(clean).chain(noise) {
             if let Some(term) = scaled(tensor, &[share]) {
                 sum = Some(match sum {
                     Some(sum) => sum + term,
@@ -173,8 +183,10 @@ impl<'a, const D: usize, N: Denoiser<D> + ?Sized> Iterator for Sampler<'a, D, N>
             .denoiser
             .denoise(self.sample.clone(), &[stage.at], self.prepared);
         self.history.truncate(self.depth - 1);
-        self.history
-            .push_front((self.sample.clone(), estimate.clone()));
+        self.history.push_front(Past {
+            sample: self.sample.clone(),
+            estimate: estimate.clone(),
+        });
         self.sample = self.combine(stage);
         self.next += 1;
         if self.next == self.stages.len() {

@@ -240,7 +240,7 @@ impl Debug for Discrete {
             .field("len", &self.levels.len())
             .field("first", &self.levels[0])
             .field("last", &self.levels[self.levels.len() - 1])
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -21,5 +21,7 @@ mod sampling;
 pub use error::{LoadError, ObservationError};
 pub use lerobot::Policy;
 pub use observation::{History, HistoryError, Observation};
-pub use plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, Planner, PlannerError, Problem};
+pub use plan::{
+    Budget, Check, Denoising, Outcome, Plan, PlanError, Planner, PlannerError, Problem,
+};
 pub use sampling::{Method, Sampling, SamplingError, UnknownMethod};

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{
-    Clip, Denoiser, Discrete, Noise, Parameterization, Parameterized, Sampler, ScheduleError, Seeded, Stage, Threshold,
+    Clip, Denoiser, Discrete, Noise, Parameterization, Parameterized, Sampler, ScheduleError,
+    Seeded, Stage, Threshold,
 };
 use clearway_motion::{Interpolation, Limits, Trajectory, TrajectoryError, Violation};
 use ndarray::Array2;
@@ -243,7 +244,11 @@ impl Planner {
             return Err(PlannerError::Period);
         }
         let config = policy.config();
-        let (timesteps, start, end) = (config.num_train_timesteps, config.beta_start, config.beta_end);
+        let (timesteps, start, end) = (
+            config.num_train_timesteps,
+            config.beta_start,
+            config.beta_end,
+        );
         let schedule = match config.beta_schedule {
             BetaSchedule::Linear => Discrete::linear(timesteps, start, end),
             BetaSchedule::ScaledLinear => Discrete::scaled_linear(timesteps, start, end),
@@ -320,7 +325,9 @@ impl Planner {
     }
 
     /// The denoiser that is sampled: the network, with what it predicts and how that is clipped.
-    pub fn denoiser(&self) -> &(dyn Denoiser<3, Condition = Tensor<2>, Prepared = Prepared> + Send + Sync) {
+    pub fn denoiser(
+        &self,
+    ) -> &(dyn Denoiser<3, Condition = Tensor<2>, Prepared = Prepared> + Send + Sync) {
         &*self.denoiser
     }
 
@@ -334,7 +341,12 @@ impl Planner {
     /// # Errors
     ///
     /// If the observations do not fit the policy, or no candidate may be executed.
-    pub fn plan(&self, problem: &Problem<'_>, budget: Budget, seed: u64) -> Result<Plan, PlanError> {
+    pub fn plan(
+        &self,
+        problem: &Problem<'_>,
+        budget: Budget,
+        seed: u64,
+    ) -> Result<Plan, PlanError> {
         self.run(std::slice::from_ref(problem), budget, &[seed], |_| ())
             .swap_remove(0)
     }
@@ -344,10 +356,17 @@ impl Planner {
     /// # Errors
     ///
     /// As [`plan`](Planner::plan).
-    pub fn denoise(&self, problem: &Problem<'_>, budget: Budget, seed: u64) -> Result<Denoising, PlanError> {
+    pub fn denoise(
+        &self,
+        problem: &Problem<'_>,
+        budget: Budget,
+        seed: u64,
+    ) -> Result<Denoising, PlanError> {
         let mut estimates = Vec::new();
         let keep = |clean: &Tensor<3>| estimates.push(clean.clone());
-        let plan = self.run(std::slice::from_ref(problem), budget, &[seed], keep).swap_remove(0)?;
+        let plan = self
+            .run(std::slice::from_ref(problem), budget, &[seed], keep)
+            .swap_remove(0)?;
         let start = start(problem);
         let mut estimates = estimates
             .into_iter()
@@ -365,7 +384,12 @@ impl Planner {
     /// # Panics
     ///
     /// If there are not as many seeds as problems.
-    pub fn plan_batch(&self, problems: &[Problem<'_>], budget: Budget, seeds: &[u64]) -> Vec<Result<Plan, PlanError>> {
+    pub fn plan_batch(
+        &self,
+        problems: &[Problem<'_>],
+        budget: Budget,
+        seeds: &[u64],
+    ) -> Vec<Result<Plan, PlanError>> {
         self.run(problems, budget, seeds, |_| ())
     }
 
@@ -378,12 +402,21 @@ impl Planner {
     ) -> Vec<Result<Plan, PlanError>> {
         assert_eq!(problems.len(), seeds.len(), "one seed a problem");
         let begun = Instant::now();
-        let span = tracing::debug_span!("plan", problems = problems.len(), passes = self.stages.len());
+        let span = tracing::debug_span!(
+            "plan",
+            problems = problems.len(),
+            passes = self.stages.len()
+        );
         let _entered = span.enter();
 
         // A problem that is none must not spoil the others.
-        let conditions: Vec<Result<Vec<f32>, PlanError>> = problems.iter().map(|problem| self.condition(problem)).collect();
-        let valid: Vec<usize> = (0..problems.len()).filter(|&i| conditions[i].is_ok()).collect();
+        let conditions: Vec<Result<Vec<f32>, PlanError>> = problems
+            .iter()
+            .map(|problem| self.condition(problem))
+            .collect();
+        let valid: Vec<usize> = (0..problems.len())
+            .filter(|&i| conditions[i].is_ok())
+            .collect();
         let (samples, outcome) = if valid.is_empty() {
             (Vec::new(), Outcome::Complete)
         } else {
@@ -405,7 +438,9 @@ impl Planner {
         let mut plans = Vec::with_capacity(problems.len());
         for ((condition, problem), &seed) in conditions.into_iter().zip(problems).zip(seeds) {
             plans.push(condition.and_then(|_| {
-                let candidates = samples.next().expect("one block of samples a valid problem");
+                let candidates = samples
+                    .next()
+                    .expect("one block of samples a valid problem");
                 self.choose(candidates, problem, outcome, seed)
             }));
         }
@@ -444,15 +479,25 @@ impl Planner {
         let conditions: Vec<f32> = rows.flat_map(|row| row.repeat(self.candidates)).collect();
         let width = config.condition_dim();
         let batch = conditions.len() / width;
-        let conditions = Tensor::<2>::from_data(TensorData::new(conditions, [batch, width]), &self.device);
+        let conditions =
+            Tensor::<2>::from_data(TensorData::new(conditions, [batch, width]), &self.device);
         let prepared = self.denoiser.prepare(&conditions);
         let shape = [batch, config.horizon, config.action.len];
-        let sampler = Sampler::from_noise(&self.denoiser, &prepared, &self.stages, shape, &self.device, noise);
+        let sampler = Sampler::from_noise(
+            &self.denoiser,
+            &prepared,
+            &self.stages,
+            shape,
+            &self.device,
+            noise,
+        );
         let mut sample = None;
         for step in sampler {
             each(&step.estimate.clean);
             let passes = step.index + 1;
-            let late = budget.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let late = budget
+                .deadline
+                .is_some_and(|deadline| Instant::now() >= deadline);
             if late && passes < self.stages.len() {
                 let estimate = self.denoiser.finish(step.estimate.clean);
                 return (download(estimate), Outcome::Truncated { passes });
@@ -481,15 +526,20 @@ impl Planner {
         if let Some(limits) = problem.limits {
             checks.push(Check::Limits);
             let mut nearest: Option<Violation> = None;
-            let feasible = candidates.iter().position(|candidate| match limits.check(candidate) {
-                Ok(()) => true,
-                Err(violation) => {
-                    if nearest.as_ref().is_none_or(|nearest| violation.excess() < nearest.excess()) {
-                        nearest = Some(violation);
+            let feasible = candidates
+                .iter()
+                .position(|candidate| match limits.check(candidate) {
+                    Ok(()) => true,
+                    Err(violation) => {
+                        if nearest
+                            .as_ref()
+                            .is_none_or(|nearest| violation.excess() < nearest.excess())
+                        {
+                            nearest = Some(violation);
+                        }
+                        false
                     }
-                    false
-                }
-            });
+                });
             chosen = match (feasible, nearest) {
                 (Some(feasible), _) => feasible,
                 (None, Some(violation)) => {
@@ -519,8 +569,11 @@ impl Planner {
         let config = self.policy.config();
         let (width, first) = (config.action.len, config.n_obs_steps - 1);
         let executed = &sample[first * width..(first + config.n_action_steps) * width];
-        let actions = Array2::from_shape_vec([config.n_action_steps, width], self.policy.actions(executed))
-            .expect("whole rows were unnormalized");
+        let actions = Array2::from_shape_vec(
+            [config.n_action_steps, width],
+            self.policy.actions(executed),
+        )
+        .expect("whole rows were unnormalized");
         Trajectory::uniform(start, self.period, actions, Interpolation::Hold)
     }
 }
@@ -538,11 +591,17 @@ impl fmt::Debug for Planner {
 
 /// The time of the newest observation.
 fn start(problem: &Problem<'_>) -> Duration {
-    problem.observations.newest().map_or(Duration::ZERO, crate::Observation::time)
+    problem
+        .observations
+        .newest()
+        .map_or(Duration::ZERO, crate::Observation::time)
 }
 
 fn download(tensor: Tensor<3>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().expect("the engine computes in f32")
+    tensor
+        .into_data()
+        .try_to_vec()
+        .expect("the engine computes in f32")
 }
 
 /// The seeds' noise, but for the problems whose initial noise was given.
@@ -557,7 +616,10 @@ impl Noise for Initial<'_> {
     fn draw(&mut self, shape: &[usize]) -> Vec<f32> {
         let mut values = self.seeded.draw(shape);
         let each: usize = shape[1..].iter().product();
-        for (values, given) in values.chunks_mut(each * self.candidates).zip(&mut self.given) {
+        for (values, given) in values
+            .chunks_mut(each * self.candidates)
+            .zip(&mut self.given)
+        {
             // Of several candidates the first is the one that was given; later draws are the seed's.
             if let Some(given) = given.take() {
                 values[..each].copy_from_slice(given);

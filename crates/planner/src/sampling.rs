@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use clearway_diffusion::{
-    Consistency, Ddim, Ddpm, Discrete, DpmSolver2M, End, EulerAncestral, Grid, GridError, Heun, Lcm, Pndm,
-    SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, timesteps,
+    Consistency, Ddim, Ddpm, Discrete, DpmSolver2M, End, EulerAncestral, Grid, GridError, Heun,
+    Lcm, Pndm, SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, timesteps,
 };
 
 use crate::lerobot::{DiffusionConfig, NoiseScheduler};
@@ -102,7 +102,9 @@ impl FromStr for Method {
 
     fn from_str(name: &str) -> Result<Self, UnknownMethod> {
         let named = Self::ALL.into_iter().find(|method| method.name() == name);
-        named.ok_or_else(|| UnknownMethod { name: name.to_owned() })
+        named.ok_or_else(|| UnknownMethod {
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -174,7 +176,11 @@ mod tests {
             assert_eq!(method.name().parse(), Ok(method));
         }
         let error = "ddmi".parse::<Method>().expect_err("a misspelling");
-        assert!(error.to_string().starts_with("no solver is called `ddmi`; there are ddim, ddpm, "));
+        assert!(
+            error
+                .to_string()
+                .starts_with("no solver is called `ddmi`; there are ddim, ddpm, ")
+        );
     }
 
     #[test]

@@ -9,8 +9,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
 use crate::Verdict;
-use crate::output::say;
 use crate::error::{Error, check_writable, load_policy, write_json};
+use crate::output::say;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -60,8 +60,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         .expected
         .clone()
         .unwrap_or_else(|| arguments.policy.join("expected.safetensors"));
-    let bytes = std::fs::read(&path).map_err(|error| Error::read(&path, error))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(&path, error))?;
+    let bytes = std::fs::read(&path).map_err(|error| Error::read(&path, &error))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(&path, &error))?;
     let mut check = Check {
         planner: &planner,
         expected: Expected { path: &path, file },
@@ -114,7 +114,11 @@ fn print(report: &Report) {
             quantity.name,
             quantity.largest_error,
             quantity.tolerance,
-            if quantity.passed { "ok" } else { "ABOVE TOLERANCE" }
+            if quantity.passed {
+                "ok"
+            } else {
+                "ABOVE TOLERANCE"
+            }
         );
     }
     for line in &report.not_compared {
@@ -149,7 +153,10 @@ impl Expected<'_> {
             });
         }
         let (values, _) = tensor.data().as_chunks::<4>();
-        Ok(values.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        Ok(values
+            .iter()
+            .map(|bytes| f32::from_le_bytes(*bytes))
+            .collect())
     }
 }
 
@@ -175,7 +182,9 @@ impl Check<'_> {
         let size = config.horizon * config.action.len;
 
         let history = self.observations(case, config)?;
-        let condition = policy.condition(&history).map_err(clearway_planner::PlanError::from)?;
+        let condition = policy
+            .condition(&history)
+            .map_err(clearway_planner::PlanError::from)?;
         self.compare_inputs(case, config, &condition)?;
         if self.expected.has(&key("global_cond")) {
             self.compare(&key("global_cond"), "conditioning", &condition, CONDITION)?;
@@ -183,9 +192,15 @@ impl Check<'_> {
 
         // Each stage from the recorded input, so that an error is found where it is made.
         let condition = self.recorded_or(&key("global_cond"), condition)?;
-        let condition = Tensor::<2>::from_data(TensorData::new(condition, [1, config.condition_dim()]), &self.device);
+        let condition = Tensor::<2>::from_data(
+            TensorData::new(condition, [1, config.condition_dim()]),
+            &self.device,
+        );
         let noise = self.take(&key("noise"), size)?;
-        let noise = Tensor::<3>::from_data(TensorData::new(noise, [1, config.horizon, config.action.len]), &self.device);
+        let noise = Tensor::<3>::from_data(
+            TensorData::new(noise, [1, config.horizon, config.action.len]),
+            &self.device,
+        );
         let prepared = policy.network().prepare(&condition);
         for (pass, t) in self.recorded_passes(case) {
             let point = Point {
@@ -200,7 +215,8 @@ impl Check<'_> {
         if planner.stages().iter().any(|stage| stage.fresh > 0.0) {
             for name in names {
                 if self.expected.has(&name) {
-                    let reason = format!("{name}: {} draws noise in every step", planner.sampling());
+                    let reason =
+                        format!("{name}: {} draws noise in every step", planner.sampling());
                     self.not_compared.push(reason);
                     self.known.push(name);
                 }
@@ -213,7 +229,11 @@ impl Check<'_> {
         let sample = download(sample);
         let first = (config.n_obs_steps - 1) * config.action.len;
         let executed = &sample[first..first + config.n_action_steps * config.action.len];
-        let actions: Vec<f32> = policy.actions(executed).iter().map(|&value| value as f32).collect();
+        let actions: Vec<f32> = policy
+            .actions(executed)
+            .iter()
+            .map(|&value| value as f32)
+            .collect();
         // One normalized unit is so many physical ones.
         let scale = unit(planner);
         for (name, quantity, values, tolerance) in [
@@ -233,7 +253,11 @@ impl Check<'_> {
         let mut observations: Vec<Observation> = (0..config.n_obs_steps)
             .map(|step| Observation::new(Duration::from_secs(step as u64)))
             .collect();
-        for (feature, name) in config.inputs.iter().zip(self.planner.policy().observed_names()) {
+        for (feature, name) in config
+            .inputs
+            .iter()
+            .zip(self.planner.policy().observed_names())
+        {
             let key = format!("case{case}.raw.{name}");
             let values = self.take(&key, config.n_obs_steps * feature.len)?;
             observations = observations
@@ -249,7 +273,12 @@ impl Check<'_> {
     }
 
     /// Compares each feature's share of the condition with its recorded normalized values.
-    fn compare_inputs(&mut self, case: usize, config: &DiffusionConfig, condition: &[f32]) -> Result<(), Error> {
+    fn compare_inputs(
+        &mut self,
+        case: usize,
+        config: &DiffusionConfig,
+        condition: &[f32],
+    ) -> Result<(), Error> {
         let width = condition.len() / config.n_obs_steps;
         let mut offset = 0;
         for feature in &config.inputs {
@@ -293,12 +322,30 @@ impl Check<'_> {
         }
     }
 
-    fn compare(&mut self, key: &str, name: &'static str, ours: &[f32], tolerance: f64) -> Result<(), Error> {
+    fn compare(
+        &mut self,
+        key: &str,
+        name: &'static str,
+        ours: &[f32],
+        tolerance: f64,
+    ) -> Result<(), Error> {
         let theirs = self.take(key, ours.len())?;
-        let errors = ours.iter().zip(&theirs).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
+        let errors = ours
+            .iter()
+            .zip(&theirs)
+            .map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs());
         // A NaN on either side is the largest error there is; `max` would drop it.
-        let worst = errors.fold(0.0, |worst: f64, error| if error.is_nan() { f64::INFINITY } else { worst.max(error) });
-        let index = self.quantities.iter().position(|quantity| quantity.name == name);
+        let worst = errors.fold(0.0, |worst: f64, error| {
+            if error.is_nan() {
+                f64::INFINITY
+            } else {
+                worst.max(error)
+            }
+        });
+        let index = self
+            .quantities
+            .iter()
+            .position(|quantity| quantity.name == name);
         let index = index.unwrap_or_else(|| {
             self.quantities.push(Quantity {
                 name,
@@ -321,10 +368,19 @@ impl Check<'_> {
 fn unit(planner: &Planner) -> f64 {
     let width = planner.policy().config().action.len;
     let (zero, one) = (vec![0.0_f32; width], vec![1.0_f32; width]);
-    let (zero, one) = (planner.policy().actions(&zero), planner.policy().actions(&one));
-    zero.iter().zip(one).map(|(zero, one)| (one - zero).abs()).fold(0.0, f64::max)
+    let (zero, one) = (
+        planner.policy().actions(&zero),
+        planner.policy().actions(&one),
+    );
+    zero.iter()
+        .zip(one)
+        .map(|(zero, one)| (one - zero).abs())
+        .fold(0.0, f64::max)
 }
 
 fn download(tensor: Tensor<3>) -> Vec<f32> {
-    tensor.into_data().try_to_vec().expect("networks compute in f32")
+    tensor
+        .into_data()
+        .try_to_vec()
+        .expect("networks compute in f32")
 }

@@ -6,8 +6,8 @@ use clearway_planner::lerobot::{DiffusionConfig, Feature};
 use serde::Serialize;
 
 use crate::Verdict;
-use crate::output::say;
 use crate::error::{Error, check_writable, load_policy, write_json};
+use crate::output::say;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -106,7 +106,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
 }
 
 fn print(report: &Report) {
-    say!("diffusion policy, {:.1} M parameters", report.parameters as f64 / 1e6);
+    say!(
+        "diffusion policy, {:.1} M parameters",
+        report.parameters as f64 / 1e6
+    );
     say!("  sha-256      {}", report.model);
     for (word, feature) in report
         .inputs
@@ -116,12 +119,17 @@ fn print(report: &Report) {
     {
         say!(
             "  {word}       {} [{}], {}, {}",
-            feature.name, feature.len, feature.kind, feature.normalization
+            feature.name,
+            feature.len,
+            feature.kind,
+            feature.normalization
         );
     }
     say!(
         "  time         {} observations, horizon {}, {} actions executed",
-        report.n_obs_steps, report.horizon, report.n_action_steps
+        report.n_obs_steps,
+        report.horizon,
+        report.n_action_steps
     );
     let film = if report.use_film_scale_modulation {
         "scale and shift"
@@ -130,12 +138,20 @@ fn print(report: &Report) {
     };
     say!(
         "  network      1-D U-Net {:?}, kernel {}, {} groups, FiLM by {film}",
-        report.down_dims, report.kernel_size, report.n_groups
+        report.down_dims,
+        report.kernel_size,
+        report.n_groups
     );
-    let clip = report.clip_sample_range.map_or("not clipped".to_owned(), |range| format!("clipped to ±{range}"));
+    let clip = report
+        .clip_sample_range
+        .map_or("not clipped".to_owned(), |range| {
+            format!("clipped to ±{range}")
+        });
     say!(
         "  diffusion    predicts {}, {} in {} timesteps, {clip}",
-        report.prediction, report.beta_schedule, report.num_train_timesteps
+        report.prediction,
+        report.beta_schedule,
+        report.num_train_timesteps
     );
     say!("  sampling     {} in {} steps", report.solver, report.steps);
 }

@@ -60,8 +60,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let plan = planner.plan(&Problem::new(&history), Budget::default(), arguments.seed)?;
     let report = Report {
         action: planner.policy().config().action.name.clone(),
-        times: plan.trajectory.times().iter().map(Duration::as_secs_f64).collect(),
-        actions: plan.trajectory.positions().rows().into_iter().map(|row| row.to_vec()).collect(),
+        times: plan
+            .trajectory
+            .times()
+            .iter()
+            .map(Duration::as_secs_f64)
+            .collect(),
+        actions: plan
+            .trajectory
+            .positions()
+            .rows()
+            .into_iter()
+            .map(|row| row.to_vec())
+            .collect(),
         outcome: plan.outcome.to_string(),
         solver: plan.sampling.method.name(),
         steps: plan.sampling.steps,
@@ -71,12 +82,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     };
     say!("{:>10}  {}", "time [s]", report.action);
     for (time, action) in report.times.iter().zip(&report.actions) {
-        let numbers: Vec<String> = action.iter().map(|value| format!("{value:>12.6}")).collect();
+        let numbers: Vec<String> = action
+            .iter()
+            .map(|value| format!("{value:>12.6}"))
+            .collect();
         say!("{time:>10.3}  {}", numbers.join(" "));
     }
     say!(
         "{}, {} in {} steps, seed {}, {:.1} ms",
-        report.outcome, report.solver, report.steps, report.seed, report.latency_ms
+        report.outcome,
+        report.solver,
+        report.steps,
+        report.seed,
+        report.latency_ms
     );
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
@@ -85,8 +103,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
 }
 
 fn read(path: &Path) -> Result<History, Error> {
-    let text = std::fs::read_to_string(path).map_err(|error| Error::read(path, error))?;
-    let entries: Vec<Entry> = serde_json::from_str(&text).map_err(|error| Error::read(path, error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| Error::read(path, &error))?;
+    let entries: Vec<Entry> =
+        serde_json::from_str(&text).map_err(|error| Error::read(path, &error))?;
     let mut history = History::default();
     for Entry { time, features } in entries {
         let mut observation = Observation::new(seconds(path, "`time`", time)?);
@@ -99,6 +118,10 @@ fn read(path: &Path) -> Result<History, Error> {
 }
 
 fn seconds(path: &Path, what: &str, value: f64) -> Result<Duration, Error> {
-    Duration::try_from_secs_f64(value)
-        .map_err(|error| Error::read(path, format!("{what} must be a time in seconds, found {value}: {error}")))
+    Duration::try_from_secs_f64(value).map_err(|error| {
+        Error::read(
+            path,
+            &format!("{what} must be a time in seconds, found {value}: {error}"),
+        )
+    })
 }

@@ -22,13 +22,12 @@ fn with_clean<const D: usize>(x: &Tensor<D>, clean: Tensor<D>, points: &[Point])
         Some(signal) => x.clone() - signal,
         None => x.clone(),
     };
-    let noise = match points {
-        [point] => noise.div_scalar(point.level.sigma),
-        _ => {
-            let sigmas: Vec<f64> = points.iter().map(|point| point.level.sigma).collect();
-            let sigmas = per_sample(&sigmas, &noise);
-            noise / sigmas
-        }
+    let noise = if let [point] = points {
+        noise.div_scalar(point.level.sigma)
+    } else {
+        let sigmas: Vec<f64> = points.iter().map(|point| point.level.sigma).collect();
+        let sigmas = per_sample(&sigmas, &noise);
+        noise / sigmas
     };
     Estimate { clean, noise }
 }
