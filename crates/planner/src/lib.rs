@@ -16,12 +16,12 @@ pub mod network;
 pub mod normalization;
 pub mod observation;
 mod plan;
+mod planner;
 mod sampling;
 
 pub use error::{LoadError, ObservationError};
 pub use lerobot::Policy;
 pub use observation::{History, HistoryError, Observation};
-pub use plan::{
-    Budget, Check, Denoising, Outcome, Plan, PlanError, Planner, PlannerError, Problem,
-};
+pub use plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
+pub use planner::Planner;
 pub use sampling::{Method, Sampling, SamplingError, UnknownMethod};
