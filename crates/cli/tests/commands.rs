@@ -1,0 +1,266 @@
+//! The command does what its help says: results on standard output, one sentence on standard error, exit codes.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path)
+}
+
+fn clearway(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clearway"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A file in a folder of this test binary's own.
+fn scratch(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    folder.join(name).to_str().unwrap().to_owned()
+}
+
+fn policy() -> String {
+    repository("models/pusht").to_str().unwrap().to_owned()
+}
+
+fn assert_fails(arguments: &[&str], said: &[&str]) {
+    let output = clearway(arguments);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+    assert!(
+        output.stdout.is_empty(),
+        "{arguments:?} printed before it failed"
+    );
+    assert!(error.starts_with("error: "), "{error}");
+    for word in said {
+        assert!(
+            error.contains(word),
+            "{arguments:?} does not say `{word}`: {error}"
+        );
+    }
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+#[test]
+fn a_policy_that_matches_passes_and_one_that_does_not_fails() {
+    let report = scratch("check.json");
+    let output = clearway(&["policy", "check", "--policy", &policy(), "--json", &report]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(output.stderr.is_empty());
+    let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    assert_eq!(report["cases"], 4);
+    assert_eq!(report["quantities"].as_array().unwrap().len(), 6);
+    assert_eq!(report["not_compared"].as_array().unwrap().len(), 0);
+
+    // One changed number in one recorded pass.
+    let mut bytes = std::fs::read(repository("models/pusht/expected.safetensors")).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let names: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let start = names["case2.unet_out.t50"]["data_offsets"][0]
+        .as_u64()
+        .unwrap() as usize;
+    let place = 8 + header + start;
+    let value = f32::from_le_bytes(bytes[place..place + 4].try_into().unwrap()) + 1e-3;
+    bytes[place..place + 4].copy_from_slice(&value.to_le_bytes());
+    let changed = scratch("changed.safetensors");
+    std::fs::write(&changed, bytes).unwrap();
+    let output = clearway(&[
+        "policy",
+        "check",
+        "--policy",
+        &policy(),
+        "--expected",
+        &changed,
+    ]);
+    assert_eq!(output.status.code(), Some(1));
+    let printed = text(&output.stdout);
+    assert_eq!(printed.matches("ABOVE TOLERANCE").count(), 1, "{printed}");
+    assert!(printed.contains("network"));
+}
+
+#[test]
+fn an_evaluation_writes_what_it_says() {
+    let (json, states, record) = (
+        scratch("sim.json"),
+        scratch("sim.safetensors"),
+        scratch("sim.rrd"),
+    );
+    let mut arguments = vec!["sim", "pusht", "--policy"];
+    let policy = policy();
+    arguments.extend([
+        policy.as_str(),
+        "--episodes",
+        "3",
+        "--seed",
+        "7",
+        "--steps",
+        "2",
+        "--solver",
+        "dpmpp2m",
+    ]);
+    arguments.extend(["--json", &json, "--states", &states]);
+    if cfg!(feature = "rerun") {
+        arguments.extend(["--record", &record]);
+    }
+    let output = clearway(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(
+        output.stderr.is_empty(),
+        "no progress where output is piped"
+    );
+    let report: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(
+        (&report["episodes"], &report["seed"]),
+        (&3.into(), &7.into())
+    );
+    assert_eq!(
+        (&report["solver"], &report["steps"]),
+        (&"dpmpp2m".into(), &2.into())
+    );
+    let rows = report["rows"].as_array().unwrap();
+    let seeds: Vec<u64> = rows
+        .iter()
+        .map(|row| row["seed"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seeds, [7, 8, 9]);
+    let successes = rows.iter().filter(|row| row["success"] == true).count();
+    assert!((report["success_rate"].as_f64().unwrap() - successes as f64 / 3.0).abs() < 1e-12);
+    for interval in ["success_interval", "mean_reward_interval"] {
+        let [low, high] = [0, 1].map(|i| report[interval][i].as_f64().unwrap());
+        assert!(low < high, "{interval}");
+    }
+    for share in ["p50", "p95", "p99"] {
+        assert!(report["latency_ms"][share].as_f64().unwrap() > 0.0);
+    }
+    let bytes = std::fs::read(&states).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(file.tensor("states").unwrap().shape(), [3, 301, 5]);
+    if cfg!(feature = "rerun") {
+        assert!(std::fs::metadata(&record).unwrap().len() > 10_000);
+    }
+
+    // The same again, bit for bit, and not of another draw.
+    let again = scratch("again.json");
+    let place = arguments
+        .iter()
+        .position(|argument| *argument == json)
+        .unwrap();
+    arguments[place] = &again;
+    assert_eq!(clearway(&arguments).status.code(), Some(0));
+    let second: Value = serde_json::from_slice(&std::fs::read(&again).unwrap()).unwrap();
+    assert_eq!(report["rows"], second["rows"]);
+    arguments.extend(["--noise-seed", "1"]);
+    assert_eq!(clearway(&arguments).status.code(), Some(0));
+    let other: Value = serde_json::from_slice(&std::fs::read(&again).unwrap()).unwrap();
+    assert_ne!(report["rows"], other["rows"]);
+}
+
+#[test]
+fn a_plan_from_a_file() {
+    let observations = scratch("observations.json");
+    let corners = vec![256.0; 16];
+    let entries = serde_json::json!([
+        {"time": 0.0, "observation.state": [200.0, 100.0], "observation.environment_state": corners},
+        {"time": 0.1, "observation.state": [201.0, 101.0], "observation.environment_state": corners},
+    ]);
+    std::fs::write(&observations, entries.to_string()).unwrap();
+    let json = scratch("plan.json");
+    let policy = policy();
+    let mut arguments = vec![
+        "policy",
+        "plan",
+        "--policy",
+        &policy,
+        "--observations",
+        &observations,
+    ];
+    arguments.extend(["--seed", "5", "--json", &json]);
+    let output = clearway(&arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let plan: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(plan["actions"].as_array().unwrap().len(), 8);
+    assert_eq!(plan["times"][0], 0.1);
+
+    for (entries, said) in [
+        (serde_json::json!([]), "observation"),
+        (
+            serde_json::json!([{"time": 0.0, "observation.state": [1.0, 2.0]}]),
+            "observation.environment_state",
+        ),
+        (serde_json::json!([{"time": -1.0}]), "time"),
+        (serde_json::json!({"time": 0.0}), "observations.json"),
+    ] {
+        std::fs::write(&observations, entries.to_string()).unwrap();
+        assert_fails(&arguments[..6], &[said]);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_one_sentence() {
+    let policy = policy();
+    let sim = ["sim", "pusht", "--policy", &policy];
+    let with = |more: &[&'static str]| -> Vec<String> {
+        sim.iter().chain(more).map(ToString::to_string).collect()
+    };
+    assert_fails(
+        &["policy", "inspect", "--policy", "nowhere"],
+        &["nowhere", "save_pretrained"],
+    );
+    let folder = env!("CARGO_MANIFEST_DIR");
+    assert_fails(&["policy", "inspect", "--policy", folder], &["config.json"]);
+    for (more, said) in [
+        (["--steps", "0"].as_slice(), "0 steps"),
+        (&["--steps", "101"], "101 steps"),
+        (&["--solver", "ddmi"], "ddmi"),
+        (&["--episodes", "0"], "--episodes"),
+        (&["--candidates", "0"], "candidate"),
+        (&["--json", "nowhere/report.json"], "nowhere/report.json"),
+        (&["--noise", "nowhere.safetensors"], "nowhere.safetensors"),
+    ] {
+        let arguments = with(more);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        assert_fails(&arguments, &[said]);
+    }
+    let closed_loop = repository("tests/golden/lerobot/closed_loop.safetensors");
+    let noise = ["--noise", closed_loop.to_str().unwrap()];
+    let ddpm: Vec<&str> = sim
+        .iter()
+        .copied()
+        .chain(noise)
+        .chain(["--solver", "ddpm"])
+        .collect();
+    assert_fails(&ddpm, &["--noise", "ddpm", "ddim"]);
+    let many: Vec<&str> = sim
+        .iter()
+        .copied()
+        .chain(noise)
+        .chain(["--episodes", "51"])
+        .collect();
+    assert_fails(&many, &["50", "51"]);
+}
+
+/// A reader that goes away (`| head -1`) ends the printing, not the work.
+#[cfg(unix)]
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let json = scratch("piped.json");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_clearway"))
+        .args(["policy", "inspect", "--policy", &policy(), "--json", &json])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(Path::new(&json).exists());
+}
