@@ -208,14 +208,26 @@ fn running_out_of_time_is_an_outcome() {
     let history = history(6);
     let late = Budget {
         deadline: Some(Instant::now()),
+        ..Budget::default()
     };
     let plan = planner
         .plan(&Problem::new(&history), late, 1)
         .expect("a plan");
     assert_eq!(plan.outcome, Outcome::Truncated { passes: 1 });
     assert_eq!(plan.trajectory.len(), 8);
+    // What was done says how to do it again.
+    let Outcome::Truncated { passes } = plan.outcome else {
+        panic!("it was truncated");
+    };
+    let again = Budget {
+        passes: Some(passes),
+        ..Budget::default()
+    };
+    let replayed = planner.plan(&Problem::new(&history), again, 1).expect("a plan");
+    assert_eq!(bits(&plan), bits(&replayed));
     let early = Budget {
         deadline: Some(Instant::now() + Duration::from_secs(600)),
+        ..Budget::default()
     };
     let plan = planner
         .plan(&Problem::new(&history), early, 1)

@@ -4,13 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use clearway_motion::Trajectory;
-use clearway_planner::{
-    Budget, Denoising, History, Observation, Plan, PlanError, Planner, Problem,
-};
+use clearway_planner::{Budget, Denoising, History, Observation, Plan, Planner, Problem};
 use clearway_sim::{PushT, pusht};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 
 use crate::error::Error;
 
@@ -72,12 +71,45 @@ struct Running {
     index: usize,
     world: PushT,
     history: History,
+    /// How many observations the policy sees.
+    looks_back: usize,
     replans: usize,
     episode: Episode,
 }
 
 pub(crate) fn period() -> Duration {
     Duration::from_secs_f64(pusht::CONTROL_PERIOD)
+}
+
+/// Says what cannot run before anything is written.
+pub(crate) fn check(planner: &Planner, settings: &Settings) -> Result<(), Error> {
+    let config = planner.policy().config();
+    if config.action.len != 2 {
+        return Err(Error::Task(config.action.len));
+    }
+    let Some(noise) = &settings.noise else {
+        return Ok(());
+    };
+    if planner.stages().iter().any(|stage| stage.fresh > 0.0) {
+        return Err(Error::Stochastic(planner.sampling().to_string()));
+    }
+    let replans = pusht::EPISODE_STEPS.div_ceil(config.n_action_steps);
+    if noise.episodes < settings.episodes || noise.replans < replans {
+        return Err(Error::Argument {
+            argument: "--noise",
+            reason: format!(
+                "must hold {} episodes of {replans} replans, found {} of {}",
+                settings.episodes, noise.episodes, noise.replans
+            ),
+        });
+    }
+    if let Some(index) = noise.values.iter().position(|value| !value.is_finite()) {
+        return Err(Error::Argument {
+            argument: "--noise",
+            reason: format!("holds {} at index {index}", noise.values[index]),
+        });
+    }
+    Ok(())
 }
 
 /// Runs episodes in PushT as LeRobot does: the executed part of a plan to its end, then the next plan.
@@ -89,24 +121,19 @@ pub(crate) fn run(
     settings: &Settings,
     mut each: impl FnMut(&Episode),
 ) -> Result<Outcome, Error> {
-    let width = planner.policy().config().action.len;
-    if width != 2 {
-        return Err(Error::Task(width));
-    }
-    if settings.noise.is_some() && planner.stages().iter().any(|stage| stage.fresh > 0.0) {
-        return Err(Error::Stochastic(planner.sampling().to_string()));
-    }
     let mut waiting = 0..settings.episodes;
     let mut running: Vec<Running> = Vec::new();
-    let mut done: Vec<(usize, Episode)> = Vec::with_capacity(settings.episodes);
+    let mut done: Vec<(usize, Episode)> = Vec::new();
     let mut latencies = Latencies::default();
     loop {
         while running.len() < settings.batch
             && let Some(index) = waiting.next()
         {
+            let seed = settings.seed.wrapping_add(index as u64);
             running.push(Running::new(
                 index,
-                settings.seed.wrapping_add(index as u64),
+                seed,
+                planner.policy().config().n_obs_steps,
             ));
         }
         if running.is_empty() {
@@ -139,16 +166,16 @@ fn plan(
     running: &[Running],
     latencies: &mut Latencies,
 ) -> Result<Vec<Replan>, Error> {
-    let problems = running
+    let problems: Vec<Problem<'_>> = running
         .iter()
         .map(|one| {
             let problem = Problem::new(&one.history);
-            Ok(match &settings.noise {
-                Some(noise) => problem.with_noise(noise.of(one.index, one.replans)?),
+            match &settings.noise {
+                Some(noise) => problem.with_noise(noise.of(one.index, one.replans)),
                 None => problem,
-            })
+            }
         })
-        .collect::<Result<Vec<_>, Error>>()?;
+        .collect();
     let seeds: Vec<u64> = running
         .iter()
         .map(|one| one.plan_seed(settings.noise_seed))
@@ -212,13 +239,14 @@ impl Latencies {
 }
 
 impl Running {
-    fn new(index: usize, seed: u64) -> Self {
+    fn new(index: usize, seed: u64, looks_back: usize) -> Self {
         let world = PushT::reset(seed);
         let start = world.observation();
         let mut one = Self {
             index,
             world,
             history: History::default(),
+            looks_back,
             replans: 0,
             episode: Episode {
                 seed,
@@ -268,7 +296,7 @@ impl Running {
                 break;
             }
         }
-        self.history.keep_newest(HISTORY);
+        self.history.keep_newest(self.looks_back);
         self.replans += 1;
         if keep {
             self.episode.replans.push((planned_at, replan));
@@ -276,9 +304,6 @@ impl Running {
         Ok(ended)
     }
 }
-
-/// More observations than any policy looks back on.
-const HISTORY: usize = 64;
 
 /// What LeRobot's PushT policies call what the world shows.
 fn observation(step: usize, seen: &pusht::Observation) -> Observation {
@@ -308,13 +333,13 @@ impl RecordedNoise {
             expected: "a tensor [episode, replan, horizon, action]",
         })?;
         let [episodes, replans, horizon, action] = *tensor.shape() else {
-            return Err(Self::misshapen(path, planner, tensor.shape()));
+            return Err(Self::misshapen(path, planner, &tensor));
         };
         if horizon != config.horizon
             || action != config.action.len
             || tensor.dtype() != safetensors::Dtype::F32
         {
-            return Err(Self::misshapen(path, planner, tensor.shape()));
+            return Err(Self::misshapen(path, planner, &tensor));
         }
         let (values, _) = tensor.data().as_chunks::<4>();
         Ok(Self {
@@ -328,31 +353,22 @@ impl RecordedNoise {
         })
     }
 
-    fn misshapen(path: &Path, planner: &Planner, found: &[usize]) -> Error {
+    fn misshapen(path: &Path, planner: &Planner, found: &TensorView<'_>) -> Error {
         let config = planner.policy().config();
         Error::Shape {
             path: path.to_owned(),
             key: "noise".to_owned(),
             expected: format!(
-                "[episode, replan, {}, {}] in f32",
+                "[episode, replan, {}, {}] in F32",
                 config.horizon, config.action.len
             ),
-            found: found.to_vec(),
+            found: format!("{:?} in {:?}", found.shape(), found.dtype()),
         }
     }
 
-    fn of(&self, episode: usize, replan: usize) -> Result<&[f32], PlanError> {
-        if episode >= self.episodes || replan >= self.replans {
-            return Err(PlanError::Noise {
-                expected: self.each,
-                found: 0,
-            });
-        }
+    /// The noise of a replan; [`check`] made sure that there is enough.
+    fn of(&self, episode: usize, replan: usize) -> &[f32] {
         let start = (episode * self.replans + replan) * self.each;
-        Ok(&self.values[start..start + self.each])
-    }
-
-    pub(crate) fn episodes(&self) -> usize {
-        self.episodes
+        &self.values[start..start + self.each]
     }
 }

@@ -19,24 +19,21 @@ pub(crate) struct Arguments {
     /// Seed of the first episode
     #[arg(long, value_name = "FIRST", default_value_t = 0)]
     seed: u64,
-    /// Where to record the episodes: a .rrd file, or the rerun+http:// address of a viewer that runs
-    #[arg(long, value_name = "FILE", default_value = "clearway-demo.rrd")]
-    record: String,
+    /// Where to record the episodes: a .rrd file, or the rerun+http:// address of a viewer that runs [default:
+    /// clearway-demo.rrd]
+    #[arg(long, value_name = "FILE")]
+    record: Option<String>,
 }
 
 /// Enough to see that a policy has more than one way.
 const CANDIDATES: usize = 8;
 
+const RECORDING: &str = "clearway-demo.rrd";
+
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let policy = arguments.policy.clone().unwrap_or_else(shipped);
     let planner =
         sampling::Arguments::with_candidates(CANDIDATES).planner(&policy, closed_loop::period())?;
-    // Recording is a part of the demo only where it was built in.
-    let recorder = if cfg!(feature = "rerun") {
-        Some(Recorder::open(&arguments.record)?)
-    } else {
-        None
-    };
     let settings = Settings {
         episodes: arguments.episodes as usize,
         seed: arguments.seed,
@@ -45,6 +42,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         noise: None,
         kept: arguments.episodes as usize,
     };
+    closed_loop::check(&planner, &settings)?;
+    // Recording is a part of the demo where it was built in; where it was not, asking for it is an error.
+    let target = match &arguments.record {
+        None if !cfg!(feature = "rerun") => None,
+        None => Some(RECORDING),
+        Some(target) => Some(target.as_str()),
+    };
+    let recorder = target.map(Recorder::open).transpose()?;
     say!(
         "PushT, driven by {} ({:.1} M parameters), {CANDIDATES} candidates a plan",
         policy.display(),
@@ -69,20 +74,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         bar.inc(1);
     })?;
     bar.finish_and_clear();
-    let report = Report::new(
-        &outcome.episodes,
-        &outcome.latencies,
-        &planner.sampling(),
-        arguments.seed,
-        planner.policy().hash(),
-    );
+    let report = Report::new(&outcome, &planner, &settings);
     say!("{report}");
-    if let Some(recorder) = recorder {
+    if let (Some(recorder), Some(target)) = (recorder, target) {
         recorder.write(&outcome.episodes)?;
-        say!(
-            "recorded: {} (pip install rerun-sdk==0.36.3, then: rerun {0})",
-            arguments.record
-        );
+        say!("recorded: {target} (pip install rerun-sdk==0.36.3, then: rerun {target})");
     }
     Ok(Verdict::Passed)
 }

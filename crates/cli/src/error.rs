@@ -9,7 +9,10 @@ use clearway_sim::SimError;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot load the policy in {}: {error}", path.display())]
-    Policy { path: PathBuf, error: Box<PlannerError> },
+    Policy {
+        path: PathBuf,
+        error: Box<PlannerError>,
+    },
     #[error("there is no policy in {}: give a folder written by LeRobot's save_pretrained with --policy", .0.display())]
     NoPolicy(PathBuf),
     #[error("cannot read {}: {reason}", path.display())]
@@ -22,12 +25,12 @@ pub(crate) enum Error {
         key: String,
         expected: &'static str,
     },
-    #[error("`{key}` in {} must have the shape {expected}, found {found:?}", path.display())]
+    #[error("`{key}` in {} must be {expected}, found {found}", path.display())]
     Shape {
         path: PathBuf,
         key: String,
         expected: String,
-        found: Vec<usize>,
+        found: String,
     },
     #[error(
         "--noise gives only the first draw, but {0} draws noise in every step: choose a deterministic solver such as ddim"
@@ -37,6 +40,11 @@ pub(crate) enum Error {
         "this policy makes {0} numbers an action, PushT takes 2: it was trained for another task"
     )]
     Task(usize),
+    #[error("{argument} {reason}")]
+    Argument {
+        argument: &'static str,
+        reason: String,
+    },
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error(transparent)]
@@ -80,25 +88,45 @@ impl Error {
     }
 }
 
-/// Writes a JSON report for `--json`, whole or not at all.
+/// Writes a JSON report for `--json`.
 pub(crate) fn write_json(path: &Path, report: &impl serde::Serialize) -> Result<(), Error> {
     let mut text =
         serde_json::to_string_pretty(report).map_err(|error| Error::write(path, &error))?;
     text.push('\n');
-    std::fs::write(path, text).map_err(|error| Error::write(path, &error))
+    write_whole(path, |beside| std::fs::write(beside, &text))
+        .map_err(|error| Error::write(path, &error))
+}
+
+/// Writes a file beside its place and then renames it, so that what stood there is lost only to what is whole.
+pub(crate) fn write_whole<E: From<std::io::Error>>(
+    path: &Path,
+    write: impl FnOnce(&Path) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    let beside = path.with_file_name(name);
+    let written = write(&beside).and_then(|()| Ok(std::fs::rename(&beside, path)?));
+    if written.is_err() {
+        // It may not even be there; the error that matters is the first.
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
 }
 
 /// Says early that a file cannot be written, before the work whose result it shall hold.
 pub(crate) fn check_writable(path: Option<&Path>) -> Result<(), Error> {
     let Some(path) = path else { return Ok(()) };
+    if path.is_dir() {
+        return Err(Error::write(path, &"it is a folder"));
+    }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    if folder.is_dir() && !path.is_dir() {
-        return Ok(());
+    if !folder.is_dir() {
+        return Err(Error::write(path, &"its folder does not exist"));
     }
-    Err(Error::write(path, &"its folder does not exist, or it is one itself"))
+    Ok(())
 }
 
 /// Loads a policy, telling a folder that is not there from one that is broken.
@@ -109,6 +137,16 @@ pub(crate) fn load_policy(
     if !path.is_dir() {
         return Err(Error::NoPolicy(path.to_owned()));
     }
-    clearway_planner::Policy::load(path, device)
-        .map_err(|error: LoadError| Error::policy(path, error))
+    let bar = spinner("loading the policy");
+    let policy = clearway_planner::Policy::load(path, device)
+        .map_err(|error: LoadError| Error::policy(path, error));
+    bar.finish_and_clear();
+    policy
+}
+
+/// Shows on a terminal that something is being done; nothing where the output is piped.
+pub(crate) fn spinner(what: &'static str) -> indicatif::ProgressBar {
+    let bar = indicatif::ProgressBar::new_spinner().with_message(what);
+    bar.enable_steady_tick(std::time::Duration::from_millis(100));
+    bar
 }

@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(version, propagate_version = true)]
 struct Arguments {
     /// Threads of a network pass [default: all cores]
-    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Print what happens inside; twice for more
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -80,6 +80,7 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
     if let Some(threads) = arguments.threads {
         rayon::ThreadPoolBuilder::new()

@@ -13,6 +13,10 @@ pub(crate) use say;
 
 pub(crate) fn line(arguments: std::fmt::Arguments<'_>) {
     let mut out = std::io::stdout().lock();
-    // A closed pipe is the reader's choice, and nothing else can be done about any other failure to print.
-    let _ = writeln!(out, "{arguments}");
+    if let Err(error) = writeln!(out, "{arguments}")
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        eprintln!("error: cannot print: {error}");
+        std::process::exit(2);
+    }
 }

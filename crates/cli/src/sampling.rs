@@ -4,19 +4,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use burn::tensor::Device;
-use clearway_planner::{Method, Planner, Sampling};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clearway_planner::{Method, Planner, PlannerError, Sampling};
 
 use crate::error::{Error, load_policy};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Solver [default: the policy's own]
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(Method::ALL.map(Method::name)))]
-    solver: Option<String>,
+    #[arg(long, value_name = "NAME", value_parser = method())]
+    solver: Option<Method>,
     /// Denoising steps [default: the policy's own]
     #[arg(long, value_name = "K")]
     steps: Option<usize>,
-    /// Trajectories drawn a plan; the first feasible one is executed
+    /// Trajectories drawn a plan; the first is executed, the others are shown in a recording
     #[arg(long, value_name = "N", default_value_t = 1)]
     candidates: usize,
 }
@@ -36,17 +37,25 @@ impl Arguments {
         let planner = Planner::new(load_policy(path, &device)?, period, &device);
         let planner = planner.map_err(|error| Error::policy(path, error))?;
         let own = planner.sampling();
-        let method = match &self.solver {
-            Some(name) => name.parse().unwrap_or(own.method),
-            None => own.method,
-        };
         let sampling = Sampling {
-            method,
+            method: self.solver.unwrap_or(own.method),
             steps: self.steps.unwrap_or(own.steps),
+        };
+        let wrong = |argument| {
+            move |error: PlannerError| Error::Argument {
+                argument,
+                reason: format!("does not fit this policy: {error}"),
+            }
         };
         planner
             .with_sampling(sampling)
-            .and_then(|planner| planner.with_candidates(self.candidates))
-            .map_err(|error| Error::policy(path, error))
+            .map_err(wrong("--solver or --steps"))?
+            .with_candidates(self.candidates)
+            .map_err(wrong("--candidates"))
     }
+}
+
+/// A solver by its name; clap lists them.
+fn method() -> impl TypedValueParser<Value = Method> {
+    PossibleValuesParser::new(Method::ALL.map(Method::name)).try_map(|name| name.parse::<Method>())
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use clearway_planner::Planner;
 use indicatif::{ProgressBar, ProgressStyle};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Serialize;
 
-use crate::closed_loop::{self, Episode, RecordedNoise, Settings};
-use crate::error::{Error, check_writable, write_json};
+use crate::closed_loop::{self, Episode, Outcome, RecordedNoise, Settings};
+use crate::error::{Error, check_writable, write_json, write_whole};
 use crate::output::say;
 use crate::{Verdict, sampling, statistics};
 
@@ -36,12 +37,13 @@ pub(crate) struct Pusht {
     #[command(flatten)]
     sampling: sampling::Arguments,
     /// Episodes that share network passes
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     batch: u32,
     /// Initial noise of every replan: a safetensors file with `noise` [episode, replan, horizon, action]
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
-    /// Record the first episodes for rerun: a .rrd file, or the rerun+http:// address of a viewer that runs
+    /// Record the first episodes for rerun: a .rrd file, or the rerun+http:// address of a viewer that runs. What is
+    /// recorded is planned for alone, which can change its last digits
     #[arg(long, value_name = "FILE")]
     record: Option<String>,
     /// Episodes to record
@@ -72,31 +74,24 @@ fn pusht(arguments: &Pusht) -> Result<Verdict, Error> {
         .as_deref()
         .map(|path| RecordedNoise::read(path, &planner))
         .transpose()?;
-    if let (Some(noise), Some(path)) = (&noise, &arguments.noise)
-        && noise.episodes() < arguments.episodes as usize
-    {
-        let reason = format!(
-            "it holds noise for {} episodes, not {}",
-            noise.episodes(),
-            arguments.episodes
-        );
-        return Err(Error::read(path, &reason));
-    }
-    let recorder = arguments
-        .record
-        .as_deref()
-        .map(Recorder::open)
-        .transpose()?;
-    let settings = Settings {
+    let mut settings = Settings {
         episodes: arguments.episodes as usize,
         seed: arguments.seed,
         noise_seed: arguments.noise_seed,
         batch: arguments.batch as usize,
         noise,
-        kept: recorder
-            .as_ref()
-            .map_or(0, |_| arguments.record_episodes as usize),
+        kept: 0,
     };
+    closed_loop::check(&planner, &settings)?;
+    // Opened before the episodes run, so that a wrong path is found early, and after all that can be wrong beside it.
+    let recorder = arguments
+        .record
+        .as_deref()
+        .map(Recorder::open)
+        .transpose()?;
+    if recorder.is_some() {
+        settings.kept = arguments.record_episodes as usize;
+    }
     let bar = progress(settings.episodes);
     let mut successes = 0;
     let outcome = closed_loop::run(&planner, &settings, |episode| {
@@ -106,13 +101,10 @@ fn pusht(arguments: &Pusht) -> Result<Verdict, Error> {
     })?;
     bar.finish_and_clear();
 
-    let report = Report::new(
-        &outcome.episodes,
-        &outcome.latencies,
-        &planner.sampling(),
-        arguments.seed,
-        planner.policy().hash(),
-    );
+    let report = Report {
+        noise_file: arguments.noise.clone(),
+        ..Report::new(&outcome, &planner, &settings)
+    };
     say!("{report}");
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
@@ -146,7 +138,11 @@ pub(crate) struct Report {
     latency_ms: Latency,
     solver: &'static str,
     steps: usize,
+    candidates: usize,
     seed: u64,
+    noise_seed: Option<u64>,
+    noise_file: Option<PathBuf>,
+    batch: usize,
     model: String,
     rows: Vec<Row>,
 }
@@ -170,13 +166,11 @@ struct Row {
 }
 
 impl Report {
-    pub(crate) fn new(
-        episodes: &[Episode],
-        latencies: &[f64],
-        sampling: &clearway_planner::Sampling,
-        seed: u64,
-        model: &str,
-    ) -> Self {
+    pub(crate) fn new(outcome: &Outcome, planner: &Planner, settings: &Settings) -> Self {
+        let Outcome {
+            episodes,
+            latencies,
+        } = outcome;
         let successes = episodes.iter().filter(|episode| episode.succeeded).count();
         let rewards: Vec<f64> = episodes.iter().map(|episode| episode.reward).collect();
         let percentile = |share| {
@@ -194,10 +188,14 @@ impl Report {
                 p99: percentile(0.99),
                 plans: latencies.len(),
             },
-            solver: sampling.method.name(),
-            steps: sampling.steps,
-            seed,
-            model: model.to_owned(),
+            solver: planner.sampling().method.name(),
+            steps: planner.sampling().steps,
+            candidates: planner.candidates(),
+            seed: settings.seed,
+            noise_seed: settings.noise.is_none().then_some(settings.noise_seed),
+            noise_file: None,
+            batch: settings.batch,
+            model: planner.policy().hash().to_owned(),
             rows: episodes
                 .iter()
                 .map(|episode| Row {
@@ -284,7 +282,10 @@ fn write_states(path: &Path, episodes: &[Episode]) -> Result<(), Error> {
         .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(dtype, shape, bytes)?)))
         .collect::<Result<BTreeMap<_, _>, safetensors::SafeTensorError>>()
         .map_err(|error| Error::write(path, &error))?;
-    safetensors::serialize_to_file(views, None, path).map_err(|error| Error::write(path, &error))
+    write_whole(path, |beside| {
+        safetensors::serialize_to_file(views, None, beside).map_err(std::io::Error::other)
+    })
+    .map_err(|error| Error::write(path, &error))
 }
 
 /// Where episodes are recorded, opened before they run so that a wrong path is found early.

@@ -23,5 +23,5 @@ pub use error::{LoadError, ObservationError};
 pub use lerobot::Policy;
 pub use observation::{History, HistoryError, Observation};
 pub use plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
-pub use planner::Planner;
+pub use planner::{Planner, PolicyDenoiser};
 pub use sampling::{Method, Sampling, SamplingError, UnknownMethod};

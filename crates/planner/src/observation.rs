@@ -109,6 +109,36 @@ impl History {
         &self.observations
     }
 
+    /// The observations nearest to the times `newest − k · period`, `k = n−1 .. 0`.
+    ///
+    /// A policy looks back in steps of its own period, whatever the rate at which observations come. Where they come at
+    /// that rate, these are the newest ones; before the first of them it is repeated, as LeRobot does at the start of an
+    /// episode; and where none was taken about a time, the nearest stands in. Nothing comes from an empty history.
+    pub fn every(&self, period: Duration, n: usize) -> impl Iterator<Item = &Observation> {
+        let newest = self.newest();
+        (0..n).rev().filter_map(move |k| {
+            let back = period.saturating_mul(u32::try_from(k).unwrap_or(u32::MAX));
+            let time = newest?.time.saturating_sub(back);
+            let after = self
+                .observations
+                .partition_point(|observation| observation.time < time);
+            let (before, after) = (
+                after.checked_sub(1).map(|i| &self.observations[i]),
+                self.observations.get(after),
+            );
+            match (before, after) {
+                // Of two that are as near, the newer.
+                (Some(before), Some(after))
+                    if time.saturating_sub(before.time) < after.time.saturating_sub(time) =>
+                {
+                    Some(before)
+                }
+                (_, Some(after)) => Some(after),
+                (before, None) => before,
+            }
+        })
+    }
+
     /// The `n` newest observations, the oldest first; where there are fewer, the oldest is repeated in front.
     ///
     /// That is how LeRobot fills its queues at the start of an episode. Nothing comes from an empty history.
@@ -165,5 +195,29 @@ mod tests {
         assert_eq!(seconds(&[5], 3), [5, 5, 5]);
         assert_eq!(seconds(&[5, 7], 3), [5, 5, 7]);
         assert_eq!(seconds(&[5, 7, 8, 9], 2), [8, 9]);
+    }
+
+    #[test]
+    fn a_policy_looks_back_in_steps_of_its_period() {
+        let millis = |history: &[u64], period, n| -> Vec<u64> {
+            let at = |&millis: &u64| Observation::new(Duration::from_millis(millis));
+            let history = History::new(history.iter().map(at).collect()).expect("ordered");
+            let every = history.every(Duration::from_millis(period), n);
+            every
+                .map(|o| u64::try_from(o.time().as_millis()).expect("short"))
+                .collect()
+        };
+        assert_eq!(millis(&[], 100, 2), [0_u64; 0]);
+        assert_eq!(millis(&[700, 800], 100, 2), [700, 800]);
+        assert_eq!(millis(&[600, 700, 800], 100, 2), [700, 800]);
+        // Ten times as fast as the policy, with jitter.
+        assert_eq!(
+            millis(&[698, 709, 720, 731, 742, 790, 801], 100, 2),
+            [698, 801]
+        );
+        // At the start, and after a gap.
+        assert_eq!(millis(&[800], 100, 3), [800, 800, 800]);
+        assert_eq!(millis(&[50], 100, 3), [50, 50, 50]);
+        assert_eq!(millis(&[0, 800], 100, 2), [800, 800]);
     }
 }

@@ -13,7 +13,8 @@ use crate::{History, LoadError, ObservationError};
 /// What is to be planned.
 #[derive(Clone, Copy, Debug)]
 pub struct Problem<'a> {
-    /// Observations with their times, the newest last; the plan starts at the newest.
+    /// Observations with their times, the newest last; the plan starts at the newest, and the policy looks back in
+    /// steps of the planner's period.
     pub observations: &'a History,
     /// What the trajectory must satisfy.
     pub limits: Option<&'a Limits>,
@@ -55,6 +56,8 @@ impl<'a> Problem<'a> {
 pub struct Budget {
     /// The time by which denoising stops, checked between passes; at least one pass is made.
     pub deadline: Option<Instant>,
+    /// The most passes, at least one: with those that a truncated plan made, it is made again.
+    pub passes: Option<usize>,
 }
 
 /// How a plan ended.
@@ -63,7 +66,7 @@ pub struct Budget {
 pub enum Outcome {
     /// All passes were made.
     Complete,
-    /// Time ran out; the trajectory is the clean estimate after so many passes.
+    /// The budget ran out; the trajectory is the clean estimate after so many passes.
     Truncated {
         /// Passes that were made.
         passes: usize,
@@ -96,10 +99,12 @@ pub enum Check {
 pub struct Plan {
     /// The actions to execute, the first at the time of the newest observation. Each holds until the next.
     pub trajectory: Trajectory,
-    /// All candidates that were drawn, [`trajectory`](Plan::trajectory) among them.
+    /// All candidates that were drawn and are finite, [`trajectory`](Plan::trajectory) among them.
     pub candidates: Vec<Trajectory>,
     /// Which of them it is: the first that passes the checks.
     pub chosen: usize,
+    /// Which of the samples that is, those that are not finite counted.
+    pub(crate) row: usize,
     /// How it ended.
     pub outcome: Outcome,
     /// How it was sampled.
@@ -131,15 +136,31 @@ pub enum PlanError {
     /// The observations do not fit the policy.
     #[error(transparent)]
     Observation(#[from] ObservationError),
-    /// The initial noise that was given does not fit.
-    #[error("the initial noise must be {expected} finite values, found {found}")]
-    Noise {
-        /// Horizon times actions.
+    /// The initial noise that was given has another size.
+    #[error("the initial noise must have {expected} values (horizon times action), found {found}")]
+    NoiseLength {
+        /// Horizon times action.
         expected: usize,
-        /// How many there are, or the index of the first that is not finite.
+        /// How many there are.
         found: usize,
     },
-    /// The network produced what is no trajectory.
+    /// The initial noise that was given is not finite.
+    #[error("value {index} of the initial noise is {value}")]
+    NoiseValue {
+        /// Which, row by row.
+        index: usize,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// The limits are those of another robot.
+    #[error("the limits are for {found} coordinates, an action has {expected}")]
+    Limits {
+        /// The coordinates of an action.
+        expected: usize,
+        /// Those of the limits.
+        found: usize,
+    },
+    /// The network produced what is no trajectory, in every candidate.
     #[error("the network produced no trajectory: {0}")]
     Trajectory(#[from] TrajectoryError),
     /// No candidate satisfies the limits.
@@ -147,7 +168,7 @@ pub enum PlanError {
     Infeasible {
         /// How many were drawn.
         candidates: usize,
-        /// The violation of the candidate that comes nearest.
+        /// The first violation of the candidate whose first violation is the smallest, relative to its limit.
         violation: Violation,
     },
 }
@@ -166,7 +187,9 @@ pub enum PlannerError {
     #[error(transparent)]
     Sampling(#[from] SamplingError),
     /// There is nothing to choose from.
-    #[error("a plan needs at least one candidate and at most {limit}, found {found}")]
+    #[error(
+        "a plan of this policy needs at least one candidate and at most {limit}, found {found}"
+    )]
     Candidates {
         /// The most.
         limit: usize,

@@ -21,8 +21,11 @@ use crate::sampling::Sampling;
 
 /// The most candidates of a plan; they share network passes, so memory grows with them.
 const MOST_CANDIDATES: usize = 4096;
+/// The most numbers in the candidates of a plan.
+const MOST_VALUES: usize = 1 << 24;
 
-type PolicyDenoiser = dyn Denoiser<3, Condition = Tensor<2>, Prepared = Prepared> + Send + Sync;
+/// The denoiser of a policy: its network, with what it predicts and how that is clipped.
+pub type PolicyDenoiser = dyn Denoiser<3, Condition = Tensor<2>, Prepared = Prepared> + Send + Sync;
 
 /// Plans with a policy.
 ///
@@ -130,11 +133,14 @@ impl Planner {
     ///
     /// # Errors
     ///
-    /// For no candidates, or more than 4096.
+    /// For no candidates, or more than 4096 (fewer where a plan has more than 4096 numbers).
     pub fn with_candidates(mut self, candidates: usize) -> Result<Self, PlannerError> {
-        if !(1..=MOST_CANDIDATES).contains(&candidates) {
+        let config = self.policy.config();
+        let limit =
+            MOST_CANDIDATES.min((MOST_VALUES / (config.horizon * config.action.len)).max(1));
+        if !(1..=limit).contains(&candidates) {
             return Err(PlannerError::Candidates {
-                limit: MOST_CANDIDATES,
+                limit,
                 found: candidates,
             });
         }
@@ -152,15 +158,18 @@ impl Planner {
         self.sampling
     }
 
+    /// How many candidates a plan draws.
+    pub fn candidates(&self) -> usize {
+        self.candidates
+    }
+
     /// The passes of a plan, with what happens after each; their number bounds the latency.
     pub fn stages(&self) -> &[Stage] {
         &self.stages
     }
 
     /// The denoiser that is sampled: the network, with what it predicts and how that is clipped.
-    pub fn denoiser(
-        &self,
-    ) -> &(dyn Denoiser<3, Condition = Tensor<2>, Prepared = Prepared> + Send + Sync) {
+    pub fn denoiser(&self) -> &PolicyDenoiser {
         &*self.denoiser
     }
 
@@ -203,7 +212,7 @@ impl Planner {
         let start = start(problem);
         let mut estimates = estimates
             .into_iter()
-            .map(|clean| self.trajectory(&download(clean.narrow(0, plan.chosen, 1)), start))
+            .map(|clean| self.trajectory(&download(clean.narrow(0, plan.row, 1)), start))
             .collect::<Result<Vec<_>, _>>()?;
         // The last step may add to its estimate; what is executed is the sample.
         if let Some(last) = estimates.last_mut() {
@@ -289,15 +298,30 @@ impl Planner {
         let config = self.policy.config();
         if let Some(noise) = problem.noise {
             let expected = config.horizon * config.action.len;
-            let wrong = noise.iter().position(|value| !value.is_finite());
-            if noise.len() != expected || wrong.is_some() {
-                return Err(PlanError::Noise {
+            if noise.len() != expected {
+                return Err(PlanError::NoiseLength {
                     expected,
-                    found: wrong.unwrap_or(noise.len()),
+                    found: noise.len(),
+                });
+            }
+            if let Some(index) = noise.iter().position(|value| !value.is_finite()) {
+                return Err(PlanError::NoiseValue {
+                    index,
+                    value: noise[index],
                 });
             }
         }
-        Ok(self.policy.condition(problem.observations)?)
+        if let Some(limits) = problem.limits
+            && limits.dof() != config.action.len
+        {
+            return Err(PlanError::Limits {
+                expected: config.action.len,
+                found: limits.dof(),
+            });
+        }
+        Ok(self
+            .policy
+            .condition_every(self.period, problem.observations)?)
     }
 
     /// One upload, the passes, one download: `[rows · candidates, horizon, action]`.
@@ -331,7 +355,8 @@ impl Planner {
             let late = budget
                 .deadline
                 .is_some_and(|deadline| Instant::now() >= deadline);
-            if late && passes < self.stages.len() {
+            let spent = budget.passes.is_some_and(|most| passes >= most);
+            if (late || spent) && passes < self.stages.len() {
                 let estimate = self.denoiser.finish(step.estimate.clean);
                 return (download(estimate), Outcome::Truncated { passes });
             }
@@ -351,43 +376,54 @@ impl Planner {
     ) -> Result<Plan, PlanError> {
         let start = start(problem);
         let mut candidates = Vec::with_capacity(self.candidates);
-        for sample in samples.chunks(samples.len() / self.candidates) {
-            candidates.push(self.trajectory(sample, start)?);
+        let mut broken = None;
+        let mut rows = Vec::with_capacity(self.candidates);
+        for (row, sample) in samples.chunks(samples.len() / self.candidates).enumerate() {
+            match self.trajectory(sample, start) {
+                Ok(trajectory) => {
+                    candidates.push(trajectory);
+                    rows.push(row);
+                }
+                Err(error) => broken = Some(error),
+            }
         }
         let mut checks = vec![Check::Finite];
-        let mut chosen = 0;
-        if let Some(limits) = problem.limits {
-            checks.push(Check::Limits);
-            let mut nearest: Option<Violation> = None;
-            let feasible = candidates
-                .iter()
-                .position(|candidate| match limits.check(candidate) {
-                    Ok(()) => true,
-                    Err(violation) => {
-                        if nearest
-                            .as_ref()
-                            .is_none_or(|nearest| violation.excess() < nearest.excess())
-                        {
-                            nearest = Some(violation);
+        let mut nearest: Option<Violation> = None;
+        let chosen = match problem.limits {
+            None => (!candidates.is_empty()).then_some(0),
+            Some(limits) => {
+                checks.push(Check::Limits);
+                candidates
+                    .iter()
+                    .position(|candidate| match limits.check(candidate) {
+                        Ok(()) => true,
+                        Err(violation) => {
+                            if nearest
+                                .as_ref()
+                                .is_none_or(|nearest| relative(&violation) < relative(nearest))
+                            {
+                                nearest = Some(violation);
+                            }
+                            false
                         }
-                        false
-                    }
-                });
-            chosen = match (feasible, nearest) {
-                (Some(feasible), _) => feasible,
-                (None, Some(violation)) => {
-                    return Err(PlanError::Infeasible {
-                        candidates: self.candidates,
-                        violation,
-                    });
-                }
+                    })
+            }
+        };
+        let Some(chosen) = chosen else {
+            return Err(match (nearest, broken) {
+                (Some(violation), _) => PlanError::Infeasible {
+                    candidates: self.candidates,
+                    violation,
+                },
+                (None, Some(error)) => error.into(),
                 (None, None) => unreachable!("there is at least one candidate, and it was judged"),
-            };
-        }
+            });
+        };
         Ok(Plan {
             trajectory: candidates[chosen].clone(),
             candidates,
             chosen,
+            row: rows[chosen],
             outcome,
             sampling: self.sampling,
             seed,
@@ -419,6 +455,14 @@ impl fmt::Debug for Planner {
             .field("period", &self.period)
             .field("model", &self.model)
             .finish_non_exhaustive()
+    }
+}
+
+/// By how much a violation is beyond its limit, as a share of the limit: what makes pixels and speeds comparable.
+fn relative(violation: &Violation) -> f64 {
+    match violation {
+        Violation::Exceeded { limit, .. } if *limit != 0.0 => violation.excess() / limit.abs(),
+        _ => violation.excess(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clearway_planner::{Budget, History, Observation, Problem};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, check_writable, write_json};
+use crate::error::{Error, check_writable, spinner, write_json};
 use crate::output::say;
 use crate::{Verdict, sampling};
 
@@ -55,9 +55,21 @@ struct Report {
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
     let history = read(&arguments.observations)?;
-    let period = seconds(&arguments.observations, "--period", arguments.period)?;
+    let period = Duration::try_from_secs_f64(arguments.period)
+        .ok()
+        .filter(|period| !period.is_zero())
+        .ok_or_else(|| Error::Argument {
+            argument: "--period",
+            reason: format!(
+                "must be a time above zero in seconds, found {}",
+                arguments.period
+            ),
+        })?;
     let planner = arguments.sampling.planner(&arguments.policy, period)?;
-    let plan = planner.plan(&Problem::new(&history), Budget::default(), arguments.seed)?;
+    let bar = spinner("planning");
+    let plan = planner.plan(&Problem::new(&history), Budget::default(), arguments.seed);
+    bar.finish_and_clear();
+    let plan = plan?;
     let report = Report {
         action: planner.policy().config().action.name.clone(),
         times: plan
@@ -108,20 +120,22 @@ fn read(path: &Path) -> Result<History, Error> {
         serde_json::from_str(&text).map_err(|error| Error::read(path, &error))?;
     let mut history = History::default();
     for Entry { time, features } in entries {
-        let mut observation = Observation::new(seconds(path, "`time`", time)?);
+        let time = Duration::try_from_secs_f64(time).map_err(|error| {
+            Error::read(
+                path,
+                &format!("`time` must be in seconds, found {time:e}: {error}"),
+            )
+        })?;
+        let mut observation = Observation::new(time);
         for (name, values) in features {
             observation = observation.with(name, values);
         }
-        history.push(observation)?;
+        history
+            .push(observation)
+            .map_err(|error| Error::read(path, &error))?;
+    }
+    if history.newest().is_none() {
+        return Err(Error::read(path, &"it holds no observation"));
     }
     Ok(history)
-}
-
-fn seconds(path: &Path, what: &str, value: f64) -> Result<Duration, Error> {
-    Duration::try_from_secs_f64(value).map_err(|error| {
-        Error::read(
-            path,
-            &format!("{what} must be a time in seconds, found {value}: {error}"),
-        )
-    })
 }

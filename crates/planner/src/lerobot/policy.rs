@@ -1,6 +1,7 @@
 //! A policy: its configuration, its network and its normalization.
 
 use std::path::Path;
+use std::time::Duration;
 
 use burn::tensor::Device;
 use clearway_layers::Weights;
@@ -11,7 +12,7 @@ use super::json::{self, Entry};
 use super::statistics::{MODEL, Normalization, weights};
 use crate::network::ConditionalUnet1d;
 use crate::normalization::Normalizer;
-use crate::{History, LoadError, ObservationError};
+use crate::{History, LoadError, Observation, ObservationError};
 
 const CONFIG: &str = "config.json";
 
@@ -121,8 +122,33 @@ impl Policy {
     /// If there is no observation, or one lacks a feature, has a wrong number of values, or a value that does not
     /// normalize to a finite number.
     pub fn condition(&self, history: &History) -> Result<Vec<f32>, ObservationError> {
+        self.condition_of(history.newest_or_repeated(self.config.n_obs_steps))
+    }
+
+    /// What observations condition the network on that may come faster or slower than the policy's own period: those
+    /// nearest to its steps back from the newest, see [`History::every`].
+    ///
+    /// # Shapes
+    ///
+    /// - returns: `[condition_dim]`
+    ///
+    /// # Errors
+    ///
+    /// As [`condition`](Self::condition).
+    pub fn condition_every(
+        &self,
+        period: Duration,
+        history: &History,
+    ) -> Result<Vec<f32>, ObservationError> {
+        self.condition_of(history.every(period, self.config.n_obs_steps))
+    }
+
+    fn condition_of<'a>(
+        &self,
+        observations: impl Iterator<Item = &'a Observation>,
+    ) -> Result<Vec<f32>, ObservationError> {
         let mut condition = Vec::with_capacity(self.config.condition_dim());
-        for observation in history.newest_or_repeated(self.config.n_obs_steps) {
+        for observation in observations {
             for (normalizer, name) in self.inputs.iter().zip(&self.names) {
                 let values = observation
                     .get(name)
