@@ -75,8 +75,10 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         1 => "info",
         _ => "debug",
     };
+    // A viewer that is not there is this program's error to report, once.
+    let default = format!("{level},re_grpc_client=off");
     let filter =
-        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -218,7 +218,10 @@ fn what_is_wrong_is_one_sentence() {
     let folder = env!("CARGO_MANIFEST_DIR");
     assert_fails(&["policy", "inspect", "--policy", folder], &["config.json"]);
     for (more, said) in [
-        (["--steps", "0"].as_slice(), "--steps does not fit this policy"),
+        (
+            ["--steps", "0"].as_slice(),
+            "--steps does not fit this policy",
+        ),
         (&["--steps", "101"], "101 steps"),
         (&["--solver", "ddmi"], "ddmi"),
         (&["--episodes", "0"], "--episodes"),
@@ -230,7 +233,10 @@ fn what_is_wrong_is_one_sentence() {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         assert_fails(&arguments, &[said]);
         let error = text(&clearway(&arguments).stderr);
-        assert!(!error.contains("cannot load"), "the policy is not to blame: {error}");
+        assert!(
+            !error.contains("cannot load"),
+            "the policy is not to blame: {error}"
+        );
     }
     let closed_loop = repository("tests/golden/lerobot/closed_loop.safetensors");
     let noise = ["--noise", closed_loop.to_str().unwrap()];

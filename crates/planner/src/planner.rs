@@ -272,7 +272,7 @@ impl Planner {
             };
             self.sample(rows, budget, &mut noise, &mut each)
         };
-        tracing::debug!(elapsed = ?begun.elapsed(), %outcome, "sampled");
+        tracing::info!(problems = problems.len(), sampling = %self.sampling, %outcome, elapsed = ?begun.elapsed(), "planned");
 
         let config = self.policy.config();
         let size = self.candidates * config.horizon * config.action.len;
