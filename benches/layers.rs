@@ -1,0 +1,155 @@
+//! The layers in which a pass spends its time, at the sizes of the shipped policy.
+//!
+//! Elements are floating-point operations where a layer multiplies matrices, and values of the output elsewhere; bytes
+//! are the weights, the input and the output, each once. A layer that comes near to the memory's bandwidth has no more
+//! to gain from arithmetic, and one that is far from both spends its time on neither.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use burn::tensor::{Device, Tensor};
+use clearway_diffusion::{Seeded, normal};
+use clearway_layers::activation::mish;
+use clearway_layers::{Conv1dConfig, GroupNormConfig, LinearConfig};
+use criterion::measurement::WallTime;
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main,
+};
+
+/// As in the `clearway` command.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const BATCHES: [usize; 2] = [1, 64];
+
+/// The horizon of 16 actions, halved at each level.
+const LENGTHS: [usize; 3] = [16, 8, 4];
+
+fn input<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    normal(&mut Seeded::new(0, shape[0]), shape, &Device::flex())
+}
+
+/// Says how much work a call is: `elements`, and so many `f32` read or written.
+fn work(group: &mut BenchmarkGroup<'_, WallTime>, elements: usize, values: usize) {
+    group.throughput(Throughput::ElementsAndBytes {
+        elements: elements as u64,
+        bytes: 4 * values as u64,
+    });
+}
+
+/// The convolutions of the blocks: five taps, as many channels out as in. 256 is the bottom of the shipped network; 2048
+/// is that of LeRobot's default, whose 84 MB of weights are for one sample a matter of memory.
+fn conv1d(c: &mut Criterion) {
+    const TAPS: usize = 5;
+    let mut group = c.benchmark_group("conv1d");
+    let small = BATCHES
+        .into_iter()
+        .flat_map(|batch| LENGTHS.map(|time| (256, batch, time)));
+    for (channels, batch, time) in small.chain([(2048, 1, 4)]) {
+        let layer = Conv1dConfig {
+            channels_in: channels,
+            channels_out: channels,
+            kernel_size: TAPS,
+            stride: 1,
+            padding: TAPS / 2,
+        }
+        .init(&Device::flex());
+        let x = input([batch, channels, time]);
+        let weights = channels * channels * TAPS;
+        work(
+            &mut group,
+            2 * weights * time * batch,
+            weights + 2 * channels * time * batch,
+        );
+        let id = format!("{channels}->{channels}, batch {batch}, length");
+        group.bench_function(BenchmarkId::new(id, time), |b| {
+            b.iter(|| layer.forward(black_box(x.clone())));
+        });
+    }
+    group.finish();
+}
+
+/// The modulation of a block at the bottom: an embedded time of 128 and a condition of 36 become a scale and a shift of
+/// 256 channels. `step` is what each pass computes of it, since the condition's share is prepared.
+fn linear(c: &mut Criterion) {
+    const STEP: usize = 128;
+    const CONDITION: usize = 36;
+    const OUTPUT: usize = 512;
+    let layer = LinearConfig {
+        d_input: STEP + CONDITION,
+        d_output: OUTPUT,
+        bias: true,
+    }
+    .init(&Device::flex());
+    let mut group = c.benchmark_group("linear");
+    for batch in BATCHES {
+        for (name, d_input) in [("whole", STEP + CONDITION), ("step", STEP)] {
+            let x = input([batch, d_input]);
+            work(
+                &mut group,
+                2 * d_input * OUTPUT * batch,
+                d_input * OUTPUT + (d_input + OUTPUT) * batch,
+            );
+            group.bench_function(BenchmarkId::new(format!("{name}, batch"), batch), |b| {
+                b.iter(|| {
+                    let x = black_box(x.clone());
+                    if d_input == STEP {
+                        layer.forward_part(x, 0)
+                    } else {
+                        layer.forward(x)
+                    }
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+/// Normalization over eight groups. Every level has as many values, 1024 a sample: channels double where time is halved.
+fn group_norm(c: &mut Criterion) {
+    element_wise(c, "group norm", |channels| {
+        let layer = GroupNormConfig {
+            n_groups: 8,
+            channels,
+            epsilon: 1e-5,
+        }
+        .init(&Device::flex());
+        move |x| layer.forward(x)
+    });
+}
+
+fn activation(c: &mut Criterion) {
+    element_wise(c, "mish", |_| mish);
+}
+
+/// What reads a tensor and writes one like it, at the top and the bottom of the shipped network.
+fn element_wise<F: Fn(Tensor<3>) -> Tensor<3>>(
+    c: &mut Criterion,
+    name: &str,
+    layer: impl Fn(usize) -> F,
+) {
+    let mut group = c.benchmark_group(name);
+    for batch in BATCHES {
+        for (channels, time) in [(64, 16), (256, 4)] {
+            let x = input([batch, channels, time]);
+            let layer = layer(channels);
+            let values = batch * channels * time;
+            work(&mut group, values, 2 * values);
+            let id = format!("{channels} channels, length {time}, batch");
+            group.bench_function(BenchmarkId::new(id, batch), |b| {
+                b.iter(|| layer(black_box(x.clone())));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(50);
+    targets = conv1d, linear, group_norm, activation
+}
+criterion_main!(benches);
