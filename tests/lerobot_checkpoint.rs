@@ -90,6 +90,10 @@ pub const POST: &str = "policy_postprocessor.json";
 pub const PRE_STATE: &str = "first.safetensors";
 pub const POST_STATE: &str = "second.safetensors";
 
+/// What stands in place of a file that git-lfs did not download.
+pub const LFS_POINTER: &str =
+    "version https://git-lfs.github.com/spec/v1\noid sha256:9f86d081884c7d65\nsize 123\n";
+
 pub const STATE: usize = 2;
 pub const ENVIRONMENT: usize = 3;
 pub const ACTION: usize = 2;
@@ -102,6 +106,7 @@ pub struct Shape {
     pub n_groups: usize,
     pub embed_dim: usize,
     pub horizon: usize,
+    pub action: usize,
     pub scales: bool,
 }
 
@@ -113,6 +118,7 @@ impl Shape {
             n_groups: 4,
             embed_dim: 8,
             horizon: 4,
+            action: ACTION,
             scales: true,
         }
     }
@@ -127,6 +133,8 @@ pub struct Checkpoint {
     pub model: Vec<Entry>,
     pub pre_state: Vec<Entry>,
     pub post_state: Vec<Entry>,
+    /// Of LeRobot up to 0.3.3, which wrote no processors.
+    pub legacy: bool,
 }
 
 pub const N_OBS: usize = 2;
@@ -145,7 +153,7 @@ impl Checkpoint {
             ("observation.state", "STATE", STATE),
             ("observation.environment_state", "ENV", ENVIRONMENT),
         ];
-        let outputs = [("action", "ACTION", ACTION)];
+        let outputs = [("action", "ACTION", shape.action)];
         let all = [inputs[0], inputs[1], outputs[0]];
         let map = json!({ "VISUAL": "MEAN_STD", "STATE": mode, "ENV": mode, "ACTION": mode });
         let state: Vec<Entry> = all
@@ -214,21 +222,57 @@ impl Checkpoint {
             model: unet(shape, random),
             pre_state: state.clone(),
             post_state: state,
+            legacy: false,
+        }
+    }
+
+    /// A checkpoint of LeRobot 0.3.3 of one of 0.4: the statistics that a mode needs become buffers of the model.
+    #[must_use]
+    pub fn into_legacy(mut self, statistics: Option<[&str; 2]>) -> Self {
+        for statistic in statistics.into_iter().flatten() {
+            for (layer, feature) in [
+                ("normalize_inputs", "observation.state"),
+                ("normalize_inputs", "observation.environment_state"),
+                ("normalize_targets", "action"),
+                ("unnormalize_outputs", "action"),
+            ] {
+                let key = format!("{feature}.{statistic}");
+                let entry = self.pre_state.iter().find(|e| e.key == key);
+                let mut entry = entry.expect("is there").clone();
+                entry.key = format!("{layer}.buffer_{}.{statistic}", feature.replace('.', "_"));
+                self.model.push(entry);
+            }
+        }
+        self.legacy = true;
+        self
+    }
+
+    /// The files of the folder.
+    pub fn files(&self) -> &'static [&'static str] {
+        if self.legacy {
+            &[CONFIG, MODEL]
+        } else {
+            &[CONFIG, MODEL, PRE, POST, PRE_STATE, POST_STATE]
+        }
+    }
+
+    /// What is in one of them.
+    pub fn bytes(&self, file: &str) -> Vec<u8> {
+        match file {
+            CONFIG => self.config.to_string().into_bytes(),
+            MODEL => safetensors(&self.model),
+            PRE => self.pre.to_string().into_bytes(),
+            POST => self.post.to_string().into_bytes(),
+            PRE_STATE => safetensors(&self.pre_state),
+            POST_STATE => safetensors(&self.post_state),
+            _ => panic!("{file} is not LeRobot's"),
         }
     }
 
     /// Writes the folder anew.
     pub fn write(&self, folder: &Path) {
-        let files = [
-            (CONFIG, self.config.to_string().into_bytes()),
-            (PRE, self.pre.to_string().into_bytes()),
-            (POST, self.post.to_string().into_bytes()),
-            (MODEL, safetensors(&self.model)),
-            (PRE_STATE, safetensors(&self.pre_state)),
-            (POST_STATE, safetensors(&self.post_state)),
-        ];
-        for (name, bytes) in files {
-            fs::write(folder.join(name), bytes).expect("the folder can be written");
+        for file in self.files() {
+            fs::write(folder.join(file), self.bytes(file)).expect("the folder can be written");
         }
     }
 }
@@ -246,7 +290,11 @@ fn unet(shape: &Shape, random: &mut Random) -> Vec<Entry> {
     tensors.layer("diffusion_step_encoder.1", &[4 * e, e], 4 * e);
     tensors.layer("diffusion_step_encoder.3", &[e, 4 * e], e);
     for level in 0..n {
-        let before = if level == 0 { ACTION } else { dims[level - 1] };
+        let before = if level == 0 {
+            shape.action
+        } else {
+            dims[level - 1]
+        };
         let name = format!("down_modules.{level}");
         tensors.block(&format!("{name}.0"), before, dims[level], condition, shape);
         tensors.block(
@@ -282,7 +330,7 @@ fn unet(shape: &Shape, random: &mut Random) -> Vec<Entry> {
         tensors.layer(&format!("{name}.2"), &[to, to, 4], to);
     }
     tensors.conv_block("final_conv.0", dims[0], dims[0], shape);
-    tensors.layer("final_conv.1", &[ACTION, dims[0], 1], ACTION);
+    tensors.layer("final_conv.1", &[shape.action, dims[0], 1], shape.action);
     tensors.entries
 }
 

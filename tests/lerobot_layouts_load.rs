@@ -15,7 +15,8 @@ use clearway_layers::Weights;
 use clearway_planner::normalization::Mode;
 use clearway_planner::{History, LoadError, Observation, Policy};
 use lerobot_checkpoint::{
-    ACTION, Checkpoint, ENVIRONMENT, Entry, N_OBS, POST, PRE, Random, STATE, Shape,
+    ACTION, Checkpoint, ENVIRONMENT, Entry, LFS_POINTER, N_OBS, POST, POST_STATE, PRE, PRE_STATE,
+    Random, STATE, Shape,
 };
 use serde_json::json;
 
@@ -234,14 +235,9 @@ fn difference(policy: &Policy, reference: &Reference, random: &mut Random) -> f6
     worst
 }
 
-fn load(checkpoint: &Checkpoint, legacy: bool) -> Result<Policy, LoadError> {
+fn load(checkpoint: &Checkpoint) -> Result<Policy, LoadError> {
     let folder = tempfile::tempdir().expect("a folder");
     checkpoint.write(folder.path());
-    if legacy {
-        for file in [PRE, POST] {
-            std::fs::remove_file(folder.path().join(file)).expect("is there");
-        }
-    }
     Policy::load(folder.path(), &Device::flex())
 }
 
@@ -271,6 +267,7 @@ fn the_reference_is_lerobot() {
         n_groups: 8,
         embed_dim: 128,
         horizon: 16,
+        action: ACTION,
         scales: true,
     };
     let reference = Reference::new(&read("model.safetensors"), &shape);
@@ -333,7 +330,7 @@ fn networks_of_every_shape_compute_their_formulas() {
     ];
     for shape in shapes {
         let checkpoint = Checkpoint::new(&shape, "MIN_MAX", &mut random);
-        let policy = load(&checkpoint, false).expect("is valid");
+        let policy = load(&checkpoint).expect("is valid");
         let count: usize = checkpoint.model.iter().map(|e| e.values.len()).sum();
         assert_eq!(policy.parameters(), count);
         let reference = Reference::new(&checkpoint.model, &shape);
@@ -360,7 +357,7 @@ fn a_compiled_network_loads() {
             .key
             .replace("diffusion.unet.", "diffusion.unet._orig_mod.");
     }
-    let policy = load(&checkpoint, false).expect("is valid");
+    let policy = load(&checkpoint).expect("is valid");
     assert!(difference(&policy, &reference, &mut random) < NETWORK);
 }
 
@@ -381,17 +378,14 @@ fn every_normalization_is_lerobots() {
         for legacy in [false, true] {
             let mut checkpoint = Checkpoint::new(&Shape::tiny(), word, &mut random);
             if legacy {
-                move_into_model(&mut checkpoint, statistics);
+                checkpoint = checkpoint.into_legacy(statistics);
                 if let Mode::Quantiles | Mode::Quantile10 = mode {
                     // LeRobot did not know these then.
-                    assert!(matches!(
-                        load(&checkpoint, true),
-                        Err(LoadError::Value { .. })
-                    ));
+                    assert!(matches!(load(&checkpoint), Err(LoadError::Value { .. })));
                     continue;
                 }
             }
-            let policy = load(&checkpoint, legacy).expect("is valid");
+            let policy = load(&checkpoint).expect("is valid");
             let of = |feature: &str, i: usize| -> [f64; 2] {
                 let value = |statistic: &str| {
                     let key = format!("{feature}.{statistic}");
@@ -433,24 +427,6 @@ fn every_normalization_is_lerobots() {
     }
 }
 
-/// Makes a checkpoint of LeRobot 0.3.3 of one of 0.4: the statistics become buffers of the model.
-fn move_into_model(checkpoint: &mut Checkpoint, statistics: Option<[&str; 2]>) {
-    for statistic in statistics.into_iter().flatten() {
-        for (layer, feature) in [
-            ("normalize_inputs", "observation.state"),
-            ("normalize_inputs", "observation.environment_state"),
-            ("normalize_targets", "action"),
-            ("unnormalize_outputs", "action"),
-        ] {
-            let key = format!("{feature}.{statistic}");
-            let entry = checkpoint.pre_state.iter().find(|e| e.key == key);
-            let mut entry = entry.expect("is there").clone();
-            entry.key = format!("{layer}.buffer_{}.{statistic}", feature.replace('.', "_"));
-            checkpoint.model.push(entry);
-        }
-    }
-}
-
 #[test]
 fn a_kind_without_a_mode_is_not_normalized() {
     // LeRobot's own default mapping has no ENV.
@@ -462,7 +438,7 @@ fn a_kind_without_a_mode_is_not_normalized() {
     ] {
         map.as_object_mut().expect("a map").remove("ENV");
     }
-    let policy = load(&checkpoint, false).expect("is valid");
+    let policy = load(&checkpoint).expect("is valid");
     let history = History::new(vec![observation(0, &[0.0, 0.0], &[9.0, 8.0, 7.0])]).expect("one");
     let condition = policy.condition(&history).expect("is complete");
     assert_eq!(condition[STATE..STATE + ENVIRONMENT], [9.0, 8.0, 7.0]);
@@ -474,7 +450,7 @@ fn observations_are_renamed_as_the_policy_says() {
     let mut checkpoint = Checkpoint::new(&Shape::tiny(), "IDENTITY", &mut Random(5));
     checkpoint.pre["steps"][0]["config"]["rename_map"] =
         json!({ "joints": "observation.state", "unused": "other" });
-    let policy = load(&checkpoint, false).expect("is valid");
+    let policy = load(&checkpoint).expect("is valid");
     assert_eq!(
         policy.observed_names(),
         ["joints", "observation.environment_state"]
@@ -494,7 +470,7 @@ fn observations_are_renamed_as_the_policy_says() {
 #[test]
 fn wrong_observations_are_errors_that_name_them() {
     let checkpoint = Checkpoint::new(&Shape::tiny(), "MIN_MAX", &mut Random(6));
-    let policy = load(&checkpoint, false).expect("is valid");
+    let policy = load(&checkpoint).expect("is valid");
     let message = |observations: Vec<Observation>| {
         let history = History::new(observations).expect("times increase");
         policy
@@ -513,9 +489,11 @@ fn wrong_observations_are_errors_that_name_them() {
             observation(0, &[0.0, 0.0], &environment),
             observation(1, &[0.0, value], &environment),
         ]);
-        assert!(
-            message.starts_with("value 1 of `observation.state` is "),
-            "{message}"
+        assert_eq!(
+            message,
+            format!(
+                "value 1 of `observation.state` is {value:e}, which cannot be normalized to a finite number"
+            )
         );
     }
 }
@@ -525,9 +503,82 @@ fn camera_policies_are_refused_by_name() {
     let mut checkpoint = Checkpoint::new(&Shape::tiny(), "MIN_MAX", &mut Random(7));
     checkpoint.config["input_features"]["observation.images.wrist"] =
         json!({ "type": "VISUAL", "shape": [3, 96, 96] });
-    let error = load(&checkpoint, false).expect_err("has a camera");
+    let error = load(&checkpoint).expect_err("has a camera");
     assert_eq!(
         error.to_string(),
         "the policy sees through the camera `observation.images.wrist`; camera policies are not supported yet"
+    );
+}
+
+#[test]
+fn sizes_that_are_possible_each_are_refused_where_they_are_not_together() {
+    let tiny = Shape::tiny();
+    let message = |checkpoint: &Checkpoint| load(checkpoint).expect_err("is too large").to_string();
+    // No weight depends on the horizon: everything else of these policies is valid.
+    let shape = Shape {
+        horizon: 1 << 16,
+        action: 17,
+        ..tiny.clone()
+    };
+    assert_eq!(
+        message(&Checkpoint::new(&shape, "MIN_MAX", &mut Random(8))),
+        "config.json: `horizon` times `output_features.action.shape` comes to 1114112; the limit is 1048576"
+    );
+    let shape = Shape {
+        horizon: 1 << 16,
+        kernel_size: 65,
+        ..tiny.clone()
+    };
+    assert_eq!(
+        message(&Checkpoint::new(&shape, "MIN_MAX", &mut Random(9))),
+        "config.json: `horizon` times `kernel_size` times the largest of `down_dims` and \
+         `output_features.action.shape` comes to 68157440; the limit is 67108864"
+    );
+    let mut checkpoint = Checkpoint::new(&tiny, "MIN_MAX", &mut Random(10));
+    checkpoint.config["n_obs_steps"] = json!(1024);
+    checkpoint.config["horizon"] = json!(1024);
+    checkpoint.config["input_features"]["observation.state"]["shape"] = json!([1022]);
+    assert_eq!(
+        message(&checkpoint),
+        "config.json: `n_obs_steps` times the sum of the shapes of `input_features` comes to 1049600; \
+         the limit is 1048576"
+    );
+    // Half as much loads.
+    let shape = Shape {
+        horizon: 1 << 15,
+        action: 17,
+        ..tiny
+    };
+    load(&Checkpoint::new(&shape, "MIN_MAX", &mut Random(11))).expect("is valid");
+}
+
+#[test]
+fn files_that_were_not_downloaded_or_not_saved_say_so() {
+    let checkpoint = Checkpoint::new(&Shape::tiny(), "MIN_MAX", &mut Random(12));
+    let folder = tempfile::tempdir().expect("a folder");
+    let message = || {
+        Policy::load(folder.path(), &Device::flex())
+            .expect_err("is not whole")
+            .to_string()
+    };
+    for file in checkpoint.files() {
+        checkpoint.write(folder.path());
+        std::fs::write(folder.path().join(file), LFS_POINTER).expect("can be written");
+        assert!(
+            message().starts_with(file) && message().ends_with("run git lfs pull"),
+            "{}",
+            message()
+        );
+    }
+    checkpoint.write(folder.path());
+    for file in [PRE, POST, PRE_STATE, POST_STATE] {
+        std::fs::remove_file(folder.path().join(file)).expect("is there");
+    }
+    assert_eq!(
+        message(),
+        "the statistics of the normalization are in neither place, processor files (policy_preprocessor.json, \
+         policy_postprocessor.json) or buffers in model.safetensors: save the policy again with its processors \
+         (`save_pretrained` of the pre- and the postprocessor in LeRobot 0.4, or its script \
+         `migrate_policy_normalization` on an older policy)"
     );
 }

@@ -1,30 +1,29 @@
 //! A malformed policy is an error: never a panic, never a policy that computes something else, never much memory.
 //!
-//! 10,000 folders, each a valid one that was broken in one way, of a kind that cannot be valid.
+//! 12,000 folders, each a valid one that was broken in one way, of a kind that cannot be valid: two thirds as LeRobot
+//! writes them from 0.4 on, one third as it did before, with the statistics in the model.
 
 mod lerobot_checkpoint;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use clearway_planner::Policy;
+use clearway_planner::{Budget, History, Observation, Outcome, Planner, Policy, Problem};
 use lerobot_checkpoint::{
-    CONFIG, Checkpoint, Entry, MODEL, POST, POST_STATE, PRE, PRE_STATE, Random, Shape, header,
-    with_header,
+    ACTION, CONFIG, Checkpoint, ENVIRONMENT, Entry, LFS_POINTER, MODEL, POST, POST_STATE, PRE,
+    PRE_STATE, Random, STATE, Shape, header, with_header,
 };
 use serde_json::{Value, json};
 
-const FOLDERS: usize = 10_000;
+const FOLDERS: usize = 12_000;
 
 /// The largest memory that the process may have had, in MB. The valid policy has 60 KB; the largest thing that is ever
 /// read is a JSON file of 1 MB.
-const MAX_MEMORY: u64 = 256;
-
-const FILES: [&str; 6] = [CONFIG, PRE, POST, MODEL, PRE_STATE, POST_STATE];
-const TENSOR_FILES: [&str; 3] = [MODEL, PRE_STATE, POST_STATE];
+const MAX_MEMORY: u64 = 64;
 
 /// The files of a folder, as they are before and after a change.
 struct Folder<'a> {
@@ -38,7 +37,24 @@ impl Folder<'_> {
     }
 
     fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
-        fs::write(self.path.join(file), bytes).expect("can be written");
+        let path = self.path.join(file);
+        // ext4 waits for the disk where a file is truncated and written again, and not where it is new.
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
+            _ => fs::write(path, bytes).expect("can be written"),
+        }
+    }
+
+    fn files(&self) -> &'static [&'static str] {
+        self.valid.files()
+    }
+
+    fn tensor_files(&self) -> &'static [&'static str] {
+        if self.valid.legacy {
+            &[MODEL]
+        } else {
+            &[MODEL, PRE_STATE, POST_STATE]
+        }
     }
 
     fn entries(&self, file: &str) -> &[Entry] {
@@ -52,7 +68,8 @@ impl Folder<'_> {
     /// The tensors of a file that the policy reads.
     fn used(&self, file: &str) -> Vec<usize> {
         let is_used = |key: &str| match file {
-            MODEL => true,
+            // Only training reads these.
+            MODEL => !key.starts_with("normalize_targets."),
             PRE_STATE => {
                 key.starts_with("observation.") && (key.ends_with(".min") || key.ends_with(".max"))
             }
@@ -63,6 +80,16 @@ impl Folder<'_> {
             .filter(|(_, e)| is_used(&e.key))
             .map(|(i, _)| i)
             .collect()
+    }
+
+    /// The statistics among them.
+    fn statistics(&self, file: &str) -> Vec<usize> {
+        let mut used = self.used(file);
+        used.retain(|i| {
+            let key = &self.entries(file)[*i].key;
+            key.ends_with(".min") || key.ends_with(".max")
+        });
+        used
     }
 
     fn json(&self, file: &str) -> Value {
@@ -77,28 +104,33 @@ impl Folder<'_> {
 /// Breaks a folder in one way, and says how.
 type Mutation = fn(&Folder, &mut Random) -> String;
 
-const MUTATIONS: [(usize, Mutation); 17] = [
-    (1, file_is_missing),
-    (6, file_is_truncated),
-    (2, file_has_more),
-    (1, file_claims_gigabytes),
-    (3, header_has_another_length),
-    (6, header_has_an_impossible_byte),
-    (4, tensor_has_another_type),
-    (6, tensor_has_another_shape),
-    (6, tensor_lies_elsewhere),
-    (5, tensor_is_lost_or_renamed),
-    (2, tensor_is_too_many),
-    (5, number_is_not_finite),
-    (4, statistics_cannot_be),
-    (4, json_is_deep),
-    (10, config_entry_is_lost_or_mistyped),
-    (10, config_value_cannot_be),
-    (8, processor_cannot_be),
+/// How often among folders with processors, how often among those without.
+const MUTATIONS: [((usize, usize), Mutation); 21] = [
+    ((1, 1), file_is_missing),
+    ((6, 6), file_is_truncated),
+    ((2, 2), file_has_more),
+    ((1, 1), file_claims_gigabytes),
+    ((1, 1), file_is_an_lfs_pointer),
+    ((3, 3), header_has_another_length),
+    ((6, 6), header_has_an_impossible_byte),
+    ((4, 4), tensor_has_another_type),
+    ((6, 6), tensor_has_another_shape),
+    ((6, 6), tensor_lies_elsewhere),
+    ((5, 5), tensor_is_lost_or_renamed),
+    ((2, 2), tensor_is_too_many),
+    ((5, 5), number_is_not_finite),
+    ((4, 8), statistics_cannot_be),
+    ((4, 4), json_is_deep),
+    ((10, 10), config_entry_is_lost_or_mistyped),
+    ((10, 10), config_value_cannot_be),
+    ((2, 2), sizes_are_too_large_together),
+    ((8, 0), processor_cannot_be),
+    ((1, 1), statistics_are_nowhere),
+    ((0, 4), layouts_are_mixed),
 ];
 
 fn file_is_missing(folder: &Folder, random: &mut Random) -> String {
-    let file = random.pick(&FILES);
+    let file = random.pick(folder.files());
     fs::remove_file(folder.path.join(file)).expect("is there");
     if random.below(3) == 0 {
         fs::create_dir(folder.path.join(file)).expect("can be made");
@@ -107,7 +139,7 @@ fn file_is_missing(folder: &Folder, random: &mut Random) -> String {
 }
 
 fn file_is_truncated(folder: &Folder, random: &mut Random) -> String {
-    let file = random.pick(&FILES);
+    let file = random.pick(folder.files());
     let bytes = folder.read(file);
     let length = random.below(bytes.len());
     folder.put(file, &bytes[..length]);
@@ -115,7 +147,7 @@ fn file_is_truncated(folder: &Folder, random: &mut Random) -> String {
 }
 
 fn file_has_more(folder: &Folder, random: &mut Random) -> String {
-    let file = random.pick(&FILES);
+    let file = random.pick(folder.files());
     let mut bytes = folder.read(file);
     let extra = 1 + random.below(100);
     bytes.extend(vec![b'}'; extra]);
@@ -124,7 +156,7 @@ fn file_has_more(folder: &Folder, random: &mut Random) -> String {
 }
 
 fn file_claims_gigabytes(folder: &Folder, random: &mut Random) -> String {
-    let file = random.pick(&FILES);
+    let file = random.pick(folder.files());
     let path = folder.path.join(file);
     let opened = fs::OpenOptions::new().write(true).open(path);
     // A sparse file: it has the size and takes no space.
@@ -134,8 +166,14 @@ fn file_claims_gigabytes(folder: &Folder, random: &mut Random) -> String {
     format!("{file} has 32 GB")
 }
 
+fn file_is_an_lfs_pointer(folder: &Folder, random: &mut Random) -> String {
+    let file = random.pick(folder.files());
+    folder.put(file, LFS_POINTER);
+    format!("{file} is a git-lfs pointer")
+}
+
 fn header_has_another_length(folder: &Folder, random: &mut Random) -> String {
-    let file = random.pick(&TENSOR_FILES);
+    let file = random.pick(folder.tensor_files());
     let mut bytes = folder.read(file);
     let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight"));
     let other = match random.below(4) {
@@ -153,7 +191,7 @@ fn header_has_another_length(folder: &Folder, random: &mut Random) -> String {
 }
 
 fn header_has_an_impossible_byte(folder: &Folder, random: &mut Random) -> String {
-    let file = random.pick(&TENSOR_FILES);
+    let file = random.pick(folder.tensor_files());
     let mut bytes = folder.read(file);
     let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight")) as usize;
     let at = 8 + random.below(length);
@@ -172,7 +210,12 @@ fn put_header(folder: &Folder, file: &str, header: &Value) {
 }
 
 fn any_used(folder: &Folder, random: &mut Random) -> (&'static str, usize) {
-    let file = random.pick(&TENSOR_FILES);
+    let file = random.pick(folder.tensor_files());
+    // Statistics are few among the weights.
+    let statistics = folder.statistics(file);
+    if !statistics.is_empty() && random.below(2) == 0 {
+        return (file, random.pick(&statistics));
+    }
     (file, random.pick(&folder.used(file)))
 }
 
@@ -237,7 +280,7 @@ fn tensor_has_another_shape(folder: &Folder, random: &mut Random) -> String {
 }
 
 fn tensor_lies_elsewhere(folder: &Folder, random: &mut Random) -> String {
-    let file = random.pick(&TENSOR_FILES);
+    let file = random.pick(folder.tensor_files());
     let entries = folder.entries(file);
     let key = &random.pick(entries).key;
     let mut header = Value::Object(header(entries));
@@ -286,6 +329,8 @@ fn tensor_is_too_many(folder: &Folder, random: &mut Random) -> String {
             .pick(&[
                 "diffusion.unet.extra",
                 "diffusion.rgb_encoder.out.bias",
+                "normalize_inputs.buffer_observation_image.mean",
+                "unnormalize_outputs.buffer_action.mean",
                 "a",
                 "",
             ])
@@ -321,9 +366,13 @@ fn number_is_not_finite(folder: &Folder, random: &mut Random) -> String {
 }
 
 fn statistics_cannot_be(folder: &Folder, random: &mut Random) -> String {
-    let file = random.pick(&[PRE_STATE, POST_STATE]);
+    let file = if folder.valid.legacy {
+        MODEL
+    } else {
+        random.pick(&[PRE_STATE, POST_STATE])
+    };
     let mut entries = folder.entries(file).to_vec();
-    let i = random.pick(&folder.used(file));
+    let i = random.pick(&folder.statistics(file));
     let (feature, _) = entries[i].key.rsplit_once('.').expect("a statistic");
     let feature = feature.to_owned();
     let find = |statistic: &str| {
@@ -358,11 +407,11 @@ fn statistics_cannot_be(folder: &Folder, random: &mut Random) -> String {
 }
 
 fn json_is_deep(folder: &Folder, random: &mut Random) -> String {
-    let file = random.pick(&FILES);
+    let file = random.pick(folder.files());
     let depth = 200 + random.below(20_000);
     let (open, close) = random.pick(&[("[", "]"), ("{\"steps\":", "}")]);
     let text = format!("{}0{}", open.repeat(depth), close.repeat(depth));
-    if TENSOR_FILES.contains(&file) {
+    if folder.tensor_files().contains(&file) {
         folder.put(file, with_header(text.as_bytes(), &[]));
     } else {
         folder.put(file, text);
@@ -569,6 +618,58 @@ fn config_value_cannot_be(folder: &Folder, random: &mut Random) -> String {
     format!("{key} of config.json is {value}")
 }
 
+/// A policy that is whole and consistent, and whose plans would take gigabytes.
+fn sizes_are_too_large_together(folder: &Folder, random: &mut Random) -> String {
+    let shape = Shape {
+        horizon: 1 << 16,
+        action: 17 + random.below(100),
+        ..Shape::tiny()
+    };
+    let mut large = Checkpoint::new(&shape, "MIN_MAX", random);
+    if folder.valid.legacy {
+        large = large.into_legacy(MIN_MAX);
+    }
+    for file in large.files() {
+        folder.put(file, large.bytes(file));
+    }
+    format!(
+        "a plan has {} times {} numbers",
+        shape.horizon, shape.action
+    )
+}
+
+fn statistics_are_nowhere(folder: &Folder, random: &mut Random) -> String {
+    if folder.valid.legacy {
+        let mut entries = folder.valid.model.clone();
+        entries.retain(|e| !e.key.contains("normalize_"));
+        folder.put(MODEL, lerobot_checkpoint::safetensors(&entries));
+        return "no buffers".into();
+    }
+    for file in [PRE, POST] {
+        fs::remove_file(folder.path.join(file)).expect("is there");
+    }
+    if random.below(2) == 0 {
+        for file in [PRE_STATE, POST_STATE] {
+            fs::remove_file(folder.path.join(file)).expect("is there");
+        }
+    }
+    "no processors".into()
+}
+
+/// Statistics in the model, and some or all of the files that took their place.
+fn layouts_are_mixed(folder: &Folder, random: &mut Random) -> String {
+    let files = [PRE, POST, PRE_STATE, POST_STATE];
+    let processor = random.pick(&[PRE, POST]);
+    let mut written = Vec::new();
+    for file in files {
+        if file == processor || random.below(2) == 0 {
+            folder.put(file, folder.valid.bytes(file));
+            written.push(file);
+        }
+    }
+    format!("buffers in the model beside {written:?}")
+}
+
 fn processor_cannot_be(folder: &Folder, random: &mut Random) -> String {
     let (file, normalizer) = random.pick(&[(PRE, 3), (POST, 0)]);
     let mut json = folder.json(file);
@@ -713,6 +814,9 @@ fn processor_cannot_be(folder: &Folder, random: &mut Random) -> String {
     format!("{file} has {what}")
 }
 
+/// What `MIN_MAX` needs.
+const MIN_MAX: Option<[&str; 2]> = Some(["min", "max"]);
+
 /// The largest memory of this process so far, in MB, where the system tells.
 fn peak_memory() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
@@ -727,34 +831,41 @@ fn peak_memory() -> Option<u64> {
 #[test]
 fn malformed_checkpoints_are_errors() {
     let mut random = Random(20_260_101);
-    let valid = Checkpoint::new(&Shape::tiny(), "MIN_MAX", &mut random);
+    let with_processors = Checkpoint::new(&Shape::tiny(), "MIN_MAX", &mut random);
+    let with_buffers = with_processors.clone().into_legacy(MIN_MAX);
     let device = Device::flex();
     let root = tempfile::tempdir().expect("a folder");
     let path = root.path().join("policy");
-    fs::create_dir(&path).expect("can be made");
-    valid.write(&path);
-    Policy::load(&path, &device).expect("is valid before it is broken");
 
-    let total: usize = MUTATIONS.iter().map(|(weight, _)| weight).sum();
+    let written = [&with_processors, &with_buffers].map(|valid| {
+        let files = valid.files().iter();
+        files
+            .map(|file| (*file, valid.bytes(file)))
+            .collect::<Vec<_>>()
+    });
     let start = Instant::now();
     let mut wrong = Vec::new();
-    for _ in 0..FOLDERS {
-        fs::remove_dir_all(&path).expect("can be removed");
-        fs::create_dir(&path).expect("can be made");
-        valid.write(&path);
-        let mut at = random.below(total);
-        let (_, mutation) = MUTATIONS
-            .iter()
-            .find(|(weight, _)| {
-                let here = at < *weight;
-                at = at.saturating_sub(*weight);
-                here
-            })
-            .expect("weights add up");
-        let folder = Folder {
-            path: &path,
-            valid: &valid,
+    for i in 0..FOLDERS {
+        let valid = if i % 3 == 0 {
+            &with_buffers
+        } else {
+            &with_processors
         };
+        let weights =
+            MUTATIONS.map(|((modern, legacy), _)| if valid.legacy { legacy } else { modern });
+        let total: usize = weights.iter().sum();
+        fs::create_dir(&path).expect("can be made");
+        for (file, bytes) in &written[usize::from(valid.legacy)] {
+            fs::write(path.join(file), bytes).expect("can be written");
+        }
+        let mut at = random.below(total);
+        let chosen = weights.iter().position(|weight| {
+            let here = at < *weight;
+            at = at.saturating_sub(*weight);
+            here
+        });
+        let (_, mutation) = MUTATIONS[chosen.expect("weights add up")];
+        let folder = Folder { path: &path, valid };
         let what = mutation(&folder, &mut random);
         match catch_unwind(AssertUnwindSafe(|| Policy::load(&path, &device))) {
             Ok(Err(error)) => {
@@ -767,6 +878,7 @@ fn malformed_checkpoints_are_errors() {
             Ok(Ok(_)) => wrong.push(format!("{what}: loaded")),
             Err(_) => wrong.push(format!("{what}: panicked")),
         }
+        fs::remove_dir_all(&path).expect("can be removed");
     }
     wrong.sort();
     wrong.dedup();
@@ -778,5 +890,49 @@ fn malformed_checkpoints_are_errors() {
     );
     if let Some(memory) = peak_memory() {
         assert!(memory < MAX_MEMORY, "{memory} MB");
+    }
+}
+
+#[test]
+fn before_they_are_broken_they_plan() {
+    let device = Device::flex();
+    let mut history = History::default();
+    history
+        .push(
+            Observation::new(Duration::ZERO)
+                .with("observation.state", [0.5; STATE])
+                .with("observation.environment_state", [0.5; ENVIRONMENT]),
+        )
+        .expect("is the first");
+    for (mode, statistics) in [
+        ("IDENTITY", None),
+        ("MEAN_STD", Some(["mean", "std"])),
+        ("MIN_MAX", MIN_MAX),
+    ] {
+        let checkpoint = Checkpoint::new(&Shape::tiny(), mode, &mut Random(20_260_101));
+        let plans = [checkpoint.clone(), checkpoint.into_legacy(statistics)].map(|checkpoint| {
+            let folder = tempfile::tempdir().expect("a folder");
+            checkpoint.write(folder.path());
+            let policy = Policy::load(folder.path(), &device).expect("is valid");
+            let config = policy.config().clone();
+            let planner =
+                Planner::new(policy, Duration::from_millis(100), &device).expect("samples");
+            let plan = planner
+                .plan(&Problem::new(&history), Budget::default(), 1)
+                .expect("plans");
+            assert_eq!(plan.outcome, Outcome::Complete);
+            let actions: Vec<Vec<f64>> = plan
+                .trajectory
+                .waypoints()
+                .map(|waypoint| waypoint.position.to_vec())
+                .collect();
+            assert_eq!(actions.len(), config.n_action_steps);
+            assert!(actions.iter().all(|action| action.len() == ACTION));
+            actions
+        });
+        // The formulas of the two layouts differ by 1e-8 of a range.
+        for (a, b) in plans[0].iter().flatten().zip(plans[1].iter().flatten()) {
+            assert!((a - b).abs() < 1e-4, "{mode}: {a} and {b}");
+        }
     }
 }

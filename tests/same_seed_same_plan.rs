@@ -223,7 +223,9 @@ fn running_out_of_time_is_an_outcome() {
         passes: Some(passes),
         ..Budget::default()
     };
-    let replayed = planner.plan(&Problem::new(&history), again, 1).expect("a plan");
+    let replayed = planner
+        .plan(&Problem::new(&history), again, 1)
+        .expect("a plan");
     assert_eq!(bits(&plan), bits(&replayed));
     let early = Budget {
         deadline: Some(Instant::now() + Duration::from_secs(600)),

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, Param};
@@ -18,6 +18,9 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor
 
 /// The longest header that is read, in bytes. Stable Diffusion's 1130 tensors need 0.1 MB.
 pub const MAX_HEADER: u64 = 8 << 20;
+
+/// How a git-lfs pointer begins: the file that a clone leaves in place of a large one until `git lfs pull`.
+pub const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 /// How many keys an error message lists.
 const LISTED_KEYS: usize = 5;
@@ -32,6 +35,9 @@ pub enum WeightsError {
     /// A folder, a pipe or a device.
     #[error("is not a regular file")]
     NotAFile,
+    /// A stand-in for the weights, which were not downloaded.
+    #[error("is a git-lfs pointer, not the weights: run git lfs pull")]
+    LfsPointer,
     /// The header is not what the format says.
     #[error("is not a safetensors file: {reason}")]
     Header {
@@ -87,7 +93,7 @@ pub enum WeightsError {
         index: usize,
     },
     /// Tensors that the network has no place for.
-    #[error("{} tensors belong to nothing: {}", keys.len(), listed(keys))]
+    #[error("{}: {}", counted(keys), listed(keys))]
     Unexpected {
         /// Their keys, sorted.
         keys: Vec<String>,
@@ -98,6 +104,13 @@ pub enum WeightsError {
         /// The key.
         key: String,
     },
+}
+
+fn counted(keys: &[String]) -> String {
+    match keys.len() {
+        1 => "one tensor belongs to nothing".into(),
+        n => format!("{n} tensors belong to nothing"),
+    }
 }
 
 fn listed(keys: &[String]) -> String {
@@ -137,14 +150,25 @@ impl Weights {
         }
         let mut file = File::open(path)?;
         let size = file.metadata()?.len();
+        let malformed = |reason: String| WeightsError::Header { reason };
+        let mut begin = Vec::new();
+        Read::by_ref(&mut file)
+            .take(LFS_POINTER.len() as u64)
+            .read_to_end(&mut begin)?;
+        if begin == LFS_POINTER {
+            return Err(WeightsError::LfsPointer);
+        }
         let mut length = [0; 8];
         let data_at = |length: u64| 8 + length;
-        if size < data_at(0) {
-            return Err(WeightsError::Length {
-                expected: data_at(0),
-                found: size,
-            });
+        if size == 0 {
+            return Err(malformed("it is empty".into()));
         }
+        if size < data_at(0) {
+            return Err(malformed(
+                "it ends within the 8 bytes that give the header's length".into(),
+            ));
+        }
+        file.seek(SeekFrom::Start(0))?;
         file.read_exact(&mut length)?;
         let length = u64::from_le_bytes(length);
         if length > MAX_HEADER {
@@ -161,7 +185,6 @@ impl Weights {
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header)?;
-        let malformed = |reason: String| WeightsError::Header { reason };
         let Header(tensors) =
             serde_json::from_slice(&header).map_err(|error| malformed(error.to_string()))?;
         // The format's own crate checks that the tensors touch without gap or overlap and that each has the bytes that
@@ -326,9 +349,12 @@ impl Weights {
         self.file.seek(SeekFrom::Start(0))?;
         let mut block = vec![0; 1 << 16];
         loop {
-            match self.file.read(&mut block)? {
-                0 => return Ok(()),
-                n => update(&block[..n]),
+            match self.file.read(&mut block) {
+                Ok(0) => return Ok(()),
+                Ok(n) => update(&block[..n]),
+                // A signal came in between; `read_exact` retries by itself.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -478,6 +504,42 @@ mod tests {
             error.to_string(),
             "tensor `x` holds a value that is not finite in f32, at index 1"
         );
+    }
+
+    #[test]
+    fn what_is_no_safetensors_file_says_so() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.safetensors");
+        for (content, message) in [
+            ("", "is not a safetensors file: it is empty"),
+            (
+                "1234567",
+                "is not a safetensors file: it ends within the 8 bytes that give the header's length",
+            ),
+            (
+                "version https://git-lfs.github.com/spec/v1\noid sha256:aaaa\nsize 123\n",
+                "is a git-lfs pointer, not the weights: run git lfs pull",
+            ),
+        ] {
+            std::fs::write(&path, content).expect("can be written");
+            let error = Weights::open(&path).expect_err("has no tensors");
+            assert_eq!(error.to_string(), message);
+        }
+    }
+
+    #[test]
+    fn what_is_left_over_is_named() {
+        for (n, message) in [
+            (1, "one tensor belongs to nothing: `t0`"),
+            (2, "2 tensors belong to nothing: `t0`, `t1`"),
+            (
+                7,
+                "7 tensors belong to nothing: `t0`, `t1`, `t2`, `t3`, `t4`, ..",
+            ),
+        ] {
+            let keys = (0..n).map(|i| format!("t{i}")).collect();
+            assert_eq!(WeightsError::Unexpected { keys }.to_string(), message);
+        }
     }
 
     #[test]

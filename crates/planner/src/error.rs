@@ -26,6 +26,12 @@ pub enum LoadError {
         /// The limit, in bytes.
         limit: u64,
     },
+    /// A JSON file was not downloaded.
+    #[error("{file} is a git-lfs pointer, not the file itself: run git lfs pull")]
+    LfsPointer {
+        /// The file.
+        file: String,
+    },
     /// A JSON file is malformed.
     #[error("{file} is not JSON: {error}")]
     Json {
@@ -53,6 +59,18 @@ pub enum LoadError {
         found: String,
         /// What it should be.
         expected: String,
+    },
+    /// Entries of a JSON file that are small enough each, and together ask for more memory than any policy needs.
+    #[error("{file}: {keys} comes to {found}; the limit is {limit}")]
+    Size {
+        /// The file.
+        file: String,
+        /// The entries, and how they are combined.
+        keys: String,
+        /// What they come to.
+        found: usize,
+        /// The most.
+        limit: usize,
     },
     /// The folder holds another kind of policy.
     #[error("the policy is of type `{found}`; only `diffusion` is supported")]
@@ -104,6 +122,14 @@ pub enum LoadError {
         /// The configuration's mode.
         expected: Mode,
     },
+    /// The statistics of the normalization are in none of the places where LeRobot has kept them.
+    #[error(
+        "the statistics of the normalization are in neither place, processor files \
+         (policy_preprocessor.json, policy_postprocessor.json) or buffers in model.safetensors: save the policy \
+         again with its processors (`save_pretrained` of the pre- and the postprocessor in LeRobot 0.4, or its \
+         script `migrate_policy_normalization` on an older policy)"
+    )]
+    NoStatistics,
     /// A feature's statistics cannot be used.
     #[error("{file}: statistics of `{feature}`: {error}")]
     Statistics {
@@ -149,7 +175,7 @@ pub enum ObservationError {
     },
     /// A value is not finite, or too large to be normalized in f32.
     #[error(
-        "value {index} of `{feature}` is {found}, which cannot be normalized to a finite number"
+        "value {index} of `{feature}` is {found:e}, which cannot be normalized to a finite number"
     )]
     NonFinite {
         /// The feature.

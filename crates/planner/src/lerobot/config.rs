@@ -10,6 +10,11 @@ use crate::normalization::Mode;
 
 /// The most values in a feature, channels in a level, steps in a horizon. The largest policies have some thousands.
 const MAX_SIZE: usize = 1 << 16;
+/// The most numbers in a plan, and in a condition. No weight depends on the horizon, so that the size of the files does
+/// not bound what a plan allocates.
+const MAX_NUMBERS: usize = 1 << 20;
+/// The most numbers in the windows of a block's convolution, the largest tensor of a pass.
+const MAX_WINDOWS: usize = 1 << 26;
 /// The most levels of the U-Net; a horizon of [`MAX_SIZE`] cannot be halved more often.
 const MAX_LEVELS: usize = 16;
 /// The most observation steps.
@@ -190,7 +195,7 @@ pub(super) fn norm_map(entry: &Entry) -> Result<NormMap, LoadError> {
     Ok(map)
 }
 
-/// Reads one feature; `None` where LeRobot knows the kind and a diffusion policy does not use it.
+/// Reads one feature, of a kind that a diffusion policy without cameras uses.
 fn feature(name: &str, entry: &Entry, map: &NormMap) -> Result<Feature, LoadError> {
     let word = entry.get("type")?.string()?;
     let kind = match (name, word) {
@@ -226,6 +231,22 @@ pub(super) fn len(shape: &Entry) -> Result<usize, LoadError> {
     }
 }
 
+/// Makes sure that sizes which are possible each are so together.
+fn within(limit: usize, config: &Entry, keys: &str, factors: &[usize]) -> Result<(), LoadError> {
+    let found = factors
+        .iter()
+        .fold(1, |product: usize, n| product.saturating_mul(*n));
+    if found > limit {
+        return Err(LoadError::Size {
+            file: config.file().into(),
+            keys: keys.into(),
+            found,
+            limit,
+        });
+    }
+    Ok(())
+}
+
 impl DiffusionConfig {
     /// Reads `config.json`.
     ///
@@ -250,6 +271,18 @@ impl DiffusionConfig {
         if n_obs_steps > horizon {
             return Err(horizon_entry.wrong(format!("at least n_obs_steps, {n_obs_steps},")));
         }
+        within(
+            MAX_NUMBERS,
+            config,
+            "`horizon` times `output_features.action.shape`",
+            &[horizon, action.len],
+        )?;
+        within(
+            MAX_NUMBERS,
+            config,
+            "`n_obs_steps` times the sum of the shapes of `input_features`",
+            &[n_obs_steps, inputs.iter().map(|input| input.len).sum()],
+        )?;
         // The first actions are for observations of the past.
         let n_action_steps = config
             .get("n_action_steps")?
@@ -380,6 +413,13 @@ impl DiffusionConfig {
         if self.kernel_size.is_multiple_of(2) {
             return Err(kernel.wrong("an odd number, which keeps the length of time,"));
         }
+        let channels = self.down_dims.iter().copied().chain([self.action.len]);
+        within(
+            MAX_WINDOWS,
+            config,
+            "`horizon` times `kernel_size` times the largest of `down_dims` and `output_features.action.shape`",
+            &[self.horizon, self.kernel_size, channels.max().unwrap_or(0)],
+        )?;
         let embed = config.get("diffusion_step_embed_dim")?;
         self.diffusion_step_embed_dim = embed.integer(4..=MAX_SIZE)?;
         if !self.diffusion_step_embed_dim.is_multiple_of(2) {

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
+use clearway_layers::weights::LFS_POINTER;
 use serde_json::{Map, Value};
 
 use crate::LoadError;
@@ -37,6 +38,9 @@ pub(super) fn read(folder: &Path, file: &str) -> Result<Value, LoadError> {
             found: metadata.len().max(found),
             limit: MAX_JSON,
         });
+    }
+    if text.starts_with(LFS_POINTER) {
+        return Err(LoadError::LfsPointer { file: file.into() });
     }
     serde_json::from_slice(&text).map_err(|error| LoadError::Json {
         file: file.into(),

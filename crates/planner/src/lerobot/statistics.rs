@@ -48,8 +48,10 @@ impl Normalization {
             .all(|feature| feature.mode == Mode::Identity);
         if !has_processors && (has_buffers || needs_none) {
             Self::legacy(config, model)
-        } else {
+        } else if has_processors {
             Self::processors(folder, config)
+        } else {
+            Err(LoadError::NoStatistics)
         }
     }
 
