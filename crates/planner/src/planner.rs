@@ -21,8 +21,8 @@ use crate::sampling::Sampling;
 
 /// The most candidates of a plan; they share network passes, so memory grows with them.
 const MOST_CANDIDATES: usize = 4096;
-/// The most numbers in the candidates of a plan.
-const MOST_VALUES: usize = 1 << 24;
+/// The most numbers that one layer lays out for the candidates of a plan: 1 GiB of f32.
+const MOST_VALUES: usize = 1 << 28;
 
 /// The denoiser of a policy: its network, with what it predicts and how that is clipped.
 pub type PolicyDenoiser = dyn Denoiser<3, Condition = Tensor<2>, Prepared = Prepared> + Send + Sync;
@@ -133,11 +133,19 @@ impl Planner {
     ///
     /// # Errors
     ///
-    /// For no candidates, or more than 4096 (fewer where a plan has more than 4096 numbers).
+    /// For no candidates, or more than 4096, or more than fit into a gibibyte at the widest layer.
     pub fn with_candidates(mut self, candidates: usize) -> Result<Self, PlannerError> {
         let config = self.policy.config();
-        let limit =
-            MOST_CANDIDATES.min((MOST_VALUES / (config.horizon * config.action.len)).max(1));
+        // A convolution lays out all of its windows; the widest is that of the widest level, at full length.
+        let widest = config
+            .down_dims
+            .iter()
+            .copied()
+            .max()
+            .unwrap_or(1)
+            .max(config.action.len);
+        let each = config.horizon * config.kernel_size * widest;
+        let limit = MOST_CANDIDATES.min((MOST_VALUES / each).max(1));
         if !(1..=limit).contains(&candidates) {
             return Err(PlannerError::Candidates {
                 limit,
