@@ -3,9 +3,10 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{
-    ClassifierFree, Clip, Cost, Ddim, Denoiser, Discrete, DpmSolver2M, End, Estimate, Gaussian,
-    Grid, Guidance, Guided, Inpaint, Level, Network, Noise, Parameterization, Parameterized, Pins,
-    Point, Sampler, Seeded, Solver, Stage, Threshold, normal, timesteps,
+    ClassifierFree, Clip, ClippedNoise, Consistency, Cosine, Cost, Ddim, Ddpm, Denoiser, Discrete,
+    DpmSolver2M, End, Estimate, FlowMatching, Gaussian, Grid, Guidance, Guided, Heun, Inpaint,
+    Level, Network, Noise, Parameterization, Parameterized, Pins, Pndm, Point, Sampler, Schedule,
+    SdeDpmSolver2M, Seeded, Solver, SolverError, Stage, Tcd, Threshold, normal, timesteps,
 };
 
 /// f32 arithmetic on values near one.
@@ -123,58 +124,298 @@ fn clipping_bounds_the_sample_and_keeps_the_noise() {
     let clipped = Clip {
         denoiser: denoiser(),
         threshold,
+        noise: ClippedNoise::Kept,
     }
     .denoise(x.clone(), &[point(20.0)], &());
     assert!(values(clipped.clean).iter().all(|value| value.abs() <= 1.0));
     assert_eq!(values(clipped.noise), values(plain.noise));
 }
 
+/// What is pinned of a plan in the tests: entries of both coordinates, the rest unknown.
+fn pinned(shape: [usize; 3]) -> (Vec<(usize, f32)>, Pins<3>) {
+    let known = vec![(0, 0.3), (1, -0.7), (2, 0.25), (30, 0.9), (31, 1.0 / 3.0)];
+    let mut mask = vec![0.0_f32; 32];
+    let mut values = vec![f32::NAN; 32];
+    for &(index, value) in &known {
+        mask[index] = 1.0;
+        values[index] = value;
+    }
+    let tensor = |data: Vec<f32>| {
+        Tensor::from_data(
+            TensorData::new(data, [1, shape[1], shape[2]]),
+            &Device::flex(),
+        )
+    };
+    (known, Pins::new(tensor(mask), tensor(values)))
+}
+
+fn exact_solvers() -> Vec<Box<dyn Solver>> {
+    vec![
+        Box::new(Ddim::default()),
+        Box::new(Ddim { eta: 1.0 }),
+        Box::new(Ddpm::default()),
+        Box::new(DpmSolver2M::default()),
+        Box::new(SdeDpmSolver2M::default()),
+        Box::new(Heun),
+        Box::new(Pndm),
+        Box::new(Tcd { gamma: 0.3 }),
+        Box::new(Consistency::default()),
+    ]
+}
+
 #[test]
 fn pins_are_exact_for_every_end_and_solver() {
     let shape = [3, 16, 2];
     let device = Device::flex();
-    let mut mask = vec![0.0_f32; 32];
-    let mut known = vec![f32::NAN; 32];
-    for (index, value) in [(0, 0.3), (1, -0.7), (2, 0.25), (30, 0.9), (31, 1.0 / 3.0)] {
-        mask[index] = 1.0;
-        known[index] = value;
-    }
-    let tensor =
-        |data: &[f32]| Tensor::<3>::from_data(TensorData::new(data.to_vec(), [1, 16, 2]), &device);
+    let (known, pins) = pinned(shape);
     let denoiser = Inpaint {
         denoiser: Gaussian {
             mean: 0.1,
             deviation: 0.5,
         },
-        pins: Pins::new(tensor(&mask), tensor(&known)),
+        pins,
     };
-    let solvers: [Box<dyn Solver>; 3] = [
-        Box::new(Ddim::default()),
-        Box::new(Ddim { eta: 1.0 }),
-        Box::new(DpmSolver2M::default()),
-    ];
-    for solver in solvers {
+    for solver in exact_solvers() {
         for end in [End::Clean, End::At(0.0)] {
             let stages = plan(solver.as_ref(), 5, end);
             let mut noise = Seeded::new(9, 3);
-            let sampler = Sampler::from_noise(&denoiser, &(), &stages, shape, &device, &mut noise);
-            let mut before_last = None;
-            let mut result = None;
-            for step in sampler {
-                before_last = Some(step.estimate.clean.clone());
-                result = Some(step.sample);
-            }
-            for row in values(result.expect("five steps")).chunks(32) {
-                for (index, (&mask, &known)) in mask.iter().zip(&known).enumerate() {
-                    assert!(row[index].is_finite());
-                    assert!(
-                        mask == 0.0 || row[index].to_bits() == known.to_bits(),
+            let sample =
+                Sampler::from_noise(&denoiser, &(), &stages, shape, &device, &mut noise).finish();
+            for row in values(sample).chunks(32) {
+                assert!(row.iter().all(|value| value.is_finite()));
+                for &(index, value) in &known {
+                    assert_eq!(
+                        row[index].to_bits(),
+                        value.to_bits(),
                         "{solver:?}, {end:?}: {index}"
                     );
                 }
             }
-            let estimate = values(before_last.expect("five steps"));
-            assert_eq!(estimate[0].to_bits(), 0.3_f32.to_bits());
+        }
+    }
+}
+
+/// Nothing is imposed in the end here: pinned entries arrive because exact solvers carry the signal.
+#[test]
+fn pins_arrive_by_themselves_at_a_clean_end() {
+    struct Unfinished<N>(N);
+    impl<N: Denoiser<3>> Denoiser<3> for Unfinished<N> {
+        type Condition = N::Condition;
+        type Prepared = N::Prepared;
+        fn prepare(&self, condition: &N::Condition) -> N::Prepared {
+            self.0.prepare(condition)
+        }
+        fn denoise(&self, x: Tensor<3>, points: &[Point], prepared: &N::Prepared) -> Estimate<3> {
+            self.0.denoise(x, points, prepared)
+        }
+    }
+    let shape = [3, 16, 2];
+    let (known, pins) = pinned(shape);
+    let denoiser = Unfinished(Inpaint {
+        denoiser: Gaussian {
+            mean: 0.1,
+            deviation: 0.5,
+        },
+        pins,
+    });
+    for solver in exact_solvers() {
+        let stages = plan(solver.as_ref(), 5, End::Clean);
+        let mut noise = Seeded::new(9, 3);
+        let sample =
+            Sampler::from_noise(&denoiser, &(), &stages, shape, &Device::flex(), &mut noise)
+                .finish();
+        for row in values(sample).chunks(32) {
+            for &(index, value) in &known {
+                assert!(
+                    (row[index] - value).abs() < ROUNDING,
+                    "{solver:?}: {index} is {}",
+                    row[index]
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_pinned_and_not_guided_stays_bit_for_bit() {
+    let clip = || Clip {
+        denoiser: Gaussian {
+            mean: 0.0,
+            deviation: 4.0,
+        },
+        threshold: Threshold::Static { range: 1.0 },
+        noise: ClippedNoise::Kept,
+    };
+    let shape = [2, 16, 2];
+    let x = random(6, shape).mul_scalar(3.0);
+    let plain = clip().denoise(x.clone(), &[point(20.0)], &());
+    let nothing = Inpaint {
+        denoiser: clip(),
+        pins: Pins::new(x.zeros_like(), x.zeros_like().add_scalar(f32::NAN)),
+    };
+    let unguided = Guided {
+        denoiser: clip(),
+        cost: Towards(2.0),
+        rate: 0.0,
+        steps: 3,
+    };
+    let (known, pins) = pinned(shape);
+    let some = Inpaint {
+        denoiser: clip(),
+        pins,
+    };
+    let bits = |tensor: &Tensor<3>| -> Vec<u32> {
+        values(tensor.clone()).iter().map(|v| v.to_bits()).collect()
+    };
+    for estimate in [
+        nothing.denoise(x.clone(), &[point(20.0)], &()),
+        unguided.denoise(x.clone(), &[point(20.0)], &()),
+    ] {
+        assert_eq!(bits(&estimate.clean), bits(&plain.clean));
+        assert_eq!(bits(&estimate.noise), bits(&plain.noise));
+    }
+    let estimate = some.denoise(x, &[point(20.0)], &());
+    for (index, (ours, theirs)) in bits(&estimate.noise)
+        .iter()
+        .zip(bits(&plain.noise))
+        .enumerate()
+    {
+        let pinned = known.iter().any(|(known, _)| *known == index % 32);
+        assert_eq!(*ours == theirs, !pinned, "entry {index}");
+    }
+}
+
+#[test]
+fn a_soft_pin_mixes_once() {
+    let shape = [1, 16, 2];
+    let ones = Tensor::<3>::ones(shape, &Device::flex());
+    let denoiser = Inpaint {
+        // Data that is zero everywhere.
+        denoiser: Gaussian {
+            mean: 0.0,
+            deviation: 1e-6,
+        },
+        pins: Pins::new(ones.clone().mul_scalar(0.5), ones),
+    };
+    let stages = plan(&Ddim::default(), 5, End::Clean);
+    let mut noise = Seeded::new(1, 1);
+    let sampler = Sampler::from_noise(&denoiser, &(), &stages, shape, &Device::flex(), &mut noise);
+    for value in values(sampler.finish()) {
+        assert!((value - 0.5).abs() < 1e-3, "{value}");
+    }
+}
+
+/// All of them at once, in the order that the wrappers' table gives, around a network that is only borrowed.
+#[test]
+fn wrappers_compose() {
+    let shape = [2, 16, 2];
+    let network = Parameterized::new(Affine, Parameterization::Noise);
+    let (known, pins) = pinned(shape);
+    let clipped = Clip {
+        denoiser: ClassifierFree {
+            denoiser: &network,
+            scale: 2.0,
+        },
+        threshold: Threshold::Static { range: 1.0 },
+        noise: ClippedNoise::Kept,
+    };
+    let denoiser = Inpaint {
+        denoiser: Guided {
+            denoiser: clipped,
+            cost: Towards(0.2),
+            rate: 0.1,
+            steps: 2,
+        },
+        pins,
+    };
+    let condition = Guidance {
+        positive: random(2, [2, 1, 1]),
+        negative: random(3, [2, 1, 1]),
+    };
+    let stages = plan(&Ddim::default(), 10, End::Clean);
+    let prepared = denoiser.prepare(&condition);
+    let mut noise = Seeded::new(5, 2);
+    let sample = Sampler::from_noise(
+        &denoiser,
+        &prepared,
+        &stages,
+        shape,
+        &Device::flex(),
+        &mut noise,
+    )
+    .finish();
+    for row in values(sample).chunks(32) {
+        for (index, value) in row.iter().enumerate() {
+            assert!(value.abs() <= 1.0 + ROUNDING);
+            if let Some((_, known)) = known.iter().find(|(known, _)| *known == index) {
+                assert_eq!(value.to_bits(), known.to_bits());
+            }
+        }
+    }
+    // One point a sample, alone and together.
+    let x = random(8, shape);
+    let points = [point(30.0), point(80.0)];
+    let together = denoiser.denoise(x.clone(), &points, &prepared);
+    for i in 0..2 {
+        let row = |tensor: &Tensor<3>| tensor.clone().narrow(0, i, 1);
+        let condition = Guidance {
+            positive: row(&condition.positive),
+            negative: row(&condition.negative),
+        };
+        let alone = denoiser.denoise(row(&x), &points[i..=i], &denoiser.prepare(&condition));
+        assert!(worst(row(&together.clean), alone.clean) < ROUNDING);
+        assert!(worst(row(&together.noise), alone.noise) < ROUNDING);
+    }
+}
+
+#[test]
+fn noise_prediction_in_pure_noise_is_refused() {
+    let zero = Discrete::scaled_linear(1000, 0.00085, 0.012)
+        .and_then(|table| table.with_zero_terminal_snr());
+    let zero = zero.expect("valid");
+    let flow = FlowMatching::new(1.0, 1.0).expect("valid");
+    for (schedule, t) in [
+        (&zero as &dyn Schedule, 999.0),
+        (&Cosine, 1.0),
+        (&flow, 1.0),
+    ] {
+        let middle = t / 2.0;
+        let grid = Grid::at_times(schedule, &[t, middle], End::Clean).expect("falls");
+        let stages = Ddim::default().plan(schedule, &grid).expect("finite");
+        let check = |parameterization| Parameterized::new(Affine, parameterization).check(&stages);
+        let error = check(Parameterization::Noise).expect_err("it says nothing there");
+        assert!(error.to_string().contains("alpha 0"), "{error}");
+        for other in [
+            Parameterization::Sample,
+            Parameterization::Velocity,
+            Parameterization::Flow,
+        ] {
+            assert_eq!(check(other), Ok(()));
+        }
+        // PNDM divides by the signal that is not there.
+        let error = Pndm.plan(schedule, &grid).expect_err("a singular step");
+        assert!(
+            matches!(
+                error,
+                SolverError::Singular {
+                    solver: "PNDM",
+                    step: 0,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
+    for eta in [-0.1, 1.1, f64::NAN] {
+        let grid = Grid::at_times(&Cosine, &[0.9, 0.5], End::Clean).expect("falls");
+        for solver in [
+            Box::new(Ddim { eta }) as Box<dyn Solver>,
+            Box::new(Tcd { gamma: eta }),
+        ] {
+            assert!(matches!(
+                solver.plan(&Cosine, &grid),
+                Err(SolverError::Parameter { .. })
+            ));
         }
     }
 }
@@ -256,7 +497,8 @@ fn refinement_from_the_start_is_sampling_and_from_the_end_keeps_the_plan() {
     assert!(worst(refine(0), full.clone()) < 2e-3);
     let late = worst(refine(19), last.clone());
     let early = worst(refine(5), last.clone());
-    assert!(late < 0.3 && late < early, "{late} {early}");
+    // The last step starts at sigma 0.08; five sigmas of the largest of 128 draws are far.
+    assert!(late < 0.4 * early && late < 0.4, "{late} {early}");
     assert!(grid.without_first(20).is_err());
 }
 

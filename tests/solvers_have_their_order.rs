@@ -1,7 +1,7 @@
 //! A method of order p has an error that falls with the p-th power of the step.
 //!
 //! Measured on an exact Gaussian denoiser, whose probability-flow ODE has a closed solution, in f64 and without a
-//! tensor: solvers are data. Stochastic solvers are measured by their mean, which is linear in the stages.
+//! tensor: solvers are data.
 
 use clearway_diffusion::{
     Cosine, Ddim, DpmSolver2M, Edm, Euler, Exploding, FlowMatching, Gaussian, Grid, Heun, Level,

@@ -8,10 +8,10 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{
-    Clip, Ddim, Ddpm, Denoiser, Discrete, DpmSolver2M, Edm, End, Estimate, Euler, EulerAncestral,
-    Exploding, FlowMatching, Grid, Heun, Lcm, Line, Midpoint, Network, Parameterization,
-    Parameterized, Pndm, Point, Sampler, Schedule, SdeDpmSolver2M, Solver, Tcd, Threshold, Torch,
-    Variance, timesteps,
+    Clip, ClippedNoise, Ddim, Ddpm, Denoiser, Discrete, DpmSolver2M, Edm, End, Estimate, Euler,
+    EulerAncestral, Exploding, FlowMatching, Grid, Heun, Lcm, Line, Midpoint, Network,
+    Parameterization, Parameterized, Pndm, Point, Sampler, Schedule, SdeDpmSolver2M, Solver, Tcd,
+    Threshold, Torch, Variance, timesteps,
 };
 use clearway_tests::{repository, shared};
 use serde_json::Value;
@@ -46,7 +46,7 @@ type Failure = Box<dyn std::error::Error>;
 #[test]
 fn every_recorded_run_matches() -> Result<(), Failure> {
     let matched = matches(&repository("tests/golden/diffusers/runs.json"))?;
-    assert_eq!(matched, 92);
+    assert_eq!(matched, 94);
     Ok(())
 }
 
@@ -280,6 +280,7 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
         Model::Clipped(Clip {
             denoiser: Parameterized::new(Dummy, parameterization),
             threshold,
+            noise: ClippedNoise::Kept,
         })
     };
     let end = |default: bool| {
@@ -371,7 +372,17 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
                     "EulerAncestralDiscreteScheduler" => Box::new(EulerAncestral),
                     _ => Box::new(Heun),
                 },
-                model: Model::Plain(parameterized.trained_on(Line::Preserving)),
+                model: if is("clip_sample") == Some(true) {
+                    Model::Clipped(Clip {
+                        denoiser: parameterized.trained_on(Line::Preserving),
+                        threshold: Threshold::Static {
+                            range: number("clip_sample_range").unwrap_or(1.0),
+                        },
+                        noise: ClippedNoise::Implied,
+                    })
+                } else {
+                    Model::Plain(parameterized.trained_on(Line::Preserving))
+                },
             }
         }
         "DPMSolverMultistepScheduler" => {

@@ -53,6 +53,10 @@ impl Episode {
 
 /// A plan, and how it came out of the noise.
 #[derive(Debug)]
+#[cfg_attr(
+    not(feature = "rerun"),
+    expect(dead_code, reason = "what is kept is for recordings")
+)]
 pub(crate) struct Replan {
     pub(crate) plan: Plan,
     pub(crate) estimates: Vec<Trajectory>,

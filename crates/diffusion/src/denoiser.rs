@@ -1,5 +1,7 @@
 //! What the engine asks of a network, and what it makes of one.
 
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 
 use crate::Point;
@@ -65,19 +67,39 @@ pub trait Denoiser<const D: usize> {
     }
 }
 
-impl<const D: usize, N: Denoiser<D> + ?Sized> Denoiser<D> for Box<N> {
-    type Condition = N::Condition;
-    type Prepared = N::Prepared;
+/// What points to a network or a denoiser is one: a wrapper that changes with every plan borrows what does not.
+macro_rules! forward {
+    ($($pointer:ty),*) => {$(
+        impl<const D: usize, N: Network<D> + ?Sized> Network<D> for $pointer {
+            type Condition = N::Condition;
+            type Prepared = N::Prepared;
 
-    fn prepare(&self, condition: &Self::Condition) -> Self::Prepared {
-        (**self).prepare(condition)
-    }
+            fn prepare(&self, condition: &Self::Condition) -> Self::Prepared {
+                (**self).prepare(condition)
+            }
 
-    fn denoise(&self, x: Tensor<D>, points: &[Point], prepared: &Self::Prepared) -> Estimate<D> {
-        (**self).denoise(x, points, prepared)
-    }
+            fn forward(&self, x: Tensor<D>, points: &[Point], prepared: &Self::Prepared) -> Tensor<D> {
+                (**self).forward(x, points, prepared)
+            }
+        }
 
-    fn finish(&self, sample: Tensor<D>) -> Tensor<D> {
-        (**self).finish(sample)
-    }
+        impl<const D: usize, N: Denoiser<D> + ?Sized> Denoiser<D> for $pointer {
+            type Condition = N::Condition;
+            type Prepared = N::Prepared;
+
+            fn prepare(&self, condition: &Self::Condition) -> Self::Prepared {
+                (**self).prepare(condition)
+            }
+
+            fn denoise(&self, x: Tensor<D>, points: &[Point], prepared: &Self::Prepared) -> Estimate<D> {
+                (**self).denoise(x, points, prepared)
+            }
+
+            fn finish(&self, sample: Tensor<D>) -> Tensor<D> {
+                (**self).finish(sample)
+            }
+        }
+    )*};
 }
+
+forward!(&N, Box<N>, Arc<N>);

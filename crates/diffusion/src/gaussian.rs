@@ -1,5 +1,6 @@
 use burn::tensor::Tensor;
 
+use crate::parameterization::scaled;
 use crate::{Denoiser, Estimate, Level, Point};
 
 /// The exact denoiser of data that is normal in every entry, `x₀ ~ N(mean, deviation²)`.
@@ -42,21 +43,23 @@ impl<const D: usize> Denoiser<D> for Gaussian {
 
     fn prepare(&self, (): &()) {}
 
-    /// # Panics
-    ///
-    /// If there is not one point for all samples.
     fn denoise(&self, x: Tensor<D>, points: &[Point], (): &()) -> Estimate<D> {
-        let [Point { level, .. }] = points else {
-            panic!("one point for all samples, found {}", points.len());
+        let factors = |of: &dyn Fn(Level) -> f64| -> Vec<f64> {
+            points.iter().map(|point| of(point.level)).collect()
         };
-        let residual = x.sub_scalar(level.alpha * self.mean);
+        let zero = || x.zeros_like();
+        let mean = x.ones_like().mul_scalar(self.mean);
+        let residual =
+            x.clone() - scaled(&mean, &factors(&|level| level.alpha)).unwrap_or_else(zero);
         // x − α x̂ = σ² / (α² d² + σ²) · residual, in a form that does not cancel.
-        let gain = self.gain(*level);
-        let variance = self.deviation * self.deviation;
-        let noise = level.sigma / (level.alpha.powi(2) * variance + level.sigma.powi(2));
+        let noise = factors(&|level| {
+            let spread = (level.alpha * self.deviation).hypot(level.sigma);
+            level.sigma / (spread * spread)
+        });
+        let gain = factors(&|level| self.gain(level));
         Estimate {
-            clean: residual.clone().mul_scalar(gain).add_scalar(self.mean),
-            noise: residual.mul_scalar(noise),
+            clean: mean + scaled(&residual, &gain).unwrap_or_else(zero),
+            noise: scaled(&residual, &noise).unwrap_or_else(zero),
         }
     }
 }

@@ -18,10 +18,26 @@ pub enum End {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GridError {
+    /// There is no step.
+    #[error("a grid needs at least one step and at most {most}, found {found}")]
+    Length {
+        /// The most.
+        most: usize,
+        /// What was asked for.
+        found: usize,
+    },
+    /// Nothing is left of a grid.
+    #[error("a grid of {steps} steps has none left without its first {without}")]
+    Spent {
+        /// The steps of the grid.
+        steps: usize,
+        /// Those that were to be left out.
+        without: usize,
+    },
     /// A table cannot be cut into that many steps.
     #[error("a noise schedule of {timesteps} timesteps cannot be sampled in {steps} steps")]
     Steps {
-        /// The length of the table, or the most steps.
+        /// The length of the table.
         timesteps: usize,
         /// What was asked for.
         steps: usize,
@@ -85,9 +101,9 @@ impl Grid {
     pub fn new(points: Vec<Point>) -> Result<Self, GridError> {
         let steps = points.len().saturating_sub(1);
         if steps == 0 || steps > MOST {
-            return Err(GridError::Steps {
-                timesteps: MOST,
-                steps,
+            return Err(GridError::Length {
+                most: MOST,
+                found: steps,
             });
         }
         for (step, Point { level, .. }) in points.iter().enumerate() {
@@ -104,7 +120,9 @@ impl Grid {
         }
         for (step, pair) in points.windows(2).enumerate() {
             let (from, to) = (pair[0].level.ratio(), pair[1].level.ratio());
-            if !(to < from || (to <= from && step + 1 == steps)) {
+            // The end may be where the last step starts, up to the rounding of two ways to get there.
+            let stays = step + 1 == steps && to <= from * (1.0 + 1e-12) && to.is_finite();
+            if !(to < from || stays) {
                 return Err(GridError::Rising { step, from, to });
             }
         }
@@ -117,30 +135,14 @@ impl Grid {
     ///
     /// [`GridError`] if a time is outside of the schedule, or the noise does not fall.
     pub fn at_times(schedule: &dyn Schedule, times: &[f64], end: End) -> Result<Self, GridError> {
-        let domain = schedule.domain();
-        let at = |step: usize, t: f64| {
-            if domain.contains(&t) {
-                Ok(Point {
-                    t,
-                    level: schedule.level(t),
-                })
-            } else {
-                Err(GridError::Time {
-                    step,
-                    t,
-                    from: *domain.start(),
-                    to: *domain.end(),
-                })
-            }
-        };
         let mut points = times
             .iter()
             .enumerate()
-            .map(|(step, &t)| at(step, t))
+            .map(|(step, &t)| at(schedule, step, t))
             .collect::<Result<Vec<_>, _>>()?;
         points.push(match end {
             End::Clean => clean(schedule),
-            End::At(t) => at(times.len(), t)?,
+            End::At(t) => at(schedule, times.len(), t)?,
         });
         Self::new(points)
     }
@@ -161,10 +163,7 @@ impl Grid {
             .collect();
         points.push(match end {
             End::Clean => clean(schedule),
-            End::At(t) => Point {
-                t,
-                level: schedule.level(t),
-            },
+            End::At(t) => at(schedule, ratios.len(), t)?,
         });
         Self::new(points)
     }
@@ -235,12 +234,12 @@ impl Grid {
     ///
     /// # Errors
     ///
-    /// [`GridError::Steps`] if no step is left.
+    /// [`GridError::Spent`] if no step is left.
     pub fn without_first(&self, steps: usize) -> Result<Self, GridError> {
         if steps >= self.steps() {
-            return Err(GridError::Steps {
-                timesteps: self.steps(),
-                steps,
+            return Err(GridError::Spent {
+                steps: self.steps(),
+                without: steps,
             });
         }
         Ok(Self {
@@ -288,7 +287,7 @@ pub mod timesteps {
         let stride = schedule.len() / steps;
         Ok((0..steps)
             .rev()
-            .map(|i| (i * stride + offset) as f64)
+            .map(|i| (i * stride).saturating_add(offset) as f64)
             .collect())
     }
 
@@ -339,6 +338,23 @@ pub mod timesteps {
             .map(|i| ((origin - i * origin / steps) * stride - 1) as f64)
             .collect())
     }
+}
+
+/// The point at a time that the schedule has.
+fn at(schedule: &dyn Schedule, step: usize, t: f64) -> Result<Point, GridError> {
+    let domain = schedule.domain();
+    if !domain.contains(&t) {
+        return Err(GridError::Time {
+            step,
+            t,
+            from: *domain.start(),
+            to: *domain.end(),
+        });
+    }
+    Ok(Point {
+        t,
+        level: schedule.level(t),
+    })
 }
 
 /// The end at the data; what the network would be told there is never used.
@@ -403,6 +419,36 @@ mod tests {
             Grid::at_times(&Exploding(zero), &[99.0], End::Clean).is_err(),
             "pure noise has no place in sigma-space"
         );
+    }
+
+    #[test]
+    fn grids_of_ratios_end_where_they_are_told() {
+        let tables = [
+            robot(),
+            Discrete::linear(1000, 1e-4, 0.02).expect("valid"),
+            Discrete::scaled_linear(1000, 0.00085, 0.012).expect("valid"),
+        ];
+        for table in tables {
+            for schedule in [&table as &dyn Schedule, &Exploding(table.clone())] {
+                for steps in [1, 2, 3, 10, 20, 33] {
+                    for end in [End::Clean, End::At(0.0)] {
+                        for grid in [Grid::karras, Grid::exponential] {
+                            let grid = grid(schedule, steps, end).expect("the noise falls");
+                            assert_eq!(grid.steps(), steps);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_shift_starts_at_pure_noise() {
+        for i in 1..=3000 {
+            let schedule = FlowMatching::new(1.0, f64::from(i) / 1000.0).expect("valid");
+            let grid = Grid::flow(&schedule, 10, 0.1).expect("the noise falls");
+            assert!((grid.start().level.sigma - 1.0).abs() < 1e-15);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! | what does the network predict? | [`Parameterization`] |
 //! | how is a step made? | [`Solver`]: a list of [`Stage`]s that can be printed and tested without a network |
 //! | what shall the sample be? | [`ClassifierFree`], [`Guided`], [`Inpaint`], [`Clip`] |
+//! | in which order? | `Inpaint<Guided<Clip<ClassifierFree<Parameterized<Network>>>>>` |
 //! | who draws the noise? | [`Seeded`], [`Torch`], on the host |
 //! | who runs it? | [`Sampler`], an iterator over steps |
 //!
@@ -37,11 +38,13 @@ pub use gaussian::Gaussian;
 pub use grid::{End, Grid, GridError, timesteps};
 pub use level::{Level, Point};
 pub use noise::{Noise, Seeded, Torch, normal};
-pub use parameterization::{Parameterization, Parameterized, Scalings};
+pub use parameterization::{Parameterization, ParameterizationError, Parameterized, Scalings};
 pub use sampler::{Sampler, Step};
 pub use schedule::{Cosine, Discrete, Edm, Exploding, FlowMatching, Line, Schedule, ScheduleError};
 pub use solver::{
     Consistency, Ddim, Ddpm, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Midpoint, Pndm,
     SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, Variance,
 };
-pub use wrapper::{ClassifierFree, Clip, Cost, Guidance, Guided, Inpaint, Pins, Stack, Threshold};
+pub use wrapper::{
+    ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Stack, Threshold,
+};

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::{Denoiser, Estimate, Level, Line, Network, Point};
+use crate::{Denoiser, Estimate, Level, Line, Network, Point, Stage};
 
 /// What a network was trained to predict.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -116,7 +116,38 @@ impl Parameterization {
     }
 }
 
+/// Why a network's prediction gives no estimate somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error(
+    "a network that predicts {parameterization:?} says nothing at alpha {alpha}, sigma {sigma} (step {step}); begin \
+     later, or use velocity or sample prediction"
+)]
+pub struct ParameterizationError {
+    /// What the network predicts.
+    pub parameterization: Parameterization,
+    /// Which stage.
+    pub step: usize,
+    /// The signal there.
+    pub alpha: f64,
+    /// The noise there.
+    pub sigma: f64,
+}
+
 impl Scalings {
+    /// Whether all of them are numbers in f32, in which tensors are.
+    fn is_finite(&self) -> bool {
+        let Self {
+            skip,
+            output,
+            noise_skip,
+            noise_output,
+            input,
+        } = *self;
+        [skip, output, noise_skip, noise_output, input]
+            .iter()
+            .all(|&value| (value as f32).is_finite())
+    }
+
     /// The scalings for a sample that must be divided by `norm` before they hold.
     fn after_division_by(self, norm: f64) -> Self {
         Self {
@@ -164,6 +195,27 @@ impl<N> Parameterized<N> {
     /// What the network predicts.
     pub fn parameterization(&self) -> Parameterization {
         self.parameterization
+    }
+
+    /// Says whether every stage has an estimate: a network that predicts noise has none in pure noise, where a zero
+    /// terminal SNR or flow matching may start.
+    ///
+    /// # Errors
+    ///
+    /// [`ParameterizationError`] at the first stage that has none.
+    pub fn check(&self, stages: &[Stage]) -> Result<(), ParameterizationError> {
+        for (step, stage) in stages.iter().enumerate() {
+            let level = stage.at.level;
+            if !self.scalings(level).is_finite() {
+                return Err(ParameterizationError {
+                    parameterization: self.parameterization,
+                    step,
+                    alpha: level.alpha,
+                    sigma: level.sigma,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The scalings at a level, the line taken into account.

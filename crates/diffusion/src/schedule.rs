@@ -63,6 +63,9 @@ pub trait Schedule: Debug + Send + Sync {
     fn level(&self, t: f64) -> Level;
 
     /// The time at which `sigma / alpha` is `ratio`; outside of the schedule, the nearest end.
+    ///
+    /// Between two entries of a table it is interpolated as diffusers does, in `ln S`, where levels are in `S`: there it
+    /// is not exactly the inverse of [`level`](Schedule::level).
     fn time(&self, ratio: f64) -> f64;
 
     /// The times that the schedule knows.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clearway_diffusion::ScheduleError;
+use clearway_diffusion::{ParameterizationError, ScheduleError};
 use clearway_motion::{Limits, Trajectory, TrajectoryError, Violation};
 
 use crate::sampling::{Sampling, SamplingError};
@@ -186,6 +186,9 @@ pub enum PlannerError {
     /// The policy cannot be sampled in that way.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
+    /// What the policy predicts gives no estimate where sampling starts.
+    #[error(transparent)]
+    Parameterization(#[from] ParameterizationError),
     /// There is nothing to choose from.
     #[error(
         "a plan of this policy needs at least one candidate and at most {limit}, found {found}"

@@ -50,6 +50,7 @@ pub type PolicyDenoiser = dyn Denoiser<3, Condition = Tensor<2>, Prepared = Prep
 pub struct Planner {
     policy: Policy,
     denoiser: Box<PolicyDenoiser>,
+    parameterization: Parameterization,
     schedule: Discrete,
     sampling: Sampling,
     stages: Vec<Stage>,
@@ -94,17 +95,11 @@ impl Planner {
             Prediction::Epsilon => Parameterization::Noise,
             Prediction::Sample => Parameterization::Sample,
         };
-        let parameterized = Parameterized::new(policy.network().clone(), parameterization);
-        let denoiser: Box<PolicyDenoiser> = match config.clip_sample_range {
-            Some(range) => Box::new(Clip {
-                denoiser: parameterized,
-                threshold: Threshold::Static { range },
-            }),
-            None => Box::new(parameterized),
-        };
         let sampling = Sampling::of(config);
+        let (stages, denoiser) = compile(&policy, parameterization, &schedule, sampling)?;
         Ok(Self {
-            stages: sampling.stages(&schedule)?,
+            stages,
+            parameterization,
             model: policy.hash().into(),
             policy,
             denoiser,
@@ -122,7 +117,12 @@ impl Planner {
     ///
     /// If the policy's noise schedule cannot be sampled so.
     pub fn with_sampling(mut self, sampling: Sampling) -> Result<Self, PlannerError> {
-        self.stages = sampling.stages(&self.schedule)?;
+        (self.stages, self.denoiser) = compile(
+            &self.policy,
+            self.parameterization,
+            &self.schedule,
+            sampling,
+        )?;
         self.sampling = sampling;
         Ok(self)
     }
@@ -464,6 +464,27 @@ impl fmt::Debug for Planner {
             .field("model", &self.model)
             .finish_non_exhaustive()
     }
+}
+
+/// The stages of a sampling, and the denoiser that fits it.
+fn compile(
+    policy: &Policy,
+    parameterization: Parameterization,
+    schedule: &Discrete,
+    sampling: Sampling,
+) -> Result<(Vec<Stage>, Box<PolicyDenoiser>), PlannerError> {
+    let stages = sampling.stages(schedule)?;
+    let parameterized = Parameterized::new(policy.network().clone(), parameterization);
+    parameterized.check(&stages)?;
+    let denoiser: Box<PolicyDenoiser> = match policy.config().clip_sample_range {
+        Some(range) => Box::new(Clip {
+            denoiser: parameterized,
+            threshold: Threshold::Static { range },
+            noise: sampling.method.clipped_noise(),
+        }),
+        None => Box::new(parameterized),
+    };
+    Ok((stages, denoiser))
 }
 
 /// By how much a violation is beyond its limit, as a share of the limit: what makes pixels and speeds comparable.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use clearway_diffusion::{
-    Consistency, Ddim, Ddpm, Discrete, DpmSolver2M, End, EulerAncestral, Grid, GridError, Heun,
-    Lcm, Pndm, SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, timesteps,
+    ClippedNoise, Consistency, Ddim, Ddpm, Discrete, DpmSolver2M, End, EulerAncestral, Grid,
+    GridError, Heun, Lcm, Pndm, SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, timesteps,
 };
 
 use crate::lerobot::{DiffusionConfig, NoiseScheduler};
@@ -64,6 +64,15 @@ impl Method {
             Self::Lcm => "lcm",
             Self::Tcd => "tcd",
             Self::Consistency => "consistency",
+        }
+    }
+
+    /// What must become of the noise estimate where a policy clips the clean one: the methods that step along both, or
+    /// along the noise alone, need the noise that the clipped estimate implies.
+    pub(crate) fn clipped_noise(self) -> ClippedNoise {
+        match self {
+            Self::Heun | Self::Pndm => ClippedNoise::Implied,
+            _ => ClippedNoise::Kept,
         }
     }
 

@@ -46,6 +46,8 @@ RUNS = [
         for n in (10, 20)
         for label, more in (("noise", {}), ("v", V), ("leading", LEADING))
     ),
+    ("heun_clipped_20", "HeunDiscrete", 20, dict(SD, clip_sample=True)),
+    ("heun_clipped_v_10", "HeunDiscrete", 10, dict(SD, **V, clip_sample=True, clip_sample_range=0.5)),
     ("euler_karras_20", "EulerDiscrete", 20, dict(SD, use_karras_sigmas=True)),
     ("euler_karras_v_20", "EulerDiscrete", 20, dict(SD, **V, use_karras_sigmas=True)),
     ("euler_exponential_20", "EulerDiscrete", 20, dict(SD, use_exponential_sigmas=True)),

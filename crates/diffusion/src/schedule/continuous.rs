@@ -67,7 +67,8 @@ impl FlowMatching {
 
     /// `σ ← shift · σ / (1 + (shift − 1) · σ)`: above one it spends more steps on noisy samples.
     pub fn shifted(&self, sigma: f64) -> f64 {
-        self.shift * sigma / (1.0 + (self.shift - 1.0) * sigma)
+        // The usual denominator, 1 + (shift − 1) σ, is not exact at σ = 1.
+        self.shift * sigma / (self.shift * sigma + (1.0 - sigma))
     }
 }
 

@@ -93,11 +93,18 @@ impl Discrete {
     ///
     /// # Errors
     ///
-    /// [`ScheduleError::Length`] for a table of one entry.
+    /// [`ScheduleError::Length`] for a table of one entry, [`ScheduleError::Parameter`] for one without noise.
     pub fn with_zero_terminal_snr(&self) -> Result<Self, ScheduleError> {
         check_length(self.levels.len(), 2)?;
         let first = self.levels[0].alpha;
         let last = self.levels[self.levels.len() - 1].alpha;
+        if first <= last {
+            return Err(ScheduleError::Parameter {
+                name: "noise of the last timestep",
+                expected: "above that of the first",
+                value: self.levels[self.levels.len() - 1].sigma,
+            });
+        }
         let alphas: Vec<f64> = self
             .levels
             .iter()
@@ -150,7 +157,8 @@ impl Schedule for Discrete {
         let last = self.levels.len() - 1;
         let t = t.clamp(0.0, last as f64);
         let (below, fraction) = (t as usize, t.fract());
-        if fraction == 0.0 {
+        // Not the other way round: a NaN is no place in the table.
+        if fraction == 0.0 || fraction.is_nan() {
             return self.levels[below];
         }
         let (low, high) = (self.levels[below].ratio(), self.levels[below + 1].ratio());

@@ -29,7 +29,8 @@ impl Solver for Ddim {
 /// Euler's method on the probability-flow ODE `dx = x̂ dα + ε̂ dσ`: in σ-space k-diffusion's Euler, on straight lines
 /// flow matching's.
 ///
-/// Since `x = αx̂ + σε̂`, one step of it is `α_next · x̂ + σ_next · ε̂` on every line: DDIM with `η = 0`.
+/// Since `x = αx̂ + σε̂`, one step of it is `α_next · x̂ + σ_next · ε̂` on every line: DDIM with `η = 0`. So Stable
+/// Diffusion's Euler needs no σ-space: on its own table it takes the same steps.
 ///
 /// Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models", 2022, arXiv:2206.00364,
 /// algorithm 1 without its correction.

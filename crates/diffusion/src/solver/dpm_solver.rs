@@ -46,7 +46,7 @@ impl Default for DpmSolver2M {
 /// x_next = σ_next/σ e⁻ʰ · x + α_next (1 − e⁻²ʰ) · [(1 + 1/2r) x̂₀ − 1/2r x̂₁] + σ_next √(1 − e⁻²ʰ) · ε
 /// ```
 ///
-/// Lu et al., 2022, arXiv:2211.01095, section 3.3 (SDE-DPM-Solver++).
+/// Lu et al., 2022, arXiv:2211.01095, on DPM-Solver++ for diffusion SDEs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SdeDpmSolver2M {
     /// Makes the last step first order below 15 steps, whatever the end.
@@ -89,7 +89,7 @@ impl Solver for SdeDpmSolver2M {
     fn plan(&self, _: &dyn Schedule, grid: &Grid) -> Result<Vec<Stage>, SolverError> {
         let stages = multistep(grid, self.first_order_end, |at, to, inverse_r| {
             let (decay, _) = decay(at, to);
-            let renewed = 1.0 - decay * decay;
+            let renewed = (1.0 - decay * decay).max(0.0);
             let whole = to.level.alpha * renewed;
             Stage {
                 at,

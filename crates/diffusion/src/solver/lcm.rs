@@ -10,7 +10,7 @@ use crate::{Grid, Level, Schedule, Solver};
 /// ```
 ///
 /// `t` is the timestep, `s` its scaling. Since `c_skip` and `c_out` do not sum to one the invariants do not hold; both
-/// differences vanish with growing `t`.
+/// differences vanish with growing `t`. It is meant for a variance-preserving table: `t` counts its timesteps.
 ///
 /// Luo et al., "Latent Consistency Models: Synthesizing High-Resolution Images with Few-Step Inference", 2023,
 /// arXiv:2310.04378, algorithm 3 and section 4.1.
@@ -33,19 +33,35 @@ impl Default for Lcm {
 
 impl Solver for Lcm {
     fn plan(&self, _: &dyn Schedule, grid: &Grid) -> Result<Vec<Stage>, SolverError> {
+        for (name, value) in [
+            ("sigma_data", self.sigma_data),
+            ("timestep_scaling", self.timestep_scaling),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(SolverError::Parameter {
+                    solver: "LCM",
+                    name,
+                    expected: "positive and finite",
+                    value,
+                });
+            }
+        }
         let last = grid.steps() - 1;
         let stages = grid.points().windows(2).enumerate().map(|(i, pair)| {
-            let (at, to) = (pair[0], pair[1]);
+            let (at, mut to) = (pair[0], pair[1]);
+            if i == last {
+                // Whatever the grid's end: the consistency function's answer is the result.
+                to.level = Level::CLEAN;
+            }
             let time = self.timestep_scaling * at.t;
             let total = time.hypot(self.sigma_data);
-            let next = if i == last { Level::CLEAN } else { to.level };
             Stage {
                 at,
                 to,
-                states: vec![next.alpha * (self.sigma_data / total).powi(2)],
-                clean: vec![next.alpha * time / total],
+                states: vec![to.level.alpha * (self.sigma_data / total).powi(2)],
+                clean: vec![to.level.alpha * time / total],
                 noise: vec![],
-                fresh: next.sigma,
+                fresh: to.level.sigma,
             }
         });
         finite("LCM", stages.collect())

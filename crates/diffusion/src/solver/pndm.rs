@@ -10,10 +10,10 @@ use crate::{Grid, Point, Schedule, Solver};
 /// ```
 ///
 /// The first step is done twice: once with `ε̂` alone, then again from the same sample with the mean of its two ends,
-/// after which the second end is forgotten. So n steps take n + 1 passes.
+/// after which the second end is forgotten. So n > 1 steps take n + 1 passes.
 ///
-/// Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, arXiv:2202.09778, equations 11 to
-/// 14; without its warm-up, as `skip_prk_steps` in diffusers.
+/// Liu et al., "Pseudo Numerical Methods for Diffusion Models on Manifolds", 2022, arXiv:2202.09778,
+/// algorithm 2, without its Runge–Kutta start, as `skip_prk_steps` in diffusers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pndm;
 

@@ -10,8 +10,7 @@ use crate::{Grid, Level, Schedule, Solver};
 ///
 /// `γ = 0` is DDIM; `γ = 1` renews all noise. The last step draws none.
 ///
-/// Zheng et al., "Trajectory Consistency Distillation", 2024, arXiv:2402.19159, algorithm 4 (strategic stochastic
-/// sampling).
+/// Zheng et al., "Trajectory Consistency Distillation", 2024, arXiv:2402.19159, strategic stochastic sampling.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tcd {
     /// From 0 (deterministic) to 1 (all noise is renewed); diffusers calls it `eta`.
@@ -30,7 +29,9 @@ impl Solver for Tcd {
             } else {
                 // Times grow from the start of the domain: EDM's are negative.
                 let start = *schedule.domain().start();
-                schedule.level(schedule.snap(start + (1.0 - self.gamma) * (to.t - start)))
+                // A whole timestep may come out a rounding below itself.
+                let t = start + (1.0 - self.gamma) * (to.t - start);
+                schedule.level(schedule.snap(t + 1e-6).min(to.t))
             };
             let noise = alpha * beyond.sigma / beyond.alpha;
             Stage {

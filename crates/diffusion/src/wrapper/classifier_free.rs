@@ -30,7 +30,8 @@ pub struct Guidance<C> {
 /// ```
 ///
 /// `scale = 1` is the conditional model, above it the condition is emphasised. For a robot that is the weight of the
-/// goal, for a picture that of the prompt.
+/// goal, for a picture that of the prompt. Both conditions have the batch of the samples: one row for all would be taken
+/// for two samples.
 ///
 /// Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022, arXiv:2207.12598, equation 6 with `scale = 1 + w`.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 use burn::tensor::Tensor;
 
+use super::implied_noise;
 use crate::{Denoiser, Estimate, Point};
 
 /// The bound on a clean estimate.
@@ -22,16 +23,27 @@ pub enum Threshold {
     },
 }
 
-/// Bounds the clean estimate and **keeps the noise estimate as it is**.
-///
-/// This is what diffusers' `clip_sample` and `thresholding` do, and what policies were evaluated with: DDIM then steps
-/// with a clipped `x̂` beside the unclipped `ε̂`.
+/// What becomes of the noise estimate where the clean one is clipped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClippedNoise {
+    /// It is kept: diffusers' `clip_sample` in DDIM, and what policies were evaluated with. The two estimates then no
+    /// longer belong together, which a step that uses one of them, or their sum at the next level, can bear.
+    #[default]
+    Kept,
+    /// It becomes `(x − α x̂) / σ`: for solvers that step along `x̂ dα + ε̂ dσ` ([`Heun`](crate::Heun)), as diffusers'
+    /// does, or use `ε̂` alone ([`Pndm`](crate::Pndm)), which a kept one would not clip at all.
+    Implied,
+}
+
+/// Bounds the clean estimate.
 #[derive(Clone, Debug)]
 pub struct Clip<N> {
     /// What is bounded.
     pub denoiser: N,
     /// The bound.
     pub threshold: Threshold,
+    /// What becomes of the noise.
+    pub noise: ClippedNoise,
 }
 
 impl<const D: usize, N: Denoiser<D>> Denoiser<D> for Clip<N> {
@@ -43,13 +55,17 @@ impl<const D: usize, N: Denoiser<D>> Denoiser<D> for Clip<N> {
     }
 
     fn denoise(&self, x: Tensor<D>, points: &[Point], prepared: &Self::Prepared) -> Estimate<D> {
-        let Estimate { clean, noise } = self.denoiser.denoise(x, points, prepared);
+        let Estimate { clean, noise } = self.denoiser.denoise(x.clone(), points, prepared);
         let clean = match self.threshold {
             Threshold::Static { range } => clean.clamp(-range, range),
             Threshold::Dynamic { ratio, most } => {
                 let bound = quantile_of_magnitude(&clean, ratio).clamp(1.0, most);
                 clean.max_pair(bound.clone().neg()).min_pair(bound.clone()) / bound
             }
+        };
+        let noise = match self.noise {
+            ClippedNoise::Kept => noise,
+            ClippedNoise::Implied => implied_noise(&x, &clean, points),
         };
         Estimate { clean, noise }
     }

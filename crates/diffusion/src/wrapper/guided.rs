@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use burn::tensor::Tensor;
 
-use super::with_clean;
+use crate::parameterization::scaled;
 use crate::{Denoiser, Estimate, Point};
 
 /// A cost on a clean sample, by its gradient: collision, smoothness, limits; a classifier's score.
@@ -19,7 +19,7 @@ pub trait Cost<const D: usize>: Debug {
 /// Descends a cost on the clean estimate, and lets the noise follow: cost guidance.
 ///
 /// ```text
-/// repeat steps:  x̂ ← x̂ − rate · ∂cost(x̂)/∂x̂          ε̂ = (x − α x̂) / σ
+/// repeat steps:  x̂ ← x̂ − rate · ∂cost(x̂)/∂x̂          ε̂ ← ε̂ − α/σ · (change of x̂)
 /// ```
 ///
 /// The gradient is taken at `x̂`, not through the network: one backward pass through a planner costs more than a step.
@@ -47,16 +47,24 @@ impl<const D: usize, N: Denoiser<D>, C: Cost<D>> Denoiser<D> for Guided<N, C> {
     }
 
     fn denoise(&self, x: Tensor<D>, points: &[Point], prepared: &Self::Prepared) -> Estimate<D> {
-        let estimate = self.denoiser.denoise(x.clone(), points, prepared);
+        let estimate = self.denoiser.denoise(x, points, prepared);
         if self.steps == 0 || self.rate == 0.0 {
             return estimate;
         }
-        let mut clean = estimate.clean;
+        let mut clean = estimate.clean.clone();
         for _ in 0..self.steps {
             let gradient = self.cost.gradient(&clean, points);
             clean = clean - gradient.mul_scalar(self.rate);
         }
-        with_clean(&x, clean, points)
+        let ratios: Vec<f64> = points
+            .iter()
+            .map(|point| point.level.ratio().recip())
+            .collect();
+        let noise = match scaled(&(clean.clone() - estimate.clean), &ratios) {
+            Some(change) => estimate.noise - change,
+            None => estimate.noise,
+        };
+        Estimate { clean, noise }
     }
 
     fn finish(&self, sample: Tensor<D>) -> Tensor<D> {

@@ -1,6 +1,6 @@
-use burn::tensor::Tensor;
+use burn::tensor::{Bool, Tensor};
 
-use super::with_clean;
+use super::implied_noise;
 use crate::{Denoiser, Estimate, Point};
 
 /// Entries of a sample that are known: start and goal of a trajectory, the prefix that is being executed, the part of
@@ -8,46 +8,61 @@ use crate::{Denoiser, Estimate, Point};
 #[derive(Clone, Debug)]
 pub struct Pins<const D: usize> {
     mask: Tensor<D>,
+    free: Tensor<D>,
+    exact: Tensor<D, Bool>,
     values: Tensor<D>,
 }
 
 impl<const D: usize> Pins<D> {
-    /// Pins `values` where `mask` is one; between zero and one the two are mixed.
+    /// Pins `values` where `mask` is one; between zero and one the two are mixed in every estimate, and the sample that
+    /// comes of it is left as it is.
     ///
     /// # Shapes
     ///
     /// - mask, values: `[batch or 1, ..]`, broadcast over the batch
     pub fn new(mask: Tensor<D>, values: Tensor<D>) -> Self {
         // What is not pinned may hold anything in `values`; zero it once so that 0 · NaN cannot spread.
-        let free = mask.clone().equal_elem(0.0);
+        let unpinned = mask.clone().equal_elem(0.0);
         Self {
+            free: mask.clone().neg().add_scalar(1.0),
+            exact: mask.clone().equal_elem(1.0),
+            values: values.mask_fill(unpinned, 0.0),
             mask,
-            values: values.mask_fill(free, 0.0),
         }
     }
 
-    /// `mask · values + (1 − mask) · x`, exactly `values` where the mask is one.
-    pub fn impose(&self, x: Tensor<D>) -> Tensor<D> {
+    /// `mask · pinned + (1 − mask) · x`, exactly `pinned` where the mask is one, and exactly `x` where it is zero.
+    fn mix(&self, x: Tensor<D>, pinned: Tensor<D>) -> Tensor<D> {
         let shape = x.dims();
-        let mask = self.mask.clone().expand(shape);
-        let values = self.values.clone().expand(shape);
-        let mixed = mask.clone() * values.clone() + (mask.clone().neg().add_scalar(1.0)) * x;
+        let pinned = pinned.expand(shape);
         // In f32, m·v + (1 − m)·x is v for m = 1 only while x is finite.
-        mixed.mask_where(mask.equal_elem(1.0), values)
+        let mixed = self.mask.clone() * pinned.clone() + self.free.clone() * x;
+        mixed.mask_where(self.exact.clone().expand(shape), pinned)
+    }
+
+    /// Writes the values where they are pinned exactly.
+    pub fn impose(&self, sample: Tensor<D>) -> Tensor<D> {
+        let shape = sample.dims();
+        sample.mask_where(
+            self.exact.clone().expand(shape),
+            self.values.clone().expand(shape),
+        )
     }
 }
 
-/// Pins known entries of the clean estimate, and lets the noise follow.
+/// Pins known entries of the clean estimate, and lets their noise follow.
 ///
 /// ```text
-/// x̂ ← mask · values + (1 − mask) · x̂          ε̂ = (x − α x̂) / σ
+/// x̂ ← mask · values + (1 − mask) · x̂          ε̂ ← mask · (x − α · values) / σ + (1 − mask) · ε̂
 /// ```
+///
+/// What is not pinned keeps its estimates bit for bit, also those that do not belong together ([`Clip`](super::Clip)).
 ///
 /// Since every exact solver carries the signal (`Σ states·α + Σ clean = α_next`), pinned entries end at their values
 /// once the last level is clean; [`finish`](Denoiser::finish) imposes them once more, so that they are exact whatever
-/// the end and the arithmetic. It belongs outside of [`ClassifierFree`](super::ClassifierFree) and [`Clip`](super::Clip).
+/// the end and the arithmetic. It is the outermost wrapper.
 ///
-/// Janner et al., "Planning with Diffusion for Flexible Behavior Synthesis", 2022, arXiv:2205.09991, section 3.2, for
+/// Janner et al., "Planning with Diffusion for Flexible Behavior Synthesis", 2022, arXiv:2205.09991, section 3.3, for
 /// trajectories; Lugmayr et al., "RePaint", 2022, arXiv:2201.09865, pins the noisy sample instead.
 #[derive(Clone, Debug)]
 pub struct Inpaint<N, const D: usize> {
@@ -66,8 +81,13 @@ impl<const D: usize, N: Denoiser<D>> Denoiser<D> for Inpaint<N, D> {
     }
 
     fn denoise(&self, x: Tensor<D>, points: &[Point], prepared: &Self::Prepared) -> Estimate<D> {
-        let estimate = self.denoiser.denoise(x.clone(), points, prepared);
-        with_clean(&x, self.pins.impose(estimate.clean), points)
+        let Estimate { clean, noise } = self.denoiser.denoise(x.clone(), points, prepared);
+        let values = self.pins.values.clone().expand(x.dims());
+        let implied = implied_noise(&x, &values, points);
+        Estimate {
+            clean: self.pins.mix(clean, values),
+            noise: self.pins.mix(noise, implied),
+        }
     }
 
     fn finish(&self, sample: Tensor<D>) -> Tensor<D> {

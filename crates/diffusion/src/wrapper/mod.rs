@@ -1,4 +1,13 @@
 //! Whatever changes an estimate: denoisers around denoisers.
+//!
+//! Their order, the innermost first, where several are used:
+//!
+//! | wrapper | why there |
+//! |---|---|
+//! | [`ClassifierFree`] | around the network alone: what is inside of it sees two samples for one, and is extrapolated |
+//! | [`Clip`] | after guidance, which leaves the range |
+//! | [`Guided`] | descends on what will be used |
+//! | [`Inpaint`] | outermost: what is known stays as it is |
 
 mod classifier_free;
 mod clip;
@@ -6,28 +15,27 @@ mod guided;
 mod inpaint;
 
 pub use classifier_free::{ClassifierFree, Guidance, Stack};
-pub use clip::{Clip, Threshold};
+pub use clip::{Clip, ClippedNoise, Threshold};
 pub use guided::{Cost, Guided};
 pub use inpaint::{Inpaint, Pins};
 
 use burn::tensor::Tensor;
 
-use crate::parameterization::{per_sample, scaled};
-use crate::{Estimate, Point};
+use crate::Point;
+use crate::parameterization::scaled;
 
-/// The estimate whose noise is what `x = αx̂ + σε̂` makes of a new clean estimate.
-fn with_clean<const D: usize>(x: &Tensor<D>, clean: Tensor<D>, points: &[Point]) -> Estimate<D> {
-    let alphas: Vec<f64> = points.iter().map(|point| point.level.alpha).collect();
-    let noise = match scaled(&clean, &alphas) {
-        Some(signal) => x.clone() - signal,
-        None => x.clone(),
-    };
-    let noise = if let [point] = points {
-        noise.div_scalar(point.level.sigma)
-    } else {
-        let sigmas: Vec<f64> = points.iter().map(|point| point.level.sigma).collect();
-        let sigmas = per_sample(&sigmas, &noise);
-        noise / sigmas
-    };
-    Estimate { clean, noise }
+/// `ε̂ = (x − α x̂) / σ`, the noise that a clean estimate implies.
+fn implied_noise<const D: usize>(x: &Tensor<D>, clean: &Tensor<D>, points: &[Point]) -> Tensor<D> {
+    let factors =
+        |of: fn(Point) -> f64| -> Vec<f64> { points.iter().map(|&point| of(point)).collect() };
+    let noise = scaled(x, &factors(|point| 1.0 / point.level.sigma));
+    let signal = scaled(
+        clean,
+        &factors(|point| point.level.alpha / point.level.sigma),
+    );
+    match (noise, signal) {
+        (Some(noise), Some(signal)) => noise - signal,
+        (Some(noise), None) => noise,
+        (None, _) => x.zeros_like(),
+    }
 }
