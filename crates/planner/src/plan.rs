@@ -114,7 +114,7 @@ pub struct Plan {
     /// What was verified.
     pub checks: Vec<Check>,
     /// The time that it took, from the observations to the checked trajectory; of the whole batch in
-    /// [`plan_batch`](Planner::plan_batch).
+    /// [`plan_batch`](crate::Planner::plan_batch).
     pub elapsed: Duration,
     /// The SHA-256 of the weights file.
     pub model: Arc<str>,
