@@ -290,8 +290,6 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
             End::At(0.0)
         }
     };
-    let rounded =
-        |times: Vec<f64>| -> Vec<f64> { times.into_iter().map(f64::round_ties_even).collect() };
     let sigma_end = match config["final_sigmas_type"].as_str() {
         Some("sigma_min") => End::At(0.0),
         _ => End::Clean,
@@ -301,7 +299,7 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
         "DDIMScheduler" => {
             let schedule = table(config)?;
             let times = match spacing {
-                Some("linspace") => rounded(timesteps::linspaced(&schedule, steps)?),
+                Some("linspace") => timesteps::linspaced_whole(&schedule, steps)?,
                 Some("trailing") => timesteps::trailing(&schedule, steps)?,
                 _ => timesteps::leading(&schedule, steps, offset)?,
             };
@@ -392,12 +390,15 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
             } else if is("use_lu_lambdas") == Some(true) {
                 Grid::exponential(&schedule, steps, sigma_end)?.with_rounded_times()
             } else {
-                // One step more, without its last: what diffusers' multistep solvers take.
-                let mut times = match spacing {
-                    Some("leading") => timesteps::leading(&schedule, steps + 1, offset)?,
-                    _ => rounded(timesteps::linspaced(&schedule, steps + 1)?),
+                let times = match spacing {
+                    // One step more, without its last, as in `multistep`.
+                    Some("leading") => {
+                        let mut times = timesteps::leading(&schedule, steps + 1, offset)?;
+                        times.pop();
+                        times
+                    }
+                    _ => timesteps::multistep(&schedule, steps)?,
                 };
-                times.pop();
                 Grid::at_times(&schedule, &times, sigma_end)?
             };
             let midpoint = match config["solver_type"].as_str() {

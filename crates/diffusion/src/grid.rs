@@ -314,6 +314,31 @@ pub mod timesteps {
             .collect())
     }
 
+    /// The same rounded, half to even: what diffusers' DDIM takes for `linspace`.
+    ///
+    /// # Errors
+    ///
+    /// [`GridError::Steps`] unless `1 ≤ n ≤ N`.
+    pub fn linspaced_whole(schedule: &Discrete, steps: usize) -> Result<Vec<f64>, GridError> {
+        Ok(linspaced(schedule, steps)?
+            .into_iter()
+            .map(f64::round_ties_even)
+            .collect())
+    }
+
+    /// `round(linspace(N − 1, 0, n + 1))` without its last: what diffusers' DPM-Solver++ takes by default, since its own
+    /// last step goes on to the end of the grid.
+    ///
+    /// # Errors
+    ///
+    /// [`GridError::Steps`] unless `1 ≤ n < N`.
+    pub fn multistep(schedule: &Discrete, steps: usize) -> Result<Vec<f64>, GridError> {
+        check_steps(steps, schedule.len().saturating_sub(1))?;
+        let mut times = linspaced_whole(schedule, steps + 1)?;
+        times.pop();
+        Ok(times)
+    }
+
     /// The grid of consistency-distilled models: `origin` equal strides of the table, of which `n` are taken evenly,
     /// the last timestep first.
     ///
