@@ -62,29 +62,33 @@ fn a_policy_that_matches_passes_and_one_that_does_not_fails() {
     assert_eq!(report["not_compared"].as_array().unwrap().len(), 0);
 
     // One changed number in one recorded pass.
-    let mut bytes = std::fs::read(repository("models/pusht/expected.safetensors")).unwrap();
-    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let names: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let recorded = std::fs::read(repository("models/pusht/expected.safetensors")).unwrap();
+    let header = u64::from_le_bytes(recorded[..8].try_into().unwrap()) as usize;
+    let names: Value = serde_json::from_slice(&recorded[8..8 + header]).unwrap();
     let start = names["case2.unet_out.t50"]["data_offsets"][0]
         .as_u64()
         .unwrap() as usize;
     let place = 8 + header + start;
-    let value = f32::from_le_bytes(bytes[place..place + 4].try_into().unwrap()) + 1e-3;
-    bytes[place..place + 4].copy_from_slice(&value.to_le_bytes());
-    let changed = scratch("changed.safetensors");
-    std::fs::write(&changed, bytes).unwrap();
-    let output = clearway(&[
-        "policy",
-        "check",
-        "--policy",
-        &policy(),
-        "--expected",
-        &changed,
-    ]);
-    assert_eq!(output.status.code(), Some(1));
-    let printed = text(&output.stdout);
-    assert_eq!(printed.matches("ABOVE TOLERANCE").count(), 1, "{printed}");
-    assert!(printed.contains("network"));
+    for change in [1e-3, f32::INFINITY, f32::NAN] {
+        let mut bytes = recorded.clone();
+        let value = f32::from_le_bytes(bytes[place..place + 4].try_into().unwrap()) + change;
+        bytes[place..place + 4].copy_from_slice(&value.to_le_bytes());
+        let changed = scratch("changed.safetensors");
+        std::fs::write(&changed, bytes).unwrap();
+        let arguments = [
+            "policy",
+            "check",
+            "--policy",
+            &policy(),
+            "--expected",
+            &changed,
+        ];
+        let output = clearway(&arguments);
+        assert_eq!(output.status.code(), Some(1), "changed by {change}");
+        let printed = text(&output.stdout);
+        assert_eq!(printed.matches("ABOVE TOLERANCE").count(), 1, "{printed}");
+        assert!(printed.contains("network"));
+    }
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! From observations to a trajectory by diffusion: where robots meet tensors.
 //!
-//! | module | what |
+//! | where | what |
 //! |---|---|
+//! | [`Planner`] | plans with a policy; a [`Plan`] says what it did |
+//! | [`Sampling`] | with which solver, in how many steps |
 //! | [`observation`] | what a robot saw, and when |
 //! | [`lerobot`] | policies that LeRobot trained |
 //! | [`normalization`] | between physical values and what networks were trained on |
