@@ -285,6 +285,23 @@ fn what_is_not_pinned_and_not_guided_stays_bit_for_bit() {
     }
 }
 
+/// One mask for all and values of each sample, and the other way round.
+#[test]
+fn pins_broadcast_over_the_batch() {
+    let device = Device::flex();
+    let sample = random(1, [3, 16, 2]);
+    let each = random(2, [3, 16, 2]);
+    let (one, all) = (
+        Tensor::<3>::ones([1, 16, 2], &device),
+        Tensor::<3>::ones([3, 16, 2], &device),
+    );
+    let imposed = Pins::new(one, each.clone()).impose(sample.clone());
+    assert_eq!(values(imposed), values(each.clone()));
+    let first = each.narrow(0, 0, 1);
+    let imposed = Pins::new(all, first.clone()).impose(sample);
+    assert_eq!(values(imposed), values(first.repeat_dim(0, 3)));
+}
+
 #[test]
 fn a_soft_pin_mixes_once() {
     let shape = [1, 16, 2];

@@ -19,8 +19,11 @@ impl<const D: usize> Pins<D> {
     ///
     /// # Shapes
     ///
-    /// - mask, values: `[batch or 1, ..]`, broadcast over the batch
+    /// - mask, values: `[batch or 1, ..]`, each broadcast to the other and over the batch
     pub fn new(mask: Tensor<D>, values: Tensor<D>) -> Self {
+        let (ours, theirs) = (mask.dims(), values.dims());
+        let shape: [usize; D] = std::array::from_fn(|axis| ours[axis].max(theirs[axis]));
+        let (mask, values) = (mask.expand(shape), values.expand(shape));
         // What is not pinned may hold anything in `values`; zero it once so that 0 · NaN cannot spread.
         let unpinned = mask.clone().equal_elem(0.0);
         Self {
