@@ -62,23 +62,29 @@ impl GroupNorm {
     ///
     /// # Shapes
     ///
-    /// - x, returns: `[batch, channels, time]`
+    /// - x, returns: `[batch, channels, ..]`
     ///
     /// # Panics
     ///
-    /// If `x` does not have as many channels as the layer.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// If `x` does not have as many channels as the layer, or nothing after them.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let weight = self.weight.val();
         let [channels] = weight.dims();
-        assert_shape!(x, [_, channels, _]);
-        let [batch, _, time] = x.dims();
-        let x = x.reshape([batch, self.n_groups, channels / self.n_groups * time]);
+        let shape = x.dims();
+        assert!(
+            D > 2 && shape[1] == channels,
+            "a group norm of {channels} channels cannot normalize {shape:?}"
+        );
+        let batch = shape[0];
+        let each: usize = shape[2..].iter().product();
+        let x = x.reshape([batch, self.n_groups, channels / self.n_groups * each]);
         // Two passes: the variance of what is left when the mean is gone does not cancel.
         let mean = x.clone().mean_dim(2);
         let x = x - mean;
         let variance = x.clone().square().mean_dim(2);
         let scale = variance.add_scalar(self.epsilon).sqrt().recip();
-        let x = (x * scale).reshape([batch, channels, time]);
-        x * weight.reshape([1, channels, 1]) + self.bias.val().reshape([1, channels, 1])
+        let x = (x * scale).reshape([batch, channels, each]);
+        let x = x * weight.reshape([1, channels, 1]) + self.bias.val().reshape([1, channels, 1]);
+        x.reshape(shape)
     }
 }

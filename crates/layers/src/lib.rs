@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`Linear`] | `y = x Wᵀ + b` |
 //! | [`Conv1d`], [`ConvTranspose1d`] | convolution over time |
-//! | [`GroupNorm`] | normalization over groups of channels |
+//! | [`Conv2d`] | convolution over pictures |
+//! | [`GroupNorm`], [`LayerNorm`] | normalization over groups of channels, over features |
 //! | [`activation`] | Mish, SiLU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
 //! | [`weights`] | strict loading of safetensors files |
@@ -18,16 +19,20 @@
 
 pub mod activation;
 mod conv1d;
+mod conv2d;
 mod conv_transpose1d;
 mod embedding;
 mod group_norm;
+mod layer_norm;
 mod linear;
 pub mod weights;
 
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
 pub use conv1d::{Conv1d, Conv1dConfig};
+pub use conv2d::{Conv2d, Conv2dConfig};
 pub use embedding::{Order, SinusoidalEmbedding};
 pub use group_norm::{GroupNorm, GroupNormConfig};
+pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
 pub use weights::{Weights, WeightsError};
 

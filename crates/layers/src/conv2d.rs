@@ -1,0 +1,179 @@
+//! The convolution over pictures.
+
+use burn::module::{Module, Param};
+use burn::prelude::*;
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
+
+use crate::uniform;
+
+/// Makes a [`Conv2d`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2dConfig {
+    /// The number of input channels.
+    pub channels_in: usize,
+    /// The number of output channels.
+    pub channels_out: usize,
+    /// The rows and columns of the kernel.
+    pub kernel_size: [usize; 2],
+    /// The distance between two outputs, down and across.
+    pub stride: [usize; 2],
+    /// How many zeros are added at either side, above and below and left and right.
+    pub padding: [usize; 2],
+    /// Whether an offset is added.
+    pub bias: bool,
+}
+
+impl Conv2dConfig {
+    /// A square kernel of odd size that keeps height and width: stride 1, padding `kernel_size / 2`, with an offset.
+    pub fn same(channels_in: usize, channels_out: usize, kernel_size: usize) -> Self {
+        Self {
+            channels_in,
+            channels_out,
+            kernel_size: [kernel_size; 2],
+            stride: [1; 2],
+            padding: [kernel_size / 2; 2],
+            bias: true,
+        }
+    }
+
+    /// The same with another stride, in both directions.
+    #[must_use]
+    pub fn with_stride(self, stride: usize) -> Self {
+        Self {
+            stride: [stride; 2],
+            ..self
+        }
+    }
+
+    /// The same without an offset.
+    #[must_use]
+    pub fn without_bias(self) -> Self {
+        Self {
+            bias: false,
+            ..self
+        }
+    }
+
+    /// A layer with weights drawn from `U(-k, k)`, `k = 1/√(channels_in · kernel_size)`.
+    ///
+    /// # Panics
+    ///
+    /// If a size or a stride is zero.
+    pub fn init(&self, device: &Device) -> Conv2d {
+        let Self {
+            channels_in,
+            channels_out,
+            kernel_size: [rows, columns],
+            stride,
+            padding,
+            bias,
+        } = *self;
+        assert!(
+            channels_in > 0 && channels_out > 0 && rows > 0 && columns > 0 && !stride.contains(&0),
+            "a convolution needs sizes and strides of at least 1: {self:?}"
+        );
+        let fan_in = channels_in.saturating_mul(rows).saturating_mul(columns);
+        Conv2d {
+            weight: uniform([channels_out, channels_in, rows, columns], fan_in, device),
+            bias: bias.then(|| uniform([channels_out], fan_in, device)),
+            stride,
+            padding,
+        }
+    }
+}
+
+/// `y[o, r, c] = b[o] + Σ_i,j,k W[o, i, j, k] x[i, stride₀ · r + j - padding₀, stride₁ · c + k - padding₁]`, with `x` zero
+/// outside.
+#[derive(Module, Debug)]
+pub struct Conv2d {
+    /// `W`: `[channels_out, channels_in, rows, columns]`.
+    pub weight: Param<Tensor<4>>,
+    /// `b`: `[channels_out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    stride: [usize; 2],
+    #[module(skip)]
+    padding: [usize; 2],
+}
+
+impl Conv2d {
+    /// Applies the layer.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, channels_in, height, width]`
+    /// - returns: `[batch, channels_out, (height + 2 · padding₀ - rows) / stride₀ + 1, .. width ..]`
+    ///
+    /// # Panics
+    ///
+    /// If `x` does not have `channels_in` channels, or with padding is smaller than the kernel.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let [_, channels_in, _, _] = weight.dims();
+        assert_shape!(x, [_, channels_in, _, _]);
+        let options = ConvOptions::new(self.stride, self.padding, [1, 1], 1);
+        conv2d(x, weight, self.bias.as_ref().map(Param::val), options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    #[test]
+    fn it_is_a_convolution() {
+        let device = Device::flex();
+        for (kernel_size, stride, padding) in
+            [(3, 1, 1), (3, 2, 1), (7, 2, 3), (1, 1, 0), (1, 2, 0)]
+        {
+            let config = Conv2dConfig {
+                channels_in: 3,
+                channels_out: 4,
+                kernel_size: [kernel_size; 2],
+                stride: [stride; 2],
+                padding: [padding; 2],
+                bias: true,
+            };
+            let layer = config.init(&device);
+            let x = Tensor::random([2, 3, 9, 8], Distribution::Normal(0.0, 1.0), &device);
+            let y = layer.forward(x.clone());
+            let [batch, channels, height, width] = y.dims();
+            let y: Vec<f32> = y.into_data().try_to_vec().expect("f32");
+            let x: Vec<f32> = x.into_data().try_to_vec().expect("f32");
+            let data = layer.weight.val().into_data();
+            let weight: Vec<f32> = data.try_to_vec().expect("f32");
+            let data = layer.bias.as_ref().expect("it has one").val().into_data();
+            let bias: Vec<f32> = data.try_to_vec().expect("f32");
+            let mut at = 0;
+            for n in 0..batch {
+                for o in 0..channels {
+                    for r in 0..height {
+                        for c in 0..width {
+                            let mut sum = f64::from(bias[o]);
+                            for i in 0..3 {
+                                for j in 0..kernel_size {
+                                    for k in 0..kernel_size {
+                                        let row = (stride * r + j).wrapping_sub(padding);
+                                        let column = (stride * c + k).wrapping_sub(padding);
+                                        if row < 9 && column < 8 {
+                                            let w =
+                                                ((o * 3 + i) * kernel_size + j) * kernel_size + k;
+                                            let v = ((n * 3 + i) * 9 + row) * 8 + column;
+                                            sum += f64::from(weight[w]) * f64::from(x[v]);
+                                        }
+                                    }
+                                }
+                            }
+                            // 147 products at most, of order one.
+                            assert!((sum - f64::from(y[at])).abs() < 5e-6, "{sum} {}", y[at]);
+                            at += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
