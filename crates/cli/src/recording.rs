@@ -140,7 +140,11 @@ fn log_replan(
     let title = format!("plan {number} of episode {}", episode.seed);
     let facts = [
         ("outcome", plan.outcome.to_string()),
-        ("sampling", plan.sampling.to_string()),
+        (
+            "sampling",
+            plan.sampling
+                .map_or_else(String::new, |sampling| sampling.to_string()),
+        ),
         (
             "candidate",
             format!("{} of {}", plan.chosen + 1, plan.candidates.len()),

@@ -18,6 +18,11 @@ pub struct Problem<'a> {
     pub observations: &'a History,
     /// What the trajectory must satisfy.
     pub limits: Option<&'a Limits>,
+    /// Actions that are known already: those that were executed, and those that will be while this is planned. At
+    /// their times the plan has these actions, bit for bit. Times that the plan does not reach do not matter.
+    pub committed: Option<&'a Trajectory>,
+    /// The last plan: a planner [with refinement](crate::Planner::with_refinement) starts from it in place of noise.
+    pub previous: Option<&'a Trajectory>,
     /// Initial noise in place of the seed's, `[horizon, action]`, row-major: what another program drew.
     pub noise: Option<&'a [f32]>,
 }
@@ -28,6 +33,8 @@ impl<'a> Problem<'a> {
         Self {
             observations,
             limits: None,
+            committed: None,
+            previous: None,
             noise: None,
         }
     }
@@ -37,6 +44,24 @@ impl<'a> Problem<'a> {
     pub fn with_limits(self, limits: &'a Limits) -> Self {
         Self {
             limits: Some(limits),
+            ..self
+        }
+    }
+
+    /// The same with actions that are known already.
+    #[must_use]
+    pub fn with_committed(self, committed: &'a Trajectory) -> Self {
+        Self {
+            committed: Some(committed),
+            ..self
+        }
+    }
+
+    /// The same with the last plan to start from.
+    #[must_use]
+    pub fn with_previous(self, previous: &'a Trajectory) -> Self {
+        Self {
+            previous: Some(previous),
             ..self
         }
     }
@@ -54,10 +79,21 @@ impl<'a> Problem<'a> {
 /// How much may be spent on a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// The time by which denoising stops, checked between passes; at least one pass is made.
+    /// The time by which the plan is to be there, checked before each pass but the first: a pass begins only where the
+    /// longest of the last passes, and the check that comes after them, would still end in time.
     pub deadline: Option<Instant>,
     /// The most passes, at least one: with those that a truncated plan made, it is made again.
     pub passes: Option<usize>,
+}
+
+impl Budget {
+    /// So much time from now on.
+    pub fn within(time: Duration) -> Self {
+        Self {
+            deadline: Instant::now().checked_add(time),
+            passes: None,
+        }
+    }
 }
 
 /// How a plan ended.
@@ -101,14 +137,19 @@ pub struct Plan {
     pub trajectory: Trajectory,
     /// All candidates that were drawn and are finite, [`trajectory`](Plan::trajectory) among them.
     pub candidates: Vec<Trajectory>,
-    /// Which of them it is: the first that passes the checks.
+    /// Which of them it is: of those that pass the checks the one that goes on most straightly from what is committed,
+    /// the first where nothing is.
     pub chosen: usize,
     /// Which of the samples that is, those that are not finite counted.
     pub(crate) row: usize,
     /// How it ended.
     pub outcome: Outcome,
-    /// How it was sampled.
-    pub sampling: Sampling,
+    /// How it was sampled; nothing where it did not come from a denoiser.
+    pub sampling: Option<Sampling>,
+    /// How many passes were made.
+    pub passes: usize,
+    /// The longest of them.
+    pub longest_pass: Duration,
     /// The seed.
     pub seed: u64,
     /// What was verified.
@@ -118,6 +159,27 @@ pub struct Plan {
     pub elapsed: Duration,
     /// The SHA-256 of the weights file.
     pub model: Arc<str>,
+}
+
+impl Plan {
+    /// A plan that was made in another way than by diffusion: by a classical planner, or for a test. Nothing but
+    /// finiteness was checked.
+    pub fn of(trajectory: Trajectory, seed: u64) -> Self {
+        Self {
+            candidates: vec![trajectory.clone()],
+            trajectory,
+            chosen: 0,
+            row: 0,
+            outcome: Outcome::Complete,
+            sampling: None,
+            passes: 0,
+            longest_pass: Duration::ZERO,
+            seed,
+            checks: vec![Check::Finite],
+            elapsed: Duration::ZERO,
+            model: "".into(),
+        }
+    }
 }
 
 /// A plan and how it came out of the noise.
@@ -151,6 +213,36 @@ pub enum PlanError {
         index: usize,
         /// NaN or an infinity.
         value: f32,
+    },
+    /// The actions that are committed are those of another robot.
+    #[error("the committed actions have {found} coordinates, an action has {expected}")]
+    CommittedWidth {
+        /// The coordinates of an action.
+        expected: usize,
+        /// Those of the committed ones.
+        found: usize,
+    },
+    /// A committed action lies between two of the plan's.
+    #[error(
+        "the committed action at {time:?} is not at a whole number of periods of {period:?} from the newest observation at {start:?}"
+    )]
+    CommittedTime {
+        /// When it is.
+        time: Duration,
+        /// The time of the newest observation.
+        start: Duration,
+        /// The time between two actions.
+        period: Duration,
+    },
+    /// The last plan is another robot's, or empty.
+    #[error("the last plan has {actions} actions of {found} coordinates; an action has {expected}")]
+    Previous {
+        /// The coordinates of an action.
+        expected: usize,
+        /// Those of the last plan.
+        found: usize,
+        /// How many it has.
+        actions: usize,
     },
     /// The limits are those of another robot.
     #[error("the limits are for {found} coordinates, an action has {expected}")]
@@ -195,6 +287,22 @@ pub enum PlannerError {
     )]
     Candidates {
         /// The most.
+        limit: usize,
+        /// What was asked for.
+        found: usize,
+    },
+    /// A plan has at least one action and at most those from the newest observation to the end of the horizon.
+    #[error("a plan of this policy has from 1 to {limit} actions, not {found}")]
+    Actions {
+        /// The most.
+        limit: usize,
+        /// What was asked for.
+        found: usize,
+    },
+    /// A refinement makes some of the steps of the whole.
+    #[error("a refinement makes from 1 to {limit} steps, not {found}")]
+    Refinement {
+        /// The steps of a whole plan.
         limit: usize,
         /// What was asked for.
         found: usize,

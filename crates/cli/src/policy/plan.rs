@@ -86,8 +86,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
             .map(|row| row.to_vec())
             .collect(),
         outcome: plan.outcome.to_string(),
-        solver: plan.sampling.method.name(),
-        steps: plan.sampling.steps,
+        solver: planner.sampling().method.name(),
+        steps: planner.sampling().steps,
         seed: plan.seed,
         latency_ms: plan.elapsed.as_secs_f64() * 1e3,
         model: plan.model.to_string(),
