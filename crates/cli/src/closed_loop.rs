@@ -310,7 +310,7 @@ impl Running {
 }
 
 /// What LeRobot's PushT policies call what the world shows.
-fn observation(step: usize, seen: &pusht::Observation) -> Observation {
+pub(crate) fn observation(step: usize, seen: &pusht::Observation) -> Observation {
     Observation::new(period() * u32::try_from(step).unwrap_or(u32::MAX))
         .with("observation.state", seen.agent)
         .with("observation.environment_state", seen.key_points)

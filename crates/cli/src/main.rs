@@ -10,6 +10,7 @@ mod output;
 mod policy;
 #[cfg(feature = "rerun")]
 mod recording;
+mod replan;
 mod sampling;
 mod sim;
 mod statistics;

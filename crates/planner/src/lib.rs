@@ -3,6 +3,7 @@
 //! | where | what |
 //! |---|---|
 //! | [`Planner`] | plans with a policy; a [`Plan`] says what it did |
+//! | [`Replanner`] | plans while the robot moves; its commands never wait |
 //! | [`Sampling`] | with which solver, in how many steps |
 //! | [`observation`] | what a robot saw, and when |
 //! | [`lerobot`] | policies that LeRobot trained |
@@ -19,6 +20,7 @@ pub mod normalization;
 pub mod observation;
 mod plan;
 mod planner;
+pub mod replanner;
 mod sampling;
 
 pub use error::{LoadError, ObservationError};
@@ -26,4 +28,8 @@ pub use lerobot::Policy;
 pub use observation::{History, HistoryError, Observation};
 pub use plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
 pub use planner::{Planner, PolicyDenoiser};
+pub use replanner::{
+    Command, Failure, Health, Horizon, Layout, Plans, Reason, Replanner, ReplannerError, Settings,
+    Status,
+};
 pub use sampling::{Method, Sampling, SamplingError, UnknownMethod};

@@ -4,10 +4,31 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Named values that were measured at one time, in physical units.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Observation {
     time: Duration,
     values: BTreeMap<String, Vec<f64>>,
+}
+
+impl Clone for Observation {
+    fn clone(&self) -> Self {
+        Self {
+            time: self.time,
+            values: self.values.clone(),
+        }
+    }
+
+    /// Copies into the memory that is there: nothing is allocated where features and sizes are the same.
+    fn clone_from(&mut self, other: &Self) {
+        self.time = other.time;
+        if !self.values.keys().eq(other.values.keys()) {
+            self.values.clone_from(&other.values);
+            return;
+        }
+        for (to, from) in self.values.values_mut().zip(other.values.values()) {
+            to.clone_from(from);
+        }
+    }
 }
 
 impl Observation {
@@ -29,6 +50,11 @@ impl Observation {
     /// When it was measured.
     pub fn time(&self) -> Duration {
         self.time
+    }
+
+    /// The same values, as if they had been measured at another time.
+    pub(crate) fn set_time(&mut self, time: Duration) {
+        self.time = time;
     }
 
     /// The values of a feature.

@@ -23,6 +23,16 @@ pub struct Problem<'a> {
     pub committed: Option<&'a Trajectory>,
     /// The last plan: a planner [with refinement](crate::Planner::with_refinement) starts from it in place of noise.
     pub previous: Option<&'a Trajectory>,
+    /// For so many actions after the committed ones the estimates are drawn towards the last plan's, less and less, so
+    /// that a plan takes over where the last one was going.
+    ///
+    /// ```text
+    /// x̂ᵢ ← Wᵢ · previousᵢ + (1 − Wᵢ) · x̂ᵢ      Wᵢ = c (eᶜ − 1) / (e − 1),   c = 1 − i / (overlap + 1),   i = 1 .. overlap
+    /// ```
+    ///
+    /// The weights are those of Black et al., "Real-Time Execution of Action Chunking Flow Policies", 2025,
+    /// arXiv:2506.07339, equation 5; there they weigh a gradient, here the estimate itself, which costs nothing.
+    pub overlap: usize,
     /// Initial noise in place of the seed's, `[horizon, action]`, row-major: what another program drew.
     pub noise: Option<&'a [f32]>,
 }
@@ -35,6 +45,7 @@ impl<'a> Problem<'a> {
             limits: None,
             committed: None,
             previous: None,
+            overlap: 0,
             noise: None,
         }
     }
@@ -64,6 +75,12 @@ impl<'a> Problem<'a> {
             previous: Some(previous),
             ..self
         }
+    }
+
+    /// The same, drawn towards the [last plan](Self::with_previous) for so many actions.
+    #[must_use]
+    pub fn with_overlap(self, overlap: usize) -> Self {
+        Self { overlap, ..self }
     }
 
     /// The same with the initial noise given.
@@ -131,7 +148,7 @@ pub enum Check {
 /// A trajectory that may be executed, and what was done to get it.
 ///
 /// It is a function of the weights, the problem, the seed and the number of passes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The actions to execute, the first at the time of the newest observation. Each holds until the next.
     pub trajectory: Trajectory,

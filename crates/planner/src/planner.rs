@@ -396,13 +396,18 @@ impl Planner {
             .observations
             .newest()
             .map_or(Duration::ZERO, Observation::time);
+        let known = self.known(problem, start)?;
+        let first = known.iter().map(|(row, _)| row + 1).max();
+        let first = first.unwrap_or(config.n_obs_steps - 1);
+        let previous = self.previous(problem, start)?;
         Ok(Ready {
             problem,
             seed,
             condition,
             start,
-            known: self.known(problem, start)?,
-            previous: self.previous(problem, start)?,
+            drawn: self.drawn(problem, start, first),
+            known,
+            previous,
         })
     }
 
@@ -450,7 +455,7 @@ impl Planner {
         problem: &Problem<'_>,
         start: Duration,
     ) -> Result<Option<Vec<f32>>, PlanError> {
-        let (Some(previous), true) = (problem.previous, self.refinement.is_some()) else {
+        let Some(previous) = problem.previous else {
             return Ok(None);
         };
         let config = self.policy.config();
@@ -462,17 +467,59 @@ impl Planner {
         if previous.dof() != config.action.len {
             return Err(wrong);
         }
+        if self.refinement.is_none() {
+            return if previous.is_empty() {
+                Err(wrong)
+            } else {
+                Ok(None)
+            };
+        }
         let mut rows = Vec::with_capacity(config.horizon * config.action.len);
-        for row in 0..config.horizon as u32 {
-            let past = self.period * (config.n_obs_steps as u32 - 1);
-            let time = (start + self.period * row).saturating_sub(past);
+        for row in 0..config.horizon {
             // Beyond its ends it stands still.
-            let Some(state) = previous.sample(time) else {
+            let Some(state) = previous.sample(self.time(start, row)) else {
                 return Err(wrong);
             };
             rows.extend(state.position.iter().copied());
         }
         Ok(Some(self.policy.normalized_actions(&rows)))
+    }
+
+    /// When the action of a row is due; row 0 is the oldest observation's.
+    fn time(&self, start: Duration, row: usize) -> Duration {
+        let periods = |n: usize| {
+            self.period
+                .saturating_mul(u32::try_from(n).unwrap_or(u32::MAX))
+        };
+        let past = periods(self.policy.config().n_obs_steps - 1);
+        start.saturating_add(periods(row)).saturating_sub(past)
+    }
+
+    /// The rows after the committed ones that are drawn towards the last plan: row, weight and action.
+    fn drawn(&self, problem: &Problem<'_>, start: Duration, first: usize) -> Vec<Drawn> {
+        let Some(previous) = problem.previous else {
+            return Vec::new();
+        };
+        let end = previous.times().last().copied().unwrap_or_default();
+        let mut drawn = Vec::new();
+        for i in 1..=problem.overlap {
+            let row = first + i - 1;
+            let time = self.time(start, row);
+            if row >= self.policy.config().horizon || time > end {
+                break;
+            }
+            let share = 1.0 - i as f64 / (problem.overlap as f64 + 1.0);
+            let weight = share * share.exp_m1() / 1.0_f64.exp_m1();
+            if let Some(state) = previous.sample(time) {
+                let action = self.policy.normalized_actions(state.position.as_slice());
+                drawn.push(Drawn {
+                    row,
+                    weight: weight as f32,
+                    action,
+                });
+            }
+        }
+        drawn
     }
 
     /// One upload, the passes, one download: `[problems · candidates, horizon, action]`.
@@ -528,7 +575,10 @@ impl Planner {
 
     /// Where actions are committed, and which.
     fn pins(&self, group: &[Ready<'_>], shape: [usize; 3]) -> Option<Pins<3>> {
-        if group.iter().all(|ready| ready.known.is_empty()) {
+        if group
+            .iter()
+            .all(|ready| ready.known.is_empty() && ready.drawn.is_empty())
+        {
             return None;
         }
         let [_, horizon, width] = shape;
@@ -542,6 +592,16 @@ impl Planner {
                 pinned[at.clone()].fill(1.0);
                 let position = position.to_vec();
                 known[at].copy_from_slice(&self.policy.normalized_actions(&position));
+            }
+            for Drawn {
+                row,
+                weight,
+                action,
+            } in &ready.drawn
+            {
+                let at = row * width..(row + 1) * width;
+                pinned[at.clone()].fill(*weight);
+                known[at].copy_from_slice(action);
             }
             mask.extend(pinned.repeat(self.candidates));
             values.extend(known.repeat(self.candidates));
@@ -729,6 +789,15 @@ struct Ready<'p> {
     known: Vec<(usize, ArrayView1<'p, f64>)>,
     /// What is refined, normalized: `[horizon, action]`.
     previous: Option<Vec<f32>>,
+    /// What follows the last plan for a while.
+    drawn: Vec<Drawn>,
+}
+
+/// A row that is drawn towards an action, normalized.
+struct Drawn {
+    row: usize,
+    weight: f32,
+    action: Vec<f32>,
 }
 
 /// What the passes begin with.

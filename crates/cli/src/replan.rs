@@ -1,0 +1,352 @@
+//! `clearway sim replan`: plans that overlap, in PushT.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use clearway_planner::replanner::log::Event;
+use clearway_planner::{
+    Budget, Horizon, Layout, Plan, PlanError, Planner, Plans, Problem, Replanner, Settings,
+};
+use clearway_sim::{PushT, pusht};
+use serde::Serialize;
+
+use crate::closed_loop::{observation, period};
+use crate::error::{Error, check_writable, write_json};
+use crate::output::say;
+use crate::sim::progress;
+use crate::{Verdict, sampling, statistics};
+
+/// The arguments of `clearway sim replan`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// A folder written by LeRobot's `save_pretrained`
+    #[arg(long, value_name = "DIR")]
+    policy: PathBuf,
+    /// Episodes to run
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    episodes: u32,
+    /// Seed of the first episode; episode i is gym-pusht's reset with this plus i
+    #[arg(long, value_name = "FIRST", default_value_t = 100_000)]
+    seed: u64,
+    #[command(flatten)]
+    sampling: sampling::Arguments,
+    /// Actions of a plan that are executed before the next one takes over
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    execute: usize,
+    /// Actions that are executed while a plan is made
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    latency: usize,
+    /// Do not tell the planner what is executed meanwhile
+    #[arg(long)]
+    without_pins: bool,
+    /// Draw the first N actions after a hand-over towards the last plan
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    overlap: usize,
+    /// Start each plan from the last one, and make only the last K steps
+    #[arg(long, value_name = "K")]
+    refine: Option<usize>,
+    /// The time of each plan, in milliseconds of this machine; what is not done by then is truncated
+    #[arg(long, value_name = "MS")]
+    budget: Option<f64>,
+    /// Write the results
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+struct Report {
+    episodes: usize,
+    success_rate: f64,
+    success_interval: [f64; 2],
+    mean_reward: f64,
+    mean_reward_interval: [f64; 2],
+    execute: usize,
+    latency: usize,
+    pinned: bool,
+    overlap: usize,
+    refine: Option<usize>,
+    budget_ms: Option<f64>,
+    solver: &'static str,
+    steps: usize,
+    candidates: usize,
+    seed: u64,
+    /// From the last committed action to the first that is new.
+    jump_at_hand_over: Lengths,
+    /// From one action to the next, both of one plan.
+    jump_inside_a_plan: Lengths,
+    /// The second differences, at hand-over and inside.
+    bend_at_hand_over: Lengths,
+    bend_inside_a_plan: Lengths,
+    /// Passes that plans made.
+    passes: Lengths,
+    plan_ms: Lengths,
+    model: String,
+}
+
+/// A distribution, in pixels unless said otherwise.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Lengths {
+    mean: f64,
+    p50: f64,
+    p95: f64,
+    p99: f64,
+    max: f64,
+    count: usize,
+}
+
+impl Lengths {
+    fn of(values: &[f64]) -> Self {
+        Self {
+            mean: statistics::mean(values),
+            p50: statistics::percentile(values, 0.5),
+            p95: statistics::percentile(values, 0.95),
+            p99: statistics::percentile(values, 0.99),
+            max: statistics::percentile(values, 1.0),
+            count: values.len(),
+        }
+    }
+}
+
+impl fmt::Display for Lengths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            mean,
+            p50,
+            p95,
+            p99,
+            max,
+            count,
+        } = self;
+        write!(
+            f,
+            "mean {mean:.1}, p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1}, max {max:.1} (of {count})"
+        )
+    }
+}
+
+/// What plans did, noted from their log.
+#[derive(Debug, Default)]
+struct Notes {
+    at_hand_over: Vec<f64>,
+    inside: Vec<f64>,
+    bends_at_hand_over: Vec<f64>,
+    bends_inside: Vec<f64>,
+    passes: Vec<f64>,
+    milliseconds: Vec<f64>,
+}
+
+impl Notes {
+    fn note(&mut self, event: &Event, execute: usize) {
+        let Event::Decision(decision) = event else {
+            return;
+        };
+        let Ok(made) = &decision.result else {
+            return;
+        };
+        self.passes.push(made.plan.passes as f64);
+        self.milliseconds.push(decision.elapsed.as_secs_f64() * 1e3);
+        let positions = made.trajectory.positions();
+        let first = (made.seam - decision.step) as usize;
+        // What is executed of it: up to the next hand-over.
+        let end = positions.nrows().min(first + execute);
+        for row in 1..end {
+            let step = &positions.row(row) - &positions.row(row - 1);
+            let length = step.dot(&step).sqrt();
+            let at_hand_over = row == first;
+            match at_hand_over {
+                true => self.at_hand_over.push(length),
+                false if row > first => self.inside.push(length),
+                false => {}
+            }
+            // With less than two committed actions the bend is that of the execution, which is not in one plan.
+            if row >= 2 {
+                let bend = &step - &(&positions.row(row - 1) - &positions.row(row - 2));
+                let bend = bend.dot(&bend).sqrt();
+                match at_hand_over {
+                    true => self.bends_at_hand_over.push(bend),
+                    false if row > first + 1 => self.bends_inside.push(bend),
+                    false => {}
+                }
+            }
+        }
+    }
+}
+
+/// A planner with a time for each plan, whatever the world's clock says.
+struct Timed {
+    planner: Arc<Planner>,
+    budget: Option<Duration>,
+}
+
+impl Plans for Timed {
+    fn layout(&self) -> Layout {
+        self.planner.layout()
+    }
+
+    fn plan(&self, problem: &Problem<'_>, budget: Budget, seed: u64) -> Result<Plan, PlanError> {
+        let budget = self.budget.map_or(budget, Budget::within);
+        self.planner.plan(problem, budget, seed)
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
+    check_writable(arguments.json.as_deref())?;
+    let planner = arguments.sampling.planner(&arguments.policy, period())?;
+    if planner.policy().config().action.len != 2 {
+        return Err(Error::Task(planner.policy().config().action.len));
+    }
+    let wrong = |argument: &'static str| {
+        move |error: clearway_planner::PlannerError| Error::Argument {
+            argument,
+            reason: error.to_string(),
+        }
+    };
+    let most = planner.most_actions();
+    let mut planner = planner
+        .with_actions(most)
+        .map_err(wrong("--execute or --latency"))?;
+    if let Some(steps) = arguments.refine {
+        planner = planner.with_refinement(steps).map_err(wrong("--refine"))?;
+    }
+    let budget = arguments
+        .budget
+        .map(|milliseconds| {
+            Duration::try_from_secs_f64(milliseconds / 1e3).map_err(|error| Error::Argument {
+                argument: "--budget",
+                reason: format!("must be a time in milliseconds: {error}"),
+            })
+        })
+        .transpose()?;
+    let planner = Arc::new(planner);
+    let notes = Arc::new(Mutex::new(Notes::default()));
+    let bar = progress(arguments.episodes as usize);
+    let (mut rewards, mut successes) = (Vec::new(), 0);
+    for index in 0..u64::from(arguments.episodes) {
+        let seed = arguments.seed.wrapping_add(index);
+        let plans = Timed {
+            planner: Arc::clone(&planner),
+            budget,
+        };
+        let (reward, succeeded) = episode(arguments, plans, seed, &notes)?;
+        rewards.push(reward);
+        successes += usize::from(succeeded);
+        bar.set_message(format!("{successes} succeeded"));
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+
+    let notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
+    let report = Report {
+        episodes: rewards.len(),
+        success_rate: successes as f64 / rewards.len() as f64,
+        success_interval: statistics::wilson(successes, rewards.len()),
+        mean_reward: statistics::mean(&rewards),
+        mean_reward_interval: statistics::bootstrap(&rewards),
+        execute: arguments.execute,
+        latency: arguments.latency,
+        pinned: !arguments.without_pins,
+        overlap: arguments.overlap,
+        refine: arguments.refine,
+        budget_ms: arguments.budget,
+        solver: planner.sampling().method.name(),
+        steps: planner.sampling().steps,
+        candidates: planner.candidates(),
+        seed: arguments.seed,
+        jump_at_hand_over: Lengths::of(&notes.at_hand_over),
+        jump_inside_a_plan: Lengths::of(&notes.inside),
+        bend_at_hand_over: Lengths::of(&notes.bends_at_hand_over),
+        bend_inside_a_plan: Lengths::of(&notes.bends_inside),
+        passes: Lengths::of(&notes.passes),
+        plan_ms: Lengths::of(&notes.milliseconds),
+        model: planner.policy().hash().to_owned(),
+    };
+    say!("{report}");
+    if let Some(path) = &arguments.json {
+        write_json(path, &report)?;
+    }
+    Ok(Verdict::Passed)
+}
+
+/// One episode: the largest reward, and whether it succeeded.
+fn episode(
+    arguments: &Arguments,
+    plans: Timed,
+    seed: u64,
+    notes: &Arc<Mutex<Notes>>,
+) -> Result<(f64, bool), Error> {
+    let mut world = PushT::reset(seed);
+    let mut seen = world.observation();
+    let (notes, execute) = (Arc::clone(notes), arguments.execute);
+    let mut settings = Settings::new(Horizon {
+        execute,
+        latency: arguments.latency,
+    })
+    .with_seed(seed)
+    .with_overlap(arguments.overlap)
+    .with_log(move |event: &Event| {
+        notes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .note(event, execute);
+    });
+    if arguments.without_pins {
+        settings = settings.without_pins();
+    }
+    let latency = u32::try_from(arguments.latency).unwrap_or(u32::MAX);
+    // A plan is there when the actions that were committed are executed.
+    let delay = period() * latency;
+    let mut replanner =
+        Replanner::in_step(plans, settings, &seen.agent, move |_| delay).map_err(|error| {
+            Error::Argument {
+                argument: "--execute or --latency",
+                reason: error.to_string(),
+            }
+        })?;
+    let (mut reward, mut succeeded) = (0.0_f64, false);
+    while !succeeded && world.steps() < pusht::EPISODE_STEPS {
+        let seen_now = observation(world.steps(), &seen);
+        let command = replanner.command(seen_now.time(), &seen_now);
+        let action = [0, 1].map(|i| command.position[i].clamp(0.0, pusht::SIZE));
+        seen = world.step(action)?;
+        reward = reward.max(seen.reward);
+        succeeded |= seen.succeeded;
+    }
+    Ok((reward, succeeded))
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} episodes from seed {}, {} in {} steps; executing {}, latency {}, {}",
+            self.episodes,
+            self.seed,
+            self.solver,
+            self.steps,
+            self.execute,
+            self.latency,
+            if self.pinned { "pinned" } else { "not pinned" }
+        )?;
+        let [low, high] = self.success_interval;
+        writeln!(
+            f,
+            "  success      {:.3} [{low:.3}, {high:.3}] (95 %, Wilson)",
+            self.success_rate
+        )?;
+        let [low, high] = self.mean_reward_interval;
+        writeln!(
+            f,
+            "  mean reward  {:.4} [{low:.4}, {high:.4}] (95 %, bootstrap)",
+            self.mean_reward
+        )?;
+        writeln!(f, "  jump at hand-over [px]  {}", self.jump_at_hand_over)?;
+        writeln!(f, "  jump inside a plan      {}", self.jump_inside_a_plan)?;
+        writeln!(f, "  bend at hand-over [px]  {}", self.bend_at_hand_over)?;
+        writeln!(f, "  bend inside a plan      {}", self.bend_inside_a_plan)?;
+        writeln!(f, "  passes a plan           {}", self.passes)?;
+        write!(f, "  one plan [ms]           {}", self.plan_ms)
+    }
+}

@@ -1,0 +1,324 @@
+//! How a [`Replanner`](super::Replanner) plans, and what it takes for safe.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use clearway_motion::{Interpolation, Limits};
+
+use super::Layout;
+use super::log::Log;
+
+/// How much of a plan is executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Horizon {
+    /// Actions of a plan that are executed after its hand-over, before the next one takes over.
+    pub execute: usize,
+    /// Actions that are committed while a plan is made: the time that it may take, in periods. If plans take longer it
+    /// grows by itself.
+    pub latency: usize,
+}
+
+/// How a [`Replanner`](super::Replanner) plans, and what it takes for safe.
+///
+/// ```
+/// use std::time::Duration;
+/// use clearway_motion::Limits;
+/// use clearway_planner::{Horizon, Settings};
+///
+/// let inside = Limits::unlimited(2).with_position(&[0.0; 2], &[512.0; 2])?;
+/// let settings = Settings::new(Horizon { execute: 8, latency: 1 })
+///     .with_limits(inside)
+///     .with_budget(Duration::from_millis(60))
+///     .with_seed(7);
+/// # Ok::<(), clearway_motion::LimitsError>(())
+/// ```
+pub struct Settings {
+    horizon: Horizon,
+    interpolation: Interpolation,
+    limits: Option<Limits>,
+    budget: Option<Duration>,
+    max_age: Option<Duration>,
+    patience: Option<Duration>,
+    pinned: bool,
+    overlap: usize,
+    seed: u64,
+    restarts: u64,
+    on_start: Option<OnStart>,
+    // Of whichever planning thread is the last one.
+    log: Option<Mutex<Box<dyn Log>>>,
+}
+
+/// What a planning thread does first.
+type OnStart = Arc<dyn Fn() + Send + Sync>;
+
+impl Settings {
+    /// Actions that are held, no limits, and for the rest what [each](Self::with_budget) [setting](Self::with_patience)
+    /// [says](Self::with_max_age).
+    pub fn new(horizon: Horizon) -> Self {
+        Self {
+            horizon,
+            interpolation: Interpolation::Hold,
+            limits: None,
+            budget: None,
+            max_age: None,
+            patience: None,
+            pinned: true,
+            overlap: 0,
+            seed: 0,
+            restarts: 0,
+            on_start: None,
+            log: None,
+        }
+    }
+
+    /// What the robot does between two actions.
+    ///
+    /// [`Hold`](Interpolation::Hold), the default, gives each action as it is, until the next: what policies without a
+    /// metric space are trained for. [`Quintic`](Interpolation::Quintic) follows a curve through them, with velocities
+    /// and accelerations that stay continuous when a plan takes over, and comes to rest within the limits at the end.
+    #[must_use]
+    pub fn with_interpolation(self, interpolation: Interpolation) -> Self {
+        Self {
+            interpolation,
+            ..self
+        }
+    }
+
+    /// What every plan must keep, its braking included, to be executed.
+    #[must_use]
+    pub fn with_limits(self, limits: Limits) -> Self {
+        Self {
+            limits: Some(limits),
+            ..self
+        }
+    }
+
+    /// The time for a plan, from the moment that the planner sees the request; a plan whose passes take longer is
+    /// truncated. By default nine tenths of the time that is committed.
+    #[must_use]
+    pub fn with_budget(self, budget: Duration) -> Self {
+        Self {
+            budget: Some(budget),
+            ..self
+        }
+    }
+
+    /// The greatest age of an observation that is planned from; by default two periods.
+    #[must_use]
+    pub fn with_max_age(self, max_age: Duration) -> Self {
+        Self {
+            max_age: Some(max_age),
+            ..self
+        }
+    }
+
+    /// How long the planner may be without an answer before it is said to hang; by default ten times what is executed
+    /// of a plan, and at least a second.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self {
+            patience: Some(patience),
+            ..self
+        }
+    }
+
+    /// Does not tell the planner what is committed: plans follow each other with whatever jump they have. For
+    /// comparison; the robot executes its committed actions nevertheless.
+    #[must_use]
+    pub fn without_pins(self) -> Self {
+        Self {
+            pinned: false,
+            ..self
+        }
+    }
+
+    /// For so many actions after the hand-over a plan is drawn towards the one before it: see
+    /// [`Problem::overlap`](crate::Problem::overlap).
+    #[must_use]
+    pub fn with_overlap(self, overlap: usize) -> Self {
+        Self { overlap, ..self }
+    }
+
+    /// What the seeds of the plans are drawn from; by default 0.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// How many times the planner may panic and is asked again; by default it never is.
+    #[must_use]
+    pub fn with_restarts(self, restarts: u64) -> Self {
+        Self { restarts, ..self }
+    }
+
+    /// What the planning thread does first: to be pinned to a core, say, or given a priority.
+    #[must_use]
+    pub fn on_start(self, begin: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            on_start: Some(Arc::new(begin)),
+            ..self
+        }
+    }
+
+    /// Where decisions are written, from the planning thread.
+    #[must_use]
+    pub fn with_log(self, log: impl Log + 'static) -> Self {
+        Self {
+            log: Some(Mutex::new(Box::new(log))),
+            ..self
+        }
+    }
+
+    /// How much of a plan is executed.
+    pub fn horizon(&self) -> Horizon {
+        self.horizon
+    }
+
+    pub(super) fn interpolation(&self) -> Interpolation {
+        self.interpolation
+    }
+
+    pub(super) fn limits(&self) -> Option<&Limits> {
+        self.limits.as_ref()
+    }
+
+    pub(super) fn budget(&self) -> Option<Duration> {
+        self.budget
+    }
+
+    pub(super) fn pinned(&self) -> bool {
+        self.pinned
+    }
+
+    pub(super) fn overlap(&self) -> usize {
+        self.overlap
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(super) fn restarts(&self) -> u64 {
+        self.restarts
+    }
+
+    pub(super) fn begin(&self) {
+        if let Some(begin) = &self.on_start {
+            begin();
+        }
+    }
+
+    pub(super) fn log(&self) -> Option<&Mutex<Box<dyn Log>>> {
+        self.log.as_ref()
+    }
+
+    pub(super) fn max_age(&self, period: Duration) -> Duration {
+        self.max_age.unwrap_or(period * 2)
+    }
+
+    pub(super) fn patience(&self, period: Duration) -> Duration {
+        let execute = u32::try_from(self.horizon.execute).unwrap_or(u32::MAX);
+        self.patience.unwrap_or_else(|| {
+            period
+                .saturating_mul(execute)
+                .saturating_mul(10)
+                .max(Duration::from_secs(1))
+        })
+    }
+
+    /// Makes sure that plans of this layout can be executed so.
+    pub(super) fn check(&self, layout: &Layout, start: &[f64]) -> Result<(), ReplannerError> {
+        let Horizon { execute, latency } = self.horizon;
+        if execute == 0 {
+            return Err(ReplannerError::Execute);
+        }
+        let needed = execute.saturating_add(latency);
+        if needed > layout.actions {
+            return Err(ReplannerError::Actions {
+                execute,
+                latency,
+                actions: layout.actions,
+            });
+        }
+        if start.len() != layout.dof {
+            return Err(ReplannerError::Start {
+                expected: layout.dof,
+                found: start.len(),
+            });
+        }
+        if let Some(limits) = &self.limits
+            && limits.dof() != layout.dof
+        {
+            return Err(ReplannerError::Limits {
+                expected: layout.dof,
+                found: limits.dof(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("horizon", &self.horizon)
+            .field("interpolation", &self.interpolation)
+            .field("limits", &self.limits)
+            .field("budget", &self.budget)
+            .field("max_age", &self.max_age)
+            .field("patience", &self.patience)
+            .field("pinned", &self.pinned)
+            .field("overlap", &self.overlap)
+            .field("seed", &self.seed)
+            .field("restarts", &self.restarts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a [`Replanner`](super::Replanner) cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplannerError {
+    /// Nothing would be executed.
+    #[error("at least one action of a plan must be executed")]
+    Execute,
+    /// In its own thread a plan takes time.
+    #[error("a planner in its own thread needs a latency of at least one action")]
+    Latency,
+    /// Plans are too short.
+    #[error(
+        "executing {execute} actions after a latency of {latency} needs plans of {} actions; these have {actions} (see `Planner::with_actions`)",
+        execute.saturating_add(*latency)
+    )]
+    Actions {
+        /// What is to be executed.
+        execute: usize,
+        /// What is committed.
+        latency: usize,
+        /// What a plan has.
+        actions: usize,
+    },
+    /// The start is another robot's.
+    #[error("the start has {found} coordinates, an action has {expected}")]
+    Start {
+        /// The coordinates of an action.
+        expected: usize,
+        /// Those of the start.
+        found: usize,
+    },
+    /// The limits are another robot's.
+    #[error("the limits are for {found} coordinates, an action has {expected}")]
+    Limits {
+        /// The coordinates of an action.
+        expected: usize,
+        /// Those of the limits.
+        found: usize,
+    },
+    /// The robot cannot stay where it is.
+    #[error("the start cannot be held: {0}")]
+    Hold(String),
+    /// The system gives no thread.
+    #[error("the planning thread cannot be started: {0}")]
+    Thread(#[source] std::io::Error),
+}

@@ -1,0 +1,336 @@
+//! The planner's side: from a request to a plan that may be executed.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use clearway_motion::{Interpolation, Trajectory, TrajectoryError, Violation};
+use ndarray::Array2;
+
+use super::executive::{Chunk, Reply, Request, nanoseconds};
+use super::log::{Decision, Event, Made};
+use super::{Layout, Plans, Settings};
+use crate::{Budget, History, HistoryError, PlanError};
+
+/// Of the time that is committed, what a plan may take unless the settings say otherwise: the rest is for the way.
+const SHARE_OF_COMMITTED: f64 = 0.9;
+
+/// Why a request was answered without a plan that can be executed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// There is no plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The observations are none to plan from.
+    #[error(transparent)]
+    Observations(#[from] HistoryError),
+    /// The plan with what is committed is no trajectory.
+    #[error("the plan is no trajectory: {0}")]
+    Trajectory(#[from] TrajectoryError),
+    /// The plan is not what the planner's layout says.
+    #[error(
+        "the plan has {actions} actions of {dof} coordinates; {expected_actions} of {expected_dof} were promised"
+    )]
+    Layout {
+        /// What it has.
+        actions: usize,
+        /// What it has.
+        dof: usize,
+        /// What the layout says.
+        expected_actions: usize,
+        /// What the layout says.
+        expected_dof: usize,
+    },
+    /// The plan, from its hand-over to rest, breaks a limit.
+    #[error("the plan is not safe: {0}")]
+    Unsafe(#[from] Violation),
+    /// The planner panicked.
+    #[error("the planner panicked: {message}")]
+    Panicked {
+        /// What it said.
+        message: String,
+        /// Whether it is not asked again.
+        last: bool,
+    },
+}
+
+/// Answers requests.
+pub(super) struct Worker {
+    plans: Arc<dyn Plans>,
+    settings: Arc<Settings>,
+    layout: Layout,
+    /// Plans that the control loop may still hold: whoever lets go last frees, and that is to be here.
+    recent: Vec<Arc<Chunk>>,
+    panics: u64,
+    deadlines: bool,
+}
+
+impl Worker {
+    pub(super) fn new(plans: Arc<dyn Plans>, settings: Arc<Settings>, current: Arc<Chunk>) -> Self {
+        Self {
+            layout: plans.layout(),
+            plans,
+            settings,
+            recent: vec![current],
+            panics: 0,
+            deadlines: true,
+        }
+    }
+
+    /// For a simulation, whose clock stands still while it plans.
+    pub(super) fn without_deadline(self) -> Self {
+        Self {
+            deadlines: false,
+            ..self
+        }
+    }
+
+    /// What a thread does first.
+    pub(super) fn begin(&self) {
+        self.settings.begin();
+    }
+
+    pub(super) fn answer(&mut self, mut request: Box<Request>) -> Reply {
+        let begun = Instant::now();
+        let span = tracing::info_span!("replan", plan = request.id, step = request.step);
+        let _entered = span.enter();
+        self.note_what_happened(&request);
+        // The control loop has the one that it goes on from, and no other any more.
+        self.recent.retain(|chunk| chunk.id == request.base);
+
+        let made = catch_unwind(AssertUnwindSafe(|| self.make(&request, begun)));
+        let chunk = match made {
+            Ok(Ok(chunk)) => {
+                let chunk = Arc::new(chunk);
+                self.recent.push(Arc::clone(&chunk));
+                request.failure = None;
+                Some(chunk)
+            }
+            Ok(Err(failure)) => {
+                tracing::warn!(%failure, "no plan");
+                request.failure = Some(failure);
+                None
+            }
+            Err(panic) => {
+                self.panics += 1;
+                let failure = Failure::Panicked {
+                    message: message(&*panic),
+                    last: self.panics > self.settings.restarts(),
+                };
+                tracing::error!(%failure, "no plan");
+                request.failure = Some(failure);
+                None
+            }
+        };
+        Reply { request, chunk }
+    }
+
+    fn make(&self, request: &Request, begun: Instant) -> Result<Chunk, Failure> {
+        let base = self.recent.first().expect("the control loop executes one");
+        let mut decision = self.decision(request, base)?;
+        let made = self.plan(request, base, &decision, begun);
+        let result = match made {
+            Ok((chunk, made)) => {
+                decision.result = Ok(made);
+                Ok(chunk)
+            }
+            Err(failure) => {
+                decision.result = Err(failure.clone());
+                Err(failure)
+            }
+        };
+        decision.elapsed = begun.elapsed();
+        self.note(&Event::Decision(Box::new(decision)));
+        result
+    }
+
+    /// What is to be decided.
+    fn decision(&self, request: &Request, base: &Chunk) -> Result<Decision, Failure> {
+        let observations = History::new(request.observations[..request.seen].to_vec())?;
+        let committed = self
+            .settings
+            .pinned()
+            .then(|| self.committed(request, base));
+        Ok(Decision {
+            plan: request.id,
+            step: request.step,
+            asked: request.now,
+            age: request.age,
+            seed: mix(self.settings.seed(), request.id),
+            observations,
+            committed: committed.transpose()?,
+            previous: (base.id > 0).then(|| base.trajectory.clone()),
+            overlap: self.settings.overlap(),
+            limits: self.settings.limits().cloned(),
+            result: Err(Failure::Plan(PlanError::Observation(
+                crate::ObservationError::Empty,
+            ))),
+            elapsed: Duration::ZERO,
+        })
+    }
+
+    /// What was executed up to now, and what will be while this is planned.
+    fn committed(&self, request: &Request, base: &Chunk) -> Result<Trajectory, TrajectoryError> {
+        let dof = self.layout.dof;
+        let past = request.executed.len() / dof;
+        let first = request.step - past as u64;
+        let end = request.step + self.pinned(request.committed) as u64;
+        let mut positions = request.executed.clone();
+        for step in request.step..end {
+            let at = nanoseconds(self.layout.period, step);
+            let state = base.trajectory.sample(at).expect("it has a waypoint");
+            positions.extend(state.position.iter());
+        }
+        let rows = (end - first) as usize;
+        let positions = Array2::from_shape_vec([rows, dof], positions).expect("whole rows");
+        let times = (first..end).map(|step| nanoseconds(self.layout.period, step));
+        Trajectory::new(times.collect(), positions, Interpolation::Hold)
+    }
+
+    /// How many waypoints from the request's step on are known: a held action up to the hand-over, a curve at it too.
+    fn pinned(&self, committed: usize) -> usize {
+        match self.settings.interpolation() {
+            Interpolation::Hold => committed,
+            _ => committed + 1,
+        }
+    }
+
+    fn plan(
+        &self,
+        request: &Request,
+        base: &Chunk,
+        decision: &Decision,
+        begun: Instant,
+    ) -> Result<(Chunk, Made), Failure> {
+        let time = self.settings.budget().unwrap_or_else(|| {
+            let committed = nanoseconds(self.layout.period, request.committed as u64);
+            committed.mul_f64(SHARE_OF_COMMITTED)
+        });
+        let budget = Budget {
+            deadline: self.deadlines.then(|| begun.checked_add(time)).flatten(),
+            passes: None,
+        };
+        let plan = self
+            .plans
+            .plan(&decision.problem(), budget, decision.seed)?;
+        let actions = &plan.trajectory;
+        if actions.len() != self.layout.actions || actions.dof() != self.layout.dof {
+            return Err(Failure::Layout {
+                actions: actions.len(),
+                dof: actions.dof(),
+                expected_actions: self.layout.actions,
+                expected_dof: self.layout.dof,
+            });
+        }
+        let seam = request.step + request.committed as u64;
+        let trajectory = self.hand_over(request, base, actions)?;
+        if let Some(limits) = self.settings.limits() {
+            limits.check(&trajectory)?;
+        }
+        let end = match trajectory.interpolation() {
+            // The last action stands for a period too.
+            Interpolation::Hold => nanoseconds(
+                self.layout.period,
+                request.step + self.layout.actions as u64,
+            ),
+            _ => trajectory.times().last().copied().unwrap_or_default(),
+        };
+        let own = (self.layout.actions - request.committed).min(self.settings.horizon().execute);
+        let until = seam + own as u64;
+        let chunk = Chunk {
+            id: request.id,
+            base: base.id,
+            first: request.step,
+            seam,
+            until,
+            trajectory: trajectory.clone(),
+            end,
+        };
+        Ok((
+            chunk,
+            Made {
+                plan,
+                seam,
+                until,
+                trajectory,
+            },
+        ))
+    }
+
+    /// The plan from what is executed up to the hand-over, and from there on its own.
+    fn hand_over(
+        &self,
+        request: &Request,
+        base: &Chunk,
+        actions: &Trajectory,
+    ) -> Result<Trajectory, Failure> {
+        let times: Vec<Duration> = (0..actions.len() as u64)
+            .map(|row| nanoseconds(self.layout.period, request.step + row))
+            .collect();
+        let mut positions = actions.positions().to_owned();
+        let known = self.pinned(request.committed).min(actions.len());
+        for (mut row, &time) in positions.rows_mut().into_iter().zip(&times).take(known) {
+            let state = base.trajectory.sample(time).expect("it has a waypoint");
+            for (to, from) in row.iter_mut().zip(state.position.iter()) {
+                *to = *from;
+            }
+        }
+        Ok(Trajectory::new(times, positions, Interpolation::Hold)?)
+    }
+
+    fn note_what_happened(&self, request: &Request) {
+        if let Some((plan, verdict)) = request.verdict {
+            self.note(&Event::Verdict { plan, verdict });
+        }
+        for &(now, status) in &request.changes {
+            self.note(&Event::Status { now, status });
+        }
+    }
+
+    fn note(&self, event: &Event) {
+        if let Some(log) = self.settings.log() {
+            // A log that panicked may go on where it is.
+            log.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .note(event);
+        }
+    }
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "it does not say why".to_owned())
+}
+
+/// A seed for each plan: SplitMix64's `number`th output from `seed`, since seeds that are counted up would meet.
+///
+/// Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", 2014, figure 12.
+fn mix(seed: u64, number: u64) -> u64 {
+    let mut z = seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plans_seed_is_splitmixs_output() {
+        // The first three outputs of the reference implementation from seed 1234567.
+        let outputs = [1, 2, 3].map(|number| mix(1_234_567, number));
+        assert_eq!(
+            outputs,
+            [
+                6_457_827_717_110_365_317,
+                3_203_168_211_198_807_973,
+                9_817_491_932_198_370_423
+            ]
+        );
+    }
+}
