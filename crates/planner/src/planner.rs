@@ -244,6 +244,13 @@ impl Planner {
         &*self.denoiser
     }
 
+    /// How long one more pass, and the check after the last one, must be expected to take: the longest of the last ones,
+    /// slowly forgotten. Nothing before the first plan.
+    pub fn longest_pass(&self) -> Option<Duration> {
+        let pace = self.pace();
+        pace.pass.map(|pass| pass + pace.rest)
+    }
+
     /// The time between two actions.
     pub fn period(&self) -> Duration {
         self.period
