@@ -22,10 +22,17 @@
 //! - The block is two boxes, in its own frame `[-60, 60] × [0, 30]` and `[-15, 15] × [30, 120]`, of mass 1 and moment of
 //!   inertia 3000 about `(0, 45)`.
 //! - There is no friction, no bounce, no gravity, and all velocity is lost in every substep.
+//!
+//! # Pictures
+//!
+//! [`PushT::picture`] is what a camera policy sees, gym-pusht's `pixels`: a drawing of 512 × 512 pixels, shrunk to
+//! 96 × 96. It shows the target, the block, the agent, the walls, and a red stroke at each point of contact.
 
 mod broad_phase;
+mod canvas;
 mod coverage;
 mod narrow_phase;
+mod picture;
 mod shape;
 mod space;
 mod tee;
@@ -33,6 +40,7 @@ mod vector;
 
 use std::f64::consts::TAU;
 
+pub use picture::{PICTURE_SIZE, Picture};
 pub use space::Contacts;
 
 use crate::{SimError, numpy::Generator};
@@ -115,7 +123,8 @@ impl Observation {
 
 /// The PushT world.
 ///
-/// A value: cloning it forks the simulation, contacts and all, and a clone replays to the same bits. No call allocates.
+/// A value: cloning it forks the simulation, contacts and all, and a clone replays to the same bits. No call allocates
+/// but those that draw.
 ///
 /// ```
 /// use clearway_sim::PushT;
@@ -227,6 +236,26 @@ impl PushT {
             reward: (coverage / SUCCESS_COVERAGE).clamp(0.0, 1.0),
             succeeded: coverage > SUCCESS_COVERAGE,
         }
+    }
+
+    /// What a camera policy sees now, gym-pusht's `pixels` observation: RGB of 96 × 96 pixels.
+    ///
+    /// ```
+    /// use clearway_sim::PushT;
+    ///
+    /// let picture = PushT::reset(100_000).picture();
+    /// assert_eq!((picture.width(), picture.height()), (96, 96));
+    /// // Height × width × channels, as a policy's preprocessing takes it.
+    /// assert_eq!(picture.bytes().len(), 96 * 96 * 3);
+    /// assert_eq!(picture.bytes()[..3], [255, 255, 255]);
+    /// ```
+    pub fn picture(&self) -> Picture {
+        self.drawing().shrunk()
+    }
+
+    /// The drawing that [`PushT::picture`] is shrunk from: RGB of 512 × 512 pixels, one for each px of the world.
+    pub fn drawing(&self) -> Picture {
+        picture::drawing(&self.space)
     }
 
     /// Agent x, y, block x, y and the angle as the physics holds it, which counts turns: px and rad.

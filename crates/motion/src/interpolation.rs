@@ -1,19 +1,26 @@
 //! What is between the waypoints of a trajectory.
 
+use std::fmt;
 use std::time::Duration;
 
 use nalgebra::DVector;
 
+use crate::segment::{Knot, Segment};
 use crate::trajectory::{Trajectory, seconds};
 
 /// What a trajectory does between two waypoints.
 ///
-/// Within a segment from `(t₀, q₀, v₀)` to `(t₁, q₁, v₁)`, with `h = t₁ − t₀` and `u = (t − t₀) / h`:
+/// Within a segment from `(t₀, q₀, v₀, a₀)` to `(t₁, q₁, v₁, a₁)`, with `h = t₁ − t₀`, `u = (t − t₀) / h` and
+/// `Δ = q₁ − q₀`:
 ///
 /// ```text
 /// Hold     q(t) = q₀                     until t₁, exclusive
 /// Linear   q(t) = (1 − u) q₀ + u q₁
-/// Cubic    q(t) = q₀ + u h v₀ + u² (3Δ − h (2v₀ + v₁)) + u³ (h (v₀ + v₁) − 2Δ),   Δ = q₁ − q₀
+/// Cubic    q(t) = q₀ + u h v₀ + u² (3Δ − h (2v₀ + v₁)) + u³ (h (v₀ + v₁) − 2Δ)
+/// Quintic  q(t) = q₀ + u h v₀ + u² h² a₀/2
+///               + u³ (10Δ − h (6v₀ + 4v₁) − h² (3a₀ − a₁)/2)
+///               − u⁴ (15Δ − h (8v₀ + 7v₁) − h² (3a₀ − 2a₁)/2)
+///               + u⁵ (6Δ − 3h (v₀ + v₁) − h² (a₀ − a₁)/2)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -28,6 +35,21 @@ pub enum Interpolation {
     ///
     /// It may leave the range of the waypoints by a little; [`Limits::check`](crate::Limits::check) sees that.
     Cubic,
+    /// Quintic Hermite: positions, velocities and accelerations are continuous and meet the waypoints'; the jerk jumps.
+    ///
+    /// It may leave the range of the waypoints, as [`Interpolation::Cubic`] may.
+    Quintic,
+}
+
+impl fmt::Display for Interpolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hold => "hold",
+            Self::Linear => "linear",
+            Self::Cubic => "cubic",
+            Self::Quintic => "quintic",
+        })
+    }
 }
 
 /// A point of a trajectory at one time; each vector has `dof` entries.
@@ -41,39 +63,136 @@ pub struct State {
     pub acceleration: DVector<f64>,
 }
 
+impl State {
+    /// The origin of `dof` coordinates, at rest.
+    pub fn zeros(dof: usize) -> Self {
+        Self {
+            position: DVector::zeros(dof),
+            velocity: DVector::zeros(dof),
+            acceleration: DVector::zeros(dof),
+        }
+    }
+
+    /// The number of coordinates.
+    pub fn dof(&self) -> usize {
+        self.position.len()
+    }
+
+    /// Whether nothing moves: every velocity and acceleration is zero.
+    pub fn is_at_rest(&self) -> bool {
+        let mut rates = self.velocity.iter().chain(&self.acceleration);
+        rates.all(|rate| rate.abs() <= 0.0)
+    }
+
+    fn set(&mut self, j: usize, knot: Knot) {
+        self.position[j] = knot.q;
+        self.velocity[j] = knot.v;
+        self.acceleration[j] = knot.a;
+    }
+}
+
 impl Trajectory {
     /// The curve and its derivatives at time `t`, by [`Trajectory::interpolation`]; `None` if there is no waypoint.
     ///
     /// Before the first waypoint and from the last one on it stands still there.
     /// At a waypoint where a derivative jumps, the segment that begins counts.
     pub fn sample(&self, t: Duration) -> Option<State> {
-        let last = self.len().checked_sub(1)?;
+        let mut state = State::zeros(self.dof());
+        self.sample_into(t, &mut state).then_some(state)
+    }
+
+    /// Writes what [`Trajectory::sample`] returns into `state`; false, and nothing written, if there is no waypoint.
+    ///
+    /// A `state` of as many coordinates is written in place, without allocating or waiting: a search among the waypoints
+    /// and a few operations a coordinate. One of other dimensions is replaced.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use clearway_motion::{Interpolation, State, Trajectory};
+    /// use ndarray::array;
+    ///
+    /// let times = vec![Duration::ZERO, Duration::from_secs(1)];
+    /// let path = Trajectory::new(times, array![[0.0], [2.0]], Interpolation::Linear)?;
+    /// let mut state = State::zeros(path.dof());
+    /// for millis in 0..1000 {
+    ///     assert!(path.sample_into(Duration::from_millis(millis), &mut state));
+    ///     assert!((state.velocity[0] - 2.0).abs() < 1e-12);
+    /// }
+    /// # Ok::<(), clearway_motion::TrajectoryError>(())
+    /// ```
+    pub fn sample_into(&self, t: Duration, state: &mut State) -> bool {
+        let Some(last) = self.len().checked_sub(1) else {
+            return false;
+        };
+        let dof = self.dof();
+        let vectors = [&state.position, &state.velocity, &state.acceleration];
+        if vectors.iter().any(|vector| vector.len() != dof) {
+            *state = State::zeros(dof);
+        }
         // The number of waypoints at or before t.
         let begun = self.times().partition_point(|&time| time <= t);
-        if begun == 0 || begun > last {
-            return Some(self.rest(if begun == 0 { 0 } else { last }));
-        }
-        let i = begun - 1;
-        let u = seconds(self.times()[i], t) / self.step(i);
-        let dof = self.dof();
-        Some(match self.interpolation() {
-            Interpolation::Hold => self.rest(i),
-            Interpolation::Linear => State {
-                position: DVector::from_fn(dof, |j, _| {
-                    (1.0 - u) * self.positions()[[i, j]] + u * self.positions()[[i + 1, j]]
-                }),
-                velocity: DVector::from_fn(dof, |j, _| self.slope(i, j)),
-                acceleration: DVector::zeros(dof),
-            },
-            Interpolation::Cubic => {
-                let cubics: Vec<Cubic> = (0..dof).map(|j| self.cubic(i, j)).collect();
-                State {
-                    position: DVector::from_fn(dof, |j, _| cubics[j].position(u)),
-                    velocity: DVector::from_fn(dof, |j, _| cubics[j].velocity(u)),
-                    acceleration: DVector::from_fn(dof, |j, _| cubics[j].acceleration(u)),
+        let inside = begun > 0 && begun <= last;
+        let i = begun.saturating_sub(1);
+        let u = if inside {
+            seconds(self.times()[i], t) / self.step(i)
+        } else {
+            0.0
+        };
+        for j in 0..dof {
+            let q = self.positions()[[i, j]];
+            let rest = Knot { q, v: 0.0, a: 0.0 };
+            let knot = match self.interpolation() {
+                _ if !inside => rest,
+                Interpolation::Hold => rest,
+                Interpolation::Linear => Knot {
+                    q: (1.0 - u) * q + u * self.positions()[[i + 1, j]],
+                    v: self.slope(i, j),
+                    a: 0.0,
+                },
+                Interpolation::Cubic | Interpolation::Quintic => {
+                    let segment = self.segment(i, j);
+                    Knot {
+                        q: segment.position(u),
+                        v: segment.velocity(u),
+                        a: segment.acceleration(u),
+                    }
                 }
-            }
-        })
+            };
+            state.set(j, knot);
+        }
+        true
+    }
+
+    /// The state in which the last waypoint is reached; `None` if there is no waypoint.
+    ///
+    /// [`Trajectory::sample`] says that the curve stands still there *from then on*. This is the limit from before: what a
+    /// brake has to take over.
+    /// A held curve arrives at rest, a straight one with its last slope, a cubic with the waypoint's velocity and the
+    /// acceleration of its last segment, a quintic with the waypoint's velocity and acceleration.
+    pub fn arrival(&self) -> Option<State> {
+        let last = self.len().checked_sub(1)?;
+        let mut state = State::zeros(self.dof());
+        for j in 0..self.dof() {
+            let given = self.knot(last, j);
+            let q = given.q;
+            let knot = match (self.interpolation(), last.checked_sub(1)) {
+                (Interpolation::Hold, _) | (Interpolation::Linear, None) => {
+                    Knot { q, v: 0.0, a: 0.0 }
+                }
+                (Interpolation::Linear, Some(i)) => Knot {
+                    q,
+                    v: self.slope(i, j),
+                    a: 0.0,
+                },
+                (Interpolation::Cubic, Some(i)) => Knot {
+                    a: self.segment(i, j).acceleration(1.0),
+                    ..given
+                },
+                (Interpolation::Cubic, None) | (Interpolation::Quintic, _) => given,
+            };
+            state.set(j, knot);
+        }
+        Some(state)
     }
 
     /// As sample; placeholder until motion lands.
@@ -94,76 +213,22 @@ impl Trajectory {
         (self.positions()[[i + 1, j]] - self.positions()[[i, j]]) / self.step(i)
     }
 
-    /// The cubic of coordinate `j` in the segment from waypoint `i`.
-    pub(crate) fn cubic(&self, i: usize, j: usize) -> Cubic {
-        let h = self.step(i);
-        let (q0, q1) = (self.positions()[[i, j]], self.positions()[[i + 1, j]]);
-        let (m0, m1) = (
-            h * self.velocities()[[i, j]],
-            h * self.velocities()[[i + 1, j]],
-        );
-        let delta = q1 - q0;
-        Cubic {
-            h,
-            c: [
-                q0,
-                m0,
-                3.0 * delta - (2.0 * m0 + m1),
-                (m0 + m1) - 2.0 * delta,
-            ],
+    /// The polynomial of coordinate `j` in the segment from waypoint `i`: a quintic's, and else the cubic's.
+    pub(crate) fn segment(&self, i: usize, j: usize) -> Segment {
+        let (h, from, to) = (self.step(i), self.knot(i, j), self.knot(i + 1, j));
+        if self.interpolation() == Interpolation::Quintic {
+            Segment::quintic(h, from, to)
+        } else {
+            Segment::cubic(h, from, to)
         }
     }
 
-    fn rest(&self, waypoint: usize) -> State {
-        let dof = self.dof();
-        State {
-            position: DVector::from_fn(dof, |j, _| self.positions()[[waypoint, j]]),
-            velocity: DVector::zeros(dof),
-            acceleration: DVector::zeros(dof),
+    fn knot(&self, waypoint: usize, j: usize) -> Knot {
+        Knot {
+            q: self.positions()[[waypoint, j]],
+            v: self.velocities()[[waypoint, j]],
+            a: self.accelerations()[[waypoint, j]],
         }
-    }
-}
-
-/// One coordinate of one segment: `q(u) = c₀ + c₁ u + c₂ u² + c₃ u³`, `u ∈ [0, 1]`, `dt = h du`.
-pub(crate) struct Cubic {
-    h: f64,
-    c: [f64; 4],
-}
-
-impl Cubic {
-    pub(crate) fn position(&self, u: f64) -> f64 {
-        let [c0, c1, c2, c3] = self.c;
-        c0 + u * (c1 + u * (c2 + u * c3))
-    }
-
-    pub(crate) fn velocity(&self, u: f64) -> f64 {
-        let [_, c1, c2, c3] = self.c;
-        (c1 + u * (2.0 * c2 + u * 3.0 * c3)) / self.h
-    }
-
-    pub(crate) fn acceleration(&self, u: f64) -> f64 {
-        let [_, _, c2, c3] = self.c;
-        (2.0 * c2 + u * 6.0 * c3) / (self.h * self.h)
-    }
-
-    /// Where inside the segment the velocity vanishes, hence where the position may be extreme.
-    pub(crate) fn turning_points(&self) -> impl Iterator<Item = f64> {
-        let [_, c1, c2, c3] = self.c;
-        // c₁ + 2 c₂ u + 3 c₃ u² = 0, in the form that keeps its digits when c₃ is small: both terms of s have one sign.
-        let root = (c2 * c2 - 3.0 * c1 * c3).sqrt();
-        let s = -(c2 + root.copysign(c2));
-        // No root is NaN, and a vanishing denominator infinity or NaN: the range refuses all of them.
-        [s / (3.0 * c3), c1 / s]
-            .into_iter()
-            .filter(|u| 0.0 < *u && *u < 1.0)
-    }
-
-    /// Where inside the segment the acceleration vanishes, hence where the velocity may be extreme.
-    pub(crate) fn inflection(&self) -> impl Iterator<Item = f64> {
-        let [_, _, c2, c3] = self.c;
-        [-c2 / (3.0 * c3)]
-            .into_iter()
-            .filter(|u| 0.0 < *u && *u < 1.0)
     }
 }
 
@@ -215,6 +280,7 @@ mod tests {
             Interpolation::Hold,
             Interpolation::Linear,
             Interpolation::Cubic,
+            Interpolation::Quintic,
         ])
     }
 
@@ -235,14 +301,72 @@ mod tests {
         }
 
         #[test]
-        fn a_cubic_is_smooth_at_its_waypoints((times, positions) in waypoints()) {
+        fn a_curve_is_as_smooth_at_its_waypoints_as_it_says((times, positions) in waypoints()) {
             let path = Trajectory::new(times, positions, Interpolation::Cubic).expect("finite");
-            for i in 1..path.len().saturating_sub(1) {
-                let (before, after) = (path.cubic(i - 1, 0), path.cubic(i, 0));
-                // Velocities reach 1e6 here: 2000 px in 1 ms.
-                prop_assert!((before.position(1.0) - after.position(0.0)).abs() < ROUNDING);
-                prop_assert!((before.velocity(1.0) - after.velocity(0.0)).abs() < 1e3 * ROUNDING);
+            for path in [path.clone(), path.with_interpolation(Interpolation::Quintic)] {
+                for i in 1..path.len().saturating_sub(1) {
+                    let (before, after) = (path.segment(i - 1, 0), path.segment(i, 0));
+                    // Velocities reach 1e6 here, 2000 px in 1 ms, and accelerations 1e9.
+                    prop_assert!((before.position(1.0) - after.position(0.0)).abs() < 10.0 * ROUNDING);
+                    prop_assert!((before.velocity(1.0) - after.velocity(0.0)).abs() < 1e4 * ROUNDING);
+                    if path.interpolation() == Interpolation::Quintic {
+                        let jump = before.acceleration(1.0) - after.acceleration(0.0);
+                        prop_assert!(jump.abs() < 1e7 * ROUNDING);
+                    }
+                }
             }
+        }
+
+        #[test]
+        fn sampling_in_place_is_sampling(
+            (times, positions) in waypoints(),
+            interpolation in interpolation(),
+            millis in 0..6000_u64,
+        ) {
+            let path = Trajectory::new(times, positions, interpolation).expect("finite");
+            let mut state = State::zeros(1);
+            prop_assert!(path.sample_into(ms(millis), &mut state));
+            prop_assert_eq!(Some(state), path.sample(ms(millis)));
+        }
+
+        #[test]
+        fn a_curve_arrives_as_it_was_before_its_end(
+            (times, positions) in waypoints(),
+            interpolation in interpolation(),
+        ) {
+            let path = Trajectory::new(times, positions, interpolation).expect("finite");
+            let Some(&end) = path.times().last().filter(|_| path.len() > 1) else {
+                return Ok(());
+            };
+            let arrival = path.arrival().expect("it has waypoints");
+            let before = path.sample(end.saturating_sub(Duration::from_nanos(1))).expect("it has waypoints");
+            for j in 0..2 {
+                // What 1e-9 s can change: velocities reach 1e6, accelerations 1e10, jerks 1e14.
+                if interpolation != Interpolation::Hold {
+                    prop_assert!((arrival.position[j] - before.position[j]).abs() < 1e-2);
+                }
+                prop_assert!((arrival.velocity[j] - before.velocity[j]).abs() < 1e2);
+                prop_assert!((arrival.acceleration[j] - before.acceleration[j]).abs() < 1e6);
+            }
+        }
+    }
+
+    #[test]
+    fn a_quintic_through_given_derivatives_is_the_quintic() {
+        let q = |t: f64| t.powi(5) - 2.0 * t.powi(3) + t;
+        let v = |t: f64| 5.0 * t.powi(4) - 6.0 * t.powi(2) + 1.0;
+        let a = |t: f64| 20.0 * t.powi(3) - 12.0 * t;
+        let column = |f: &dyn Fn(f64) -> f64| array![[f(0.0)], [f(0.5)], [f(2.0)]];
+        let curve = valid(&[0, 500, 2000], column(&q), Interpolation::Quintic)
+            .with_velocities(column(&v))
+            .and_then(|curve| curve.with_accelerations(column(&a)))
+            .expect("one row a waypoint");
+        for millis in [0, 250, 500, 1700, 1999] {
+            let t = ms(millis).as_secs_f64();
+            let state = curve.sample(ms(millis)).expect("it has waypoints");
+            assert_relative_eq!(state.position[0], q(t), epsilon = ROUNDING);
+            assert_relative_eq!(state.velocity[0], v(t), epsilon = ROUNDING);
+            assert_relative_eq!(state.acceleration[0], a(t), epsilon = ROUNDING);
         }
     }
 }

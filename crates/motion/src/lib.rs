@@ -1,9 +1,12 @@
-//! What a robot may do: trajectories and the limits they keep.
+//! What a robot may do: trajectories, the limits they keep, and the check before anything moves.
 //!
 //! ```text
 //! Space       what the coordinates are: names and units
-//! Trajectory  a finite curve through waypoints, in that space
+//! Trajectory  a finite curve through waypoints, in that space; it can be cut, joined and handed over
 //! Limits      what the curve may not exceed; a Violation says where it does, and by how much
+//! brake       from motion to rest, within limits
+//! Region      where it may be; a Workspace sweeps the way between waypoints
+//! Safety      all of it in one check, which a planner cannot skip; and one for each command
 //! ```
 //!
 //! Quantities are SI and radians in `f64`, unless a [`Space`] declares another [`Unit`] (`PushT` plans in pixels); times
@@ -11,18 +14,29 @@
 //! There are no tensors here: a state is a `nalgebra` vector, a batch of waypoints an `ndarray` of shape
 //! `[waypoint, dof]`.
 //!
-//! Two invariants hold by construction:
+//! Four invariants hold by construction:
 //!
 //! - **A [`Trajectory`] that exists is finite**: a NaN ends at the constructor, as an error that says where it was.
 //! - **[`Limits::check`] fails closed**: it judges the curve between the waypoints too, and what it cannot compare it
 //!   refuses.
+//! - **[`Safety`] requires every check until it is waived**: what was not checked is listed, and what could not be
+//!   checked is refused.
+//! - **[`Trajectory::sample_into`] and [`Safety::check_command`] neither allocate nor wait.**
 
+mod brake;
 mod interpolation;
 mod limits;
+mod safety;
+mod segment;
 mod space;
+mod splice;
 mod trajectory;
+mod workspace;
 
+pub use brake::{BrakeError, brake};
 pub use interpolation::{Interpolation, State};
 pub use limits::{Bound, Limits, LimitsError, Violation};
+pub use safety::{Candidate, Check, Checks, Refusal, Safety, Unsafe, Verified};
 pub use space::{Coordinate, Space, SpaceError, Unit};
 pub use trajectory::{Quantity, Trajectory, TrajectoryError, Waypoint};
+pub use workspace::{Departure, Region, RegionError, Shape, Workspace};

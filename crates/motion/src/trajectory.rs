@@ -108,16 +108,7 @@ impl Trajectory {
             &positions,
             [times.len(), positions.ncols()],
         )?;
-        for waypoint in 1..times.len() {
-            let (previous, time) = (times[waypoint - 1], times[waypoint]);
-            if time <= previous {
-                return Err(TrajectoryError::Time {
-                    waypoint,
-                    time,
-                    previous,
-                });
-            }
-        }
+        check_times(&times)?;
         // Positions first, so that the error names the cause and not a derivative that it spoiled.
         check_finite(Quantity::Position, &positions)?;
         let velocities = first_difference(&times, &positions);
@@ -133,12 +124,56 @@ impl Trajectory {
         })
     }
 
+    /// A trajectory of given values, all of which are checked.
+    pub(crate) fn from_parts(
+        times: Vec<Duration>,
+        positions: Array2<f64>,
+        velocities: Array2<f64>,
+        accelerations: Array2<f64>,
+        interpolation: Interpolation,
+    ) -> Result<Self, TrajectoryError> {
+        check_times(&times)?;
+        let shape = [times.len(), positions.ncols()];
+        for (quantity, values) in [
+            (Quantity::Position, &positions),
+            (Quantity::Velocity, &velocities),
+            (Quantity::Acceleration, &accelerations),
+        ] {
+            check_shape(quantity, values, shape)?;
+            check_finite(quantity, values)?;
+        }
+        Ok(Self {
+            times,
+            positions,
+            velocities,
+            accelerations,
+            interpolation,
+        })
+    }
+
+    /// Some of the waypoints of `self`, which need no check.
+    pub(crate) fn copied(
+        &self,
+        times: Vec<Duration>,
+        positions: Array2<f64>,
+        velocities: Array2<f64>,
+        accelerations: Array2<f64>,
+    ) -> Self {
+        Self {
+            times,
+            positions,
+            velocities,
+            accelerations,
+            interpolation: self.interpolation,
+        }
+    }
+
     /// A trajectory whose waypoint `i` is at `start + i · period`, as the actions of a policy are.
     ///
     /// # Errors
     ///
-    /// Those of [`Trajectory::new`]; a period of zero is a [`TrajectoryError::Time`], and so is an end beyond
-    /// [`Duration::MAX`].
+    /// Those of [`Trajectory::new`]; a period of zero is a [`TrajectoryError::Time`], and an end beyond
+    /// [`Duration::MAX`] a [`TrajectoryError::Late`].
     pub fn uniform(
         start: Duration,
         period: Duration,
@@ -149,8 +184,8 @@ impl Trajectory {
         let mut time = start;
         for waypoint in 0..positions.nrows() {
             if waypoint > 0 {
-                // Saturation repeats a time, which `new` refuses.
-                time = time.saturating_add(period);
+                let next = time.checked_add(period);
+                time = next.ok_or(TrajectoryError::Late { waypoint })?;
             }
             times.push(time);
         }
@@ -195,6 +230,13 @@ impl Trajectory {
         check_finite(Quantity::Acceleration, &accelerations)?;
         self.accelerations = accelerations;
         Ok(self)
+    }
+
+    /// The same waypoints, with something else between them.
+    #[must_use]
+    pub fn with_interpolation(mut self, interpolation: Interpolation) -> Self {
+        self.interpolation = interpolation;
+        self
     }
 
     /// The number of waypoints.
@@ -266,7 +308,7 @@ pub(crate) fn seconds(from: Duration, to: Duration) -> f64 {
 }
 
 /// The velocity formula of [`Trajectory`], applied to each column of `values`, `[waypoint, dof]`.
-fn first_difference(times: &[Duration], values: &Array2<f64>) -> Array2<f64> {
+pub(crate) fn first_difference(times: &[Duration], values: &Array2<f64>) -> Array2<f64> {
     let last = times.len().saturating_sub(1);
     let step = |i: usize| seconds(times[i], times[i + 1]);
     let slope = |i: usize, j: usize| (values[[i + 1, j]] - values[[i, j]]) / step(i);
@@ -296,6 +338,20 @@ fn second_difference(times: &[Duration], positions: &Array2<f64>) -> Array2<f64>
         let i = i.clamp(1, last - 1);
         2.0 * (slope(i, j) - slope(i - 1, j)) / (step(i - 1) + step(i))
     })
+}
+
+fn check_times(times: &[Duration]) -> Result<(), TrajectoryError> {
+    for (i, pair) in times.windows(2).enumerate() {
+        let (previous, time) = (pair[0], pair[1]);
+        if time <= previous {
+            return Err(TrajectoryError::Time {
+                waypoint: i + 1,
+                time,
+                previous,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn check_shape(
@@ -353,6 +409,28 @@ pub enum TrajectoryError {
         time: Duration,
         /// The time of the waypoint before.
         previous: Duration,
+    },
+    /// A time beyond [`Duration::MAX`].
+    #[error("waypoint {waypoint} would be later than a duration can say")]
+    Late {
+        /// The first waypoint that is too late.
+        waypoint: usize,
+    },
+    /// Two trajectories that are to be one differ in what lies between their waypoints.
+    #[error("a {first} trajectory cannot go on as a {second} one")]
+    Interpolation {
+        /// The earlier one's.
+        first: Interpolation,
+        /// The later one's.
+        second: Interpolation,
+    },
+    /// A time at which there is no state of motion to take over.
+    #[error("nothing can be taken over at {at:?}: {reason}")]
+    HandOver {
+        /// The time.
+        at: Duration,
+        /// Why there is none.
+        reason: &'static str,
     },
     /// A NaN or an infinity.
     #[error("{quantity} of waypoint {waypoint}, coordinate {coordinate}, is {value}")]
@@ -441,7 +519,7 @@ pub(crate) mod tests {
         ));
         assert!(matches!(
             uniform(Duration::MAX),
-            Err(TrajectoryError::Time { waypoint: 2, .. })
+            Err(TrajectoryError::Late { waypoint: 2 })
         ));
         assert_eq!(
             uniform(ms(100)).expect("100 ms pass").times(),

@@ -181,6 +181,10 @@ impl Quad {
         }
     }
 
+    pub(super) fn vertices(&self) -> &[Vector; 4] {
+        &self.vertices
+    }
+
     /// Of the two edges at the vertex farthest along `direction`, the one that faces it more; of two equal ones, the
     /// second.
     pub(super) fn support_edge(&self, direction: Vector) -> Edge {

@@ -30,10 +30,10 @@ const PERSISTENCE: u64 = 3;
 
 /// The agent's radius: px.
 pub(super) const AGENT_RADIUS: f64 = 15.0;
-const WALL_RADIUS: f64 = 2.0;
+pub(super) const WALL_RADIUS: f64 = 2.0;
 
 /// The walls in the order in which gym-pusht adds them: left, top, right, bottom.
-const WALL_ENDS: [[Vector; 2]; WALLS] = [
+pub(super) const WALL_ENDS: [[Vector; 2]; WALLS] = [
     [Vector::new(5.0, 506.0), Vector::new(5.0, 5.0)],
     [Vector::new(5.0, 5.0), Vector::new(506.0, 5.0)],
     [Vector::new(506.0, 5.0), Vector::new(506.0, 506.0)],
@@ -51,6 +51,8 @@ const ARBITERS: usize = 2 * (1 + WALLS);
 #[derive(Debug, Clone, Copy, Default)]
 struct Contact {
     feature: (u8, u8),
+    /// The point on the agent or the wall: from the agent's centre, or from the world's origin.
+    other_arm: Vector,
     /// From the T's centre of mass to the point on the T.
     arm: Vector,
     /// The mass that the T shows along the normal: `1 / (1/m + (arm × n)²/I)`.
@@ -172,6 +174,26 @@ impl Space {
             }) += count;
         }
         contacts
+    }
+
+    /// The contact points of the last substep in the order in which they were solved: on the agent or the wall, on the
+    /// T, and the normal from the one to the other.
+    pub(super) fn touches(&self) -> impl Iterator<Item = ([Vector; 2], Vector)> {
+        let active = &self.active[..self.active_count];
+        active.iter().flat_map(move |&place| {
+            let anchor = if place < 2 { self.agent } else { Vector::ZERO };
+            let arbiter = &self.arbiters[place];
+            let contacts = &arbiter.contacts[..arbiter.count];
+            contacts.iter().map(move |contact| {
+                let points = [anchor + contact.other_arm, self.block.centre + contact.arm];
+                (points, arbiter.normal)
+            })
+        })
+    }
+
+    /// The two boxes of the T in the world, the bar first.
+    pub(super) fn boxes(&self) -> &[Quad; 2] {
+        &self.boxes
     }
 
     fn integrate(&mut self) {
@@ -325,10 +347,12 @@ impl Arbiter {
         self.count = manifold.touches().len();
         for (contact, touch) in self.contacts.iter_mut().zip(manifold.touches()) {
             let arm = touch.on_second - centre;
+            let other_arm = touch.on_first - anchor;
             let turn = arm.cross(self.normal);
-            let overlap = (arm - (touch.on_first - anchor) + (centre - anchor)).dot(self.normal);
+            let overlap = (arm - other_arm + (centre - anchor)).dot(self.normal);
             *contact = Contact {
                 feature: touch.feature,
+                other_arm,
                 arm,
                 mass: 1.0 / (INVERSE_MASS + INVERSE_MOMENT * turn * turn),
                 bias: -correction * f64::min(0.0, overlap + SLOP) / DT,
