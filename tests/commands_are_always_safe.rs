@@ -571,11 +571,11 @@ fn what_does_not_fit_is_refused_at_the_start() {
         "{outside}"
     );
     let nan = Replanner::spawn(walk(), horizon(4, 2), &[f64::NAN, 0.0]);
-    assert!(matches!(nan, Err(ReplannerError::Hold(_))));
+    assert!(matches!(nan, Err(ReplannerError::NoPosition(_))));
     let other = horizon(4, 2).with_limits(Limits::unlimited(3));
     assert_eq!(
         error(other, &[0.0; 2]),
-        "the limits are for 3 coordinates, an action has 2"
+        "the safety check is for 3 coordinates, an action has 2"
     );
     // A history that is not one is nothing that a loop can make.
     assert!(History::default().newest().is_none());

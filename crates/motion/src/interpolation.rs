@@ -195,14 +195,6 @@ impl Trajectory {
         Some(state)
     }
 
-    /// As sample; placeholder until motion lands.
-    pub fn sample_into(&self, t: Duration, state: &mut State) -> bool {
-        self.sample(t).is_some_and(|now| {
-            *state = now;
-            true
-        })
-    }
-
     /// Seconds from waypoint `i` to the next.
     pub(crate) fn step(&self, i: usize) -> f64 {
         seconds(self.times()[i], self.times()[i + 1])

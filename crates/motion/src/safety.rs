@@ -203,6 +203,18 @@ impl Safety {
         }
     }
 
+    /// Requires nothing but finiteness of trajectories of `dof` coordinates; what data is given for is applied.
+    pub fn lenient(dof: usize) -> Self {
+        Self {
+            dof,
+            required: [Check::Finite].into_iter().collect(),
+            limits: None,
+            workspace: None,
+            max_age: None,
+            max_jump: None,
+        }
+    }
+
     /// Waives checks that do not apply; [`Check::Finite`] cannot be waived.
     #[must_use]
     pub fn without(mut self, checks: impl IntoIterator<Item = Check>) -> Self {
@@ -245,6 +257,11 @@ impl Safety {
     /// The number of coordinates.
     pub fn dof(&self) -> usize {
         self.dof
+    }
+
+    /// The bounds of positions and their derivatives.
+    pub fn limits(&self) -> Option<&Limits> {
+        self.limits.as_ref()
     }
 
     /// What is required: everything but what was waived.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clearway_motion::{Interpolation, State, Trajectory};
+use clearway_motion::{Interpolation, Safety, State, Trajectory};
 
 use super::worker::Failure;
 use super::{Command, Health, Layout, Reason, ReplannerError, Settings, Status};
@@ -17,6 +17,8 @@ use crate::replanner::log::Verdict;
 const EARLY: u32 = 8;
 /// Of a latency that was longer than now, so much is forgotten with every plan.
 const FORGOTTEN: u32 = 16;
+/// What evaluating a polynomial in two ways may differ by.
+const ROUNDING: f64 = 1e-9;
 /// Changes of status that are kept until the next request takes them along.
 const CHANGES: usize = 32;
 
@@ -39,11 +41,10 @@ pub(super) struct Chunk {
 
 impl Chunk {
     /// Standing still.
-    fn rest(start: &[f64]) -> Result<Self, ReplannerError> {
+    fn rest(start: &[f64], interpolation: Interpolation) -> Result<Self, ReplannerError> {
         let positions =
             ndarray::Array2::from_shape_vec([1, start.len()], start.to_vec()).expect("one row");
-        let trajectory = Trajectory::new(vec![Duration::ZERO], positions, Interpolation::Hold)
-            .map_err(|error| ReplannerError::Hold(error.to_string()))?;
+        let trajectory = Trajectory::new(vec![Duration::ZERO], positions, interpolation)?;
         Ok(Self {
             id: 0,
             base: 0,
@@ -187,6 +188,7 @@ pub(super) struct Executive {
     latency: usize,
     max_age: Duration,
     patience: Duration,
+    safety: Safety,
     clock: Clock,
     chunk: Arc<Chunk>,
     /// The newest observations, one a step, on the plans' clock, oldest first.
@@ -207,7 +209,11 @@ pub(super) struct Executive {
     blind: bool,
     status: Status,
     state: State,
+    /// The last command that was given, and when, on the plans' clock.
     last: State,
+    given: Duration,
+    /// Whether the plan goes on elsewhere than the commands.
+    astray: bool,
     health: Health,
 }
 
@@ -217,12 +223,8 @@ impl Executive {
         settings: &Settings,
         start: &[f64],
     ) -> Result<Self, ReplannerError> {
-        let chunk = Chunk::rest(start)?;
-        if let Some(limits) = settings.limits() {
-            limits
-                .check(&chunk.trajectory)
-                .map_err(|violation| ReplannerError::Hold(violation.to_string()))?;
-        }
+        let chunk = Chunk::rest(start, settings.interpolation())?;
+        settings.may_rest(&chunk.trajectory, start)?;
         let state = chunk
             .trajectory
             .sample(Duration::ZERO)
@@ -232,6 +234,7 @@ impl Executive {
             latency: horizon.latency,
             max_age: settings.max_age(layout.period),
             patience: settings.patience(layout.period),
+            safety: settings.safety(layout.dof),
             clock: Clock {
                 period: layout.period,
                 anchor: Duration::ZERO,
@@ -256,6 +259,8 @@ impl Executive {
             blind: false,
             status: Status::Holding(Reason::Starting),
             last: state.clone(),
+            given: Duration::ZERO,
+            astray: false,
             state,
             health: Health::default(),
             layout,
@@ -280,6 +285,13 @@ impl Executive {
 
     /// A new planner, which knows of no request.
     pub(super) fn restarted(&mut self) {
+        if self.astray {
+            // What stands is safe; plan from there.
+            let interpolation = self.chunk.trajectory.interpolation();
+            if let Ok(chunk) = Chunk::rest(self.last.position.as_slice(), interpolation) {
+                self.chunk = Arc::new(chunk);
+            }
+        }
         self.in_flight = None;
         self.failed = None;
         self.trouble = None;
@@ -309,7 +321,7 @@ impl Executive {
             (failure, None) => {
                 self.health.failed += 1;
                 let reason = match failure {
-                    Some(Failure::Unsafe(_)) => Reason::Unsafe,
+                    Some(Failure::Unsafe(_) | Failure::Brake(_)) => Reason::Unsafe,
                     _ => Reason::NoPlan,
                 };
                 self.trouble = Some(reason);
@@ -348,27 +360,31 @@ impl Executive {
         Verdict::Adopted { step }
     }
 
-    /// Compares by count: the actions since the plan's observation, bit for bit.
-    fn begins_with_what_was_executed(&self, chunk: &Chunk) -> bool {
+    /// Compares by count: the actions since the plan's observation, bit for bit; of a curve that was cut between two
+    /// waypoints, which only braking is, up to rounding.
+    fn begins_with_what_was_executed(&mut self, chunk: &Chunk) -> bool {
         let dof = self.layout.dof;
-        let steps = self.executed.len() / dof;
-        let newest = self.clock.step;
-        (0..steps as u64).all(|back| {
-            let step = newest.wrapping_sub(back);
-            if step < chunk.first || step >= chunk.seam || step > newest {
-                return true;
+        let Some(newest) = self.recorded else {
+            return true;
+        };
+        let actions = self.executed.chunks(dof).rev();
+        for (back, executed) in actions.enumerate() {
+            let step = newest.saturating_sub(back as u64);
+            if step < chunk.first {
+                break;
             }
-            let row = (step - chunk.first) as usize;
-            let at = (steps - 1 - back as usize) * dof;
-            row < chunk.trajectory.len()
-                && chunk
-                    .trajectory
-                    .positions()
-                    .row(row)
-                    .iter()
-                    .zip(&self.executed[at..at + dof])
-                    .all(|(planned, executed)| planned.to_bits() == executed.to_bits())
-        })
+            let at = nanoseconds(self.layout.period, step);
+            chunk.trajectory.sample_into(at, &mut self.action);
+            let rounding = match chunk.trajectory.interpolation() {
+                Interpolation::Hold => 0.0,
+                _ => ROUNDING,
+            };
+            let mut planned = self.action.position.iter().zip(executed);
+            if !planned.all(|(a, b)| (a - b).abs() <= rounding * b.abs().max(1.0)) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Goes on to `now`, and says what to ask the planner, if it is time to.
@@ -457,23 +473,22 @@ impl Executive {
             _ => self.clock.time,
         };
         self.chunk.trajectory.sample_into(at, &mut self.state);
-        let finite = [
-            &self.state.position,
-            &self.state.velocity,
-            &self.state.acceleration,
-        ];
-        let mut refused = false;
-        if finite
-            .iter()
-            .all(|values| values.iter().all(|value| value.is_finite()))
-        {
+        // A held action is reached within a period; a curve moves on with its clock.
+        let elapsed = match self.chunk.trajectory.interpolation() {
+            Interpolation::Hold => period,
+            _ => at.saturating_sub(self.given),
+        };
+        let verdict = self.safety.check_command(&self.state, &self.last, elapsed);
+        let refused = verdict.is_err();
+        if refused {
+            self.health.refused += 1;
+        } else {
             self.last.position.copy_from(&self.state.position);
             self.last.velocity.copy_from(&self.state.velocity);
             self.last.acceleration.copy_from(&self.state.acceleration);
-        } else {
-            self.health.refused += 1;
-            refused = true;
         }
+        self.given = at;
+        self.astray = refused;
         self.record();
         let status = self.judge(at, refused);
         if status != self.status {

@@ -414,6 +414,7 @@ impl Replanner {
     ///
     /// If the thread cannot be started.
     pub fn restart(&mut self) -> Result<(), ReplannerError> {
+        self.executive.restarted();
         let worker = Worker::new(
             Arc::clone(&self.plans),
             Arc::clone(&self.settings),
@@ -428,7 +429,6 @@ impl Replanner {
                 *reply = None;
             }
         }
-        self.executive.restarted();
         Ok(())
     }
 

@@ -4,7 +4,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clearway_motion::{Interpolation, Limits};
+use clearway_motion::{
+    Candidate, Check, Interpolation, Limits, Safety, Trajectory, TrajectoryError, Unsafe,
+};
 
 use super::Layout;
 use super::log::Log;
@@ -36,7 +38,8 @@ pub struct Horizon {
 pub struct Settings {
     horizon: Horizon,
     interpolation: Interpolation,
-    limits: Option<Limits>,
+    safety: Option<Safety>,
+    position: Option<String>,
     budget: Option<Duration>,
     max_age: Option<Duration>,
     patience: Option<Duration>,
@@ -59,7 +62,8 @@ impl Settings {
         Self {
             horizon,
             interpolation: Interpolation::Hold,
-            limits: None,
+            safety: None,
+            position: None,
             budget: None,
             max_age: None,
             patience: None,
@@ -76,7 +80,8 @@ impl Settings {
     ///
     /// [`Hold`](Interpolation::Hold), the default, gives each action as it is, until the next: what policies without a
     /// metric space are trained for. [`Quintic`](Interpolation::Quintic) follows a curve through them, with velocities
-    /// and accelerations that stay continuous when a plan takes over, and comes to rest within the limits at the end.
+    /// and accelerations that stay continuous when a plan takes over, and comes to rest within the limits at the end:
+    /// it needs [limits](Self::with_limits) of the acceleration or the jerk.
     #[must_use]
     pub fn with_interpolation(self, interpolation: Interpolation) -> Self {
         Self {
@@ -85,11 +90,30 @@ impl Settings {
         }
     }
 
-    /// What every plan must keep, its braking included, to be executed.
+    /// What every plan must keep, its braking included, to be executed: [`Safety`] that requires no other check.
     #[must_use]
     pub fn with_limits(self, limits: Limits) -> Self {
+        self.with_safety(Safety::lenient(limits.dof()).with_limits(limits))
+    }
+
+    /// What every plan must be to be executed. Each command is checked by it too.
+    ///
+    /// A plan's age is that of its newest observation when it was asked for; where it starts is compared with where the
+    /// robot is by [`with_position`](Self::with_position).
+    #[must_use]
+    pub fn with_safety(self, safety: Safety) -> Self {
         Self {
-            limits: Some(limits),
+            safety: Some(safety),
+            ..self
+        }
+    }
+
+    /// The feature of an observation that says where the robot is, in the coordinates of its actions: what a
+    /// [largest jump](Safety::with_max_jump) is measured from.
+    #[must_use]
+    pub fn with_position(self, feature: impl Into<String>) -> Self {
+        Self {
+            position: Some(feature.into()),
             ..self
         }
     }
@@ -180,7 +204,17 @@ impl Settings {
     }
 
     pub(super) fn limits(&self) -> Option<&Limits> {
-        self.limits.as_ref()
+        self.safety.as_ref()?.limits()
+    }
+
+    /// What judges plans and commands of so many coordinates.
+    pub(super) fn safety(&self, dof: usize) -> Safety {
+        let safety = self.safety.clone();
+        safety.unwrap_or_else(|| Safety::lenient(dof))
+    }
+
+    pub(super) fn position(&self) -> Option<&str> {
+        self.position.as_deref()
     }
 
     pub(super) fn budget(&self) -> Option<Duration> {
@@ -247,15 +281,39 @@ impl Settings {
                 found: start.len(),
             });
         }
-        if let Some(limits) = &self.limits
-            && limits.dof() != layout.dof
-        {
-            return Err(ReplannerError::Limits {
+        let safety = self.safety(layout.dof);
+        if safety.dof() != layout.dof {
+            return Err(ReplannerError::Safety {
                 expected: layout.dof,
-                found: limits.dof(),
+                found: safety.dof(),
+            });
+        }
+        if safety.applied().contains(Check::Start) && self.position.is_none() {
+            return Err(ReplannerError::Position);
+        }
+        let brakes = |limits: &Limits| {
+            let bounds = limits.acceleration().iter().zip(limits.jerk());
+            bounds
+                .into_iter()
+                .all(|(a, j)| a.is_finite() || j.is_finite())
+        };
+        if self.interpolation != Interpolation::Hold && !self.limits().is_some_and(brakes) {
+            return Err(ReplannerError::Brake {
+                interpolation: self.interpolation,
             });
         }
         Ok(())
+    }
+
+    /// Whether the robot may stay where it is.
+    pub(super) fn may_rest(&self, chunk: &Trajectory, start: &[f64]) -> Result<(), Unsafe> {
+        let candidate = Candidate {
+            trajectory: chunk,
+            now: Duration::ZERO,
+            observed_at: Some(Duration::ZERO),
+            position: Some(start),
+        };
+        self.safety(start.len()).check(&candidate).map(|_| ())
     }
 }
 
@@ -264,7 +322,8 @@ impl fmt::Debug for Settings {
         f.debug_struct("Settings")
             .field("horizon", &self.horizon)
             .field("interpolation", &self.interpolation)
-            .field("limits", &self.limits)
+            .field("safety", &self.safety)
+            .field("position", &self.position)
             .field("budget", &self.budget)
             .field("max_age", &self.max_age)
             .field("patience", &self.patience)
@@ -307,17 +366,33 @@ pub enum ReplannerError {
         /// Those of the start.
         found: usize,
     },
-    /// The limits are another robot's.
-    #[error("the limits are for {found} coordinates, an action has {expected}")]
-    Limits {
+    /// The safety check is another robot's.
+    #[error("the safety check is for {found} coordinates, an action has {expected}")]
+    Safety {
         /// The coordinates of an action.
         expected: usize,
-        /// Those of the limits.
+        /// Those of the safety check.
         found: usize,
     },
+    /// A largest jump, and nothing to measure it from.
+    #[error(
+        "the safety check has a largest jump, and no feature says where the robot is (see `Settings::with_position`)"
+    )]
+    Position,
+    /// A curve must come to rest, and nothing says how.
+    #[error(
+        "to come to rest, {interpolation} interpolation needs a limit of each coordinate's acceleration or jerk"
+    )]
+    Brake {
+        /// What is between the actions.
+        interpolation: Interpolation,
+    },
+    /// The start is no position.
+    #[error("the start is no position: {0}")]
+    NoPosition(#[from] TrajectoryError),
     /// The robot cannot stay where it is.
     #[error("the start cannot be held: {0}")]
-    Hold(String),
+    Hold(#[from] Unsafe),
     /// The system gives no thread.
     #[error("the planning thread cannot be started: {0}")]
     Thread(#[source] std::io::Error),

@@ -5,8 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use clearway_motion::{Interpolation, Trajectory, TrajectoryError, Violation};
-use ndarray::Array2;
+use clearway_motion::{
+    BrakeError, Candidate, Interpolation, Limits, Safety, Trajectory, TrajectoryError, Unsafe,
+};
+use ndarray::{Array2, Axis, Slice};
 
 use super::executive::{Chunk, Reply, Request, nanoseconds};
 use super::log::{Decision, Event, Made};
@@ -43,9 +45,12 @@ pub enum Failure {
         /// What the layout says.
         expected_dof: usize,
     },
-    /// The plan, from its hand-over to rest, breaks a limit.
+    /// The plan cannot come to rest.
+    #[error("the plan cannot come to rest: {0}")]
+    Brake(#[from] BrakeError),
+    /// The plan, from its hand-over to rest, does not pass the safety check.
     #[error("the plan is not safe: {0}")]
-    Unsafe(#[from] Violation),
+    Unsafe(#[from] Unsafe),
     /// The planner panicked.
     #[error("the planner panicked: {message}")]
     Panicked {
@@ -61,6 +66,7 @@ pub(super) struct Worker {
     plans: Arc<dyn Plans>,
     settings: Arc<Settings>,
     layout: Layout,
+    safety: Safety,
     /// Plans that the control loop may still hold: whoever lets go last frees, and that is to be here.
     recent: Vec<Arc<Chunk>>,
     panics: u64,
@@ -69,8 +75,10 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(plans: Arc<dyn Plans>, settings: Arc<Settings>, current: Arc<Chunk>) -> Self {
+        let layout = plans.layout();
         Self {
-            layout: plans.layout(),
+            safety: settings.safety(layout.dof),
+            layout,
             plans,
             settings,
             recent: vec![current],
@@ -163,12 +171,18 @@ impl Worker {
             committed: committed.transpose()?,
             previous: (base.id > 0).then(|| base.trajectory.clone()),
             overlap: self.settings.overlap(),
-            limits: self.settings.limits().cloned(),
+            limits: self.limits().cloned(),
             result: Err(Failure::Plan(PlanError::Observation(
                 crate::ObservationError::Empty,
             ))),
             elapsed: Duration::ZERO,
         })
+    }
+
+    /// What the planner is to keep by itself. Held actions are what it judges; a curve through them is judged here.
+    fn limits(&self) -> Option<&Limits> {
+        let held = self.settings.interpolation() == Interpolation::Hold;
+        self.settings.limits().filter(|_| held)
     }
 
     /// What was executed up to now, and what will be while this is planned.
@@ -226,9 +240,16 @@ impl Worker {
         }
         let seam = request.step + request.committed as u64;
         let trajectory = self.hand_over(request, base, actions)?;
-        if let Some(limits) = self.settings.limits() {
-            limits.check(&trajectory)?;
-        }
+        let now = nanoseconds(self.layout.period, request.step);
+        let newest = decision.observations.newest();
+        let position = self.settings.position();
+        let _ = self.safety.check(&Candidate {
+            trajectory: &trajectory,
+            now,
+            // What was seen before the plans' clock began has no time on it, and is refused where age matters.
+            observed_at: now.checked_sub(request.age),
+            position: position.and_then(|feature| newest?.get(feature)),
+        })?;
         let end = match trajectory.interpolation() {
             // The last action stands for a period too.
             Interpolation::Hold => nanoseconds(
@@ -259,25 +280,45 @@ impl Worker {
         ))
     }
 
-    /// The plan from what is executed up to the hand-over, and from there on its own.
+    /// The plan from what is executed up to the hand-over, from there on its own, and at the end to rest.
     fn hand_over(
         &self,
         request: &Request,
         base: &Chunk,
         actions: &Trajectory,
     ) -> Result<Trajectory, Failure> {
-        let times: Vec<Duration> = (0..actions.len() as u64)
-            .map(|row| nanoseconds(self.layout.period, request.step + row))
-            .collect();
-        let mut positions = actions.positions().to_owned();
+        let at = |step| nanoseconds(self.layout.period, step);
         let known = self.pinned(request.committed).min(actions.len());
-        for (mut row, &time) in positions.rows_mut().into_iter().zip(&times).take(known) {
-            let state = base.trajectory.sample(time).expect("it has a waypoint");
-            for (to, from) in row.iter_mut().zip(state.position.iter()) {
-                *to = *from;
+        let first = match self.settings.interpolation() {
+            // Every held action is a waypoint of its own: how fast it is reached is judged over one period.
+            Interpolation::Hold => 0,
+            _ => known,
+        };
+        let times: Vec<Duration> = (first..actions.len())
+            .map(|row| at(request.step + row as u64))
+            .collect();
+        let own = Slice::from(first..);
+        let mut positions = actions.positions().slice_axis(Axis(0), own).to_owned();
+        if self.settings.interpolation() == Interpolation::Hold {
+            let rows = positions.rows_mut().into_iter().zip(&times);
+            for (mut row, &time) in rows.take(known) {
+                let state = base.trajectory.sample(time).expect("it has a waypoint");
+                for (to, from) in row.iter_mut().zip(state.position.iter()) {
+                    *to = *from;
+                }
             }
+            return Ok(Trajectory::new(times, positions, Interpolation::Hold)?);
         }
-        Ok(Trajectory::new(times, positions, Interpolation::Hold)?)
+        // A loop that calls early may still ask for what was a moment before this step.
+        let before = at(request.step.saturating_sub(1));
+        let begun = base.trajectory.times();
+        let begun = begun.partition_point(|&time| time <= before);
+        let running = base.trajectory.after(begun.saturating_sub(1));
+        let seam = at(request.step + request.committed as u64);
+        let limits = self.settings.limits().expect("checked at the start");
+        Ok(running
+            .hand_over(seam, &times, &positions)?
+            .with_braking(limits)?)
     }
 
     fn note_what_happened(&self, request: &Request) {
