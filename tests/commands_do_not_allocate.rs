@@ -117,7 +117,6 @@ fn a_million_ticks_leave_memory_and_latency_as_they_were() {
         .expect("the settings fit");
     let tick = Duration::from_millis(1);
     let mut seen = observation(Duration::ZERO);
-    let mut latencies = Vec::new();
     let mut run = |from: u32, ticks: u32| {
         measure(|| {
             for number in from..from + ticks {
@@ -132,7 +131,6 @@ fn a_million_ticks_leave_memory_and_latency_as_they_were() {
     for block in 1..10 {
         held += run(block * 100_000, 100_000).bytes_current;
     }
-    latencies.push(replanner.health().latency);
     let health = replanner.health();
     // A plan or two are longer than others; a leak of one number a plan would be a hundred times that.
     assert!(

@@ -41,9 +41,9 @@ pub(crate) struct Arguments {
     /// Do not tell the planner what is executed meanwhile
     #[arg(long)]
     without_pins: bool,
-    /// Draw the first N actions after a hand-over towards the last plan
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    overlap: usize,
+    /// Draw the first N actions after a hand-over towards the last plan [default: as many as it still has]
+    #[arg(long, value_name = "N")]
+    overlap: Option<usize>,
     /// Start each plan from the last one, and make only the last K steps
     #[arg(long, value_name = "K")]
     refine: Option<usize>,
@@ -66,7 +66,7 @@ struct Report {
     execute: usize,
     latency: usize,
     pinned: bool,
-    overlap: usize,
+    overlap: Option<usize>,
     refine: Option<usize>,
     budget_ms: Option<f64>,
     solver: &'static str,
@@ -148,28 +148,38 @@ impl Notes {
         };
         self.passes.push(made.plan.passes as f64);
         self.milliseconds.push(decision.elapsed.as_secs_f64() * 1e3);
+        // From the robot at rest to the first plan nothing is handed over.
+        let (Some(last), true) = (&decision.previous, made.seam > decision.step) else {
+            return;
+        };
         let positions = made.trajectory.positions();
         let first = (made.seam - decision.step) as usize;
-        // What is executed of it: up to the next hand-over.
+        // What is executed of it: up to the next hand-over; and, before it, one more action of the last plan.
         let end = positions.nrows().min(first + execute);
-        for row in 1..end {
-            let step = &positions.row(row) - &positions.row(row - 1);
-            let length = step.dot(&step).sqrt();
-            let at_hand_over = row == first;
-            match at_hand_over {
-                true => self.at_hand_over.push(length),
-                false if row > first => self.inside.push(length),
-                false => {}
-            }
-            // With less than two committed actions the bend is that of the execution, which is not in one plan.
-            if row >= 2 {
-                let bend = &step - &(&positions.row(row - 1) - &positions.row(row - 2));
-                let bend = bend.dot(&bend).sqrt();
-                match at_hand_over {
-                    true => self.bends_at_hand_over.push(bend),
-                    false if row > first + 1 => self.bends_inside.push(bend),
-                    false => {}
-                }
+        let before = last
+            .waypoints()
+            .filter(|known| known.time < made.trajectory.times()[0]);
+        let before = before.last().map(|known| known.position);
+        let rows: Vec<_> = before
+            .into_iter()
+            .chain(positions.rows().into_iter().take(end))
+            .collect();
+        let first = first + rows.len() - end;
+        for (row, window) in rows
+            .windows(3)
+            .enumerate()
+            .map(|(i, window)| (i + 2, window))
+        {
+            let step = &window[2] - &window[1];
+            let bend = &step - &(&window[1] - &window[0]);
+            let (length, bend) = (step.dot(&step).sqrt(), bend.dot(&bend).sqrt());
+            if row == first {
+                self.at_hand_over.push(length);
+                self.bends_at_hand_over.push(bend);
+            } else if row > first + 1 {
+                // Two actions after the hand-over all three are of one plan.
+                self.inside.push(length);
+                self.bends_inside.push(bend);
             }
         }
     }
@@ -285,13 +295,15 @@ fn episode(
         latency: arguments.latency,
     })
     .with_seed(seed)
-    .with_overlap(arguments.overlap)
     .with_log(move |event: &Event| {
         notes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .note(event, execute);
     });
+    if let Some(overlap) = arguments.overlap {
+        settings = settings.with_overlap(overlap);
+    }
     if arguments.without_pins {
         settings = settings.without_pins();
     }

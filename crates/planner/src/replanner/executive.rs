@@ -301,10 +301,13 @@ impl Executive {
     }
 
     /// Takes an answer in, and the plan over if it still begins with what is executed.
-    pub(super) fn receive(&mut self, now: Duration, reply: Reply) {
+    pub(super) fn receive(&mut self, reply: Reply) {
         let Reply { request, chunk } = reply;
         if let Some(asked) = self.in_flight.take() {
-            let took = now.saturating_sub(asked.asked);
+            // It may have come at any time since the last command, which had to do without it; to count from there is to
+            // count in executed actions, and not in the ticks of the loop.
+            let missed = self.clock.now.unwrap_or_default();
+            let took = missed.saturating_sub(asked.asked);
             // The first plan of a process also maps memory and starts threads.
             if asked.id > 1 {
                 let forgotten = self.health.latency.saturating_sub(took) / FORGOTTEN;
@@ -445,7 +448,7 @@ impl Executive {
     /// How many actions must be committed for the next plan to be there in time.
     fn committed(&self) -> usize {
         let latency = self.health.latency.as_nanos();
-        let steps = latency.div_ceil(self.layout.period.as_nanos());
+        let steps = latency / self.layout.period.as_nanos() + u128::from(latency > 0);
         let steps = usize::try_from(steps).unwrap_or(usize::MAX);
         self.latency.max(steps).min(self.layout.actions - 1)
     }

@@ -213,8 +213,8 @@ pub struct Health {
     pub stalled: u64,
     /// Commands that failed the last check.
     pub refused: u64,
-    /// How long a plan must be expected to take, from the request to the command that gets it: the longest of the last
-    /// ones, slowly forgotten.
+    /// From a request to the last command that has to do without its plan: the longest of the last ones, slowly
+    /// forgotten.
     pub latency: Duration,
 }
 
@@ -344,7 +344,7 @@ impl Replanner {
                 replies, thread, ..
             } => {
                 if let Ok(reply) = replies.pop() {
-                    self.executive.receive(now, reply);
+                    self.executive.receive(reply);
                 }
                 thread.is_finished().then_some(Reason::Gone)
             }
@@ -352,7 +352,7 @@ impl Replanner {
                 if let Some((_, reply)) =
                     reply.take_if(|(due, _)| due.is_some_and(|due| due <= now))
                 {
-                    self.executive.receive(now, reply);
+                    self.executive.receive(reply);
                 }
                 None
             }
@@ -375,7 +375,7 @@ impl Replanner {
                     let takes = delay(request.id);
                     let answer = worker.answer(request);
                     if takes.is_zero() {
-                        self.executive.receive(now, answer);
+                        self.executive.receive(answer);
                     } else {
                         *reply = Some((now.checked_add(takes), answer));
                     }

@@ -44,7 +44,7 @@ pub struct Settings {
     max_age: Option<Duration>,
     patience: Option<Duration>,
     pinned: bool,
-    overlap: usize,
+    overlap: Option<usize>,
     seed: u64,
     restarts: u64,
     on_start: Option<OnStart>,
@@ -68,7 +68,7 @@ impl Settings {
             max_age: None,
             patience: None,
             pinned: true,
-            overlap: 0,
+            overlap: None,
             seed: 0,
             restarts: 0,
             on_start: None,
@@ -158,10 +158,13 @@ impl Settings {
     }
 
     /// For so many actions after the hand-over a plan is drawn towards the one before it: see
-    /// [`Problem::overlap`](crate::Problem::overlap).
+    /// [`Problem::overlap`](crate::Problem::overlap). By default as many as the last plan still has.
     #[must_use]
     pub fn with_overlap(self, overlap: usize) -> Self {
-        Self { overlap, ..self }
+        Self {
+            overlap: Some(overlap),
+            ..self
+        }
     }
 
     /// What the seeds of the plans are drawn from; by default 0.
@@ -225,8 +228,10 @@ impl Settings {
         self.pinned
     }
 
-    pub(super) fn overlap(&self) -> usize {
-        self.overlap
+    pub(super) fn overlap(&self, layout: &Layout) -> usize {
+        let Horizon { execute, latency } = self.horizon;
+        let rest = layout.actions.saturating_sub(execute + latency);
+        self.overlap.unwrap_or(rest)
     }
 
     pub(super) fn seed(&self) -> u64 {

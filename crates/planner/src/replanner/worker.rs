@@ -170,7 +170,7 @@ impl Worker {
             observations,
             committed: committed.transpose()?,
             previous: (base.id > 0).then(|| base.trajectory.clone()),
-            overlap: self.settings.overlap(),
+            overlap: self.settings.overlap(&self.layout),
             limits: self.limits().cloned(),
             result: Err(Failure::Plan(PlanError::Observation(
                 crate::ObservationError::Empty,
