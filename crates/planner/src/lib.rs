@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Planner`] | plans with a policy; a [`Plan`] says what it did |
 //! | [`Sampling`] | with which solver, in how many steps |
-//! | [`observation`] | what a robot saw, and when |
+//! | [`observation`], [`image`] | what a robot saw, and when |
 //! | [`lerobot`] | policies that LeRobot trained |
 //! | [`normalization`] | between physical values and what networks were trained on |
 //! | [`network`] | the networks |
@@ -13,6 +13,7 @@
 //! missing is an error, never a silent pass-through.
 
 mod error;
+pub mod image;
 pub mod lerobot;
 pub mod network;
 pub mod normalization;
@@ -22,6 +23,7 @@ mod planner;
 mod sampling;
 
 pub use error::{LoadError, ObservationError};
+pub use image::{Image, ImageError};
 pub use lerobot::Policy;
 pub use observation::{History, HistoryError, Observation};
 pub use plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};

@@ -3,19 +3,23 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Named values that were measured at one time, in physical units.
+use crate::image::Image;
+
+/// Named values that were measured at one time, in physical units, and named images of that time.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Observation {
     time: Duration,
     values: BTreeMap<String, Vec<f64>>,
+    images: BTreeMap<String, Image>,
 }
 
 impl Observation {
-    /// An observation without values, at a time since a start that the caller chooses.
+    /// An observation of nothing, at a time since a start that the caller chooses.
     pub fn new(time: Duration) -> Self {
         Self {
             time,
             values: BTreeMap::new(),
+            images: BTreeMap::new(),
         }
     }
 
@@ -23,6 +27,13 @@ impl Observation {
     #[must_use]
     pub fn with(mut self, feature: impl Into<String>, values: impl Into<Vec<f64>>) -> Self {
         self.values.insert(feature.into(), values.into());
+        self
+    }
+
+    /// Adds what a camera saw; an image of that name that is there already is replaced.
+    #[must_use]
+    pub fn with_image(mut self, camera: impl Into<String>, image: Image) -> Self {
+        self.images.insert(camera.into(), image);
         self
     }
 
@@ -41,6 +52,18 @@ impl Observation {
         self.values
             .iter()
             .map(|(name, values)| (name.as_str(), values.as_slice()))
+    }
+
+    /// What a camera saw.
+    pub fn image(&self, camera: &str) -> Option<&Image> {
+        self.images.get(camera)
+    }
+
+    /// The cameras and what they saw, by name.
+    pub fn images(&self) -> impl Iterator<Item = (&str, &Image)> {
+        self.images
+            .iter()
+            .map(|(name, image)| (name.as_str(), image))
     }
 }
 
