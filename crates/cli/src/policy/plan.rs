@@ -191,3 +191,64 @@ fn pixels(value: &Value) -> Result<Image, String> {
     let bytes: Vec<u8> = rows.iter().flatten().flatten().copied().collect();
     Image::from_rgb8(rows.len(), width, bytes).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two rows of three pixels.
+    const BYTES: [u8; 18] = [
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 100, 101, 102, 200, 201, 202, 253, 254, 255,
+    ];
+
+    fn scratch(name: &str) -> PathBuf {
+        let folder = std::env::temp_dir().join(format!("clearway-plan-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("can be made");
+        folder.join(name)
+    }
+
+    fn read_text(name: &str, text: &str) -> Result<History, Error> {
+        let path = scratch(name);
+        std::fs::write(&path, text).expect("can be written");
+        read(&path)
+    }
+
+    #[test]
+    fn images_are_files_or_rows_of_pixels() {
+        let picture = image::RgbImage::from_raw(3, 2, BYTES.to_vec()).expect("fits");
+        picture.save(scratch("seen.png")).expect("can be written");
+        let expected = Image::from_rgb8(2, 3, BYTES).expect("fits");
+        let history = read_text(
+            "images.json",
+            r#"[{"time": 0, "state": [1, 2.5], "file": "seen.png",
+                 "rows": [[[0,1,2],[3,4,5],[6,7,8]], [[100,101,102],[200,201,202],[253,254,255]]]}]"#,
+        )
+        .expect("is whole");
+        let seen = history.newest().expect("one");
+        assert_eq!(seen.get("state"), Some(&[1.0, 2.5][..]));
+        assert_eq!(seen.image("file"), Some(&expected));
+        assert_eq!(seen.image("rows"), Some(&expected));
+        assert_eq!((seen.features().count(), seen.images().count()), (1, 2));
+    }
+
+    #[test]
+    fn what_is_no_image_says_so() {
+        std::fs::write(scratch("broken.png"), "no picture").expect("can be written");
+        for (value, said) in [
+            (r#""absent.png""#, "absent.png"),
+            (r#""broken.png""#, "broken.png"),
+            ("[[[0,1,2]], [[0,1,2],[3,4,5]]]", "row 1 has 2 pixels"),
+            ("[[]]", "no pixels"),
+            ("[[[0,1]]]", "three bytes"),
+            ("[[[0,1,256]]]", "three bytes"),
+            ("[[[0,1,0.5]]]", "three bytes"),
+            ("{}", "`camera` is neither"),
+            ("[\"0\"]", "`camera` is neither"),
+            ("null", "`camera` is neither"),
+        ] {
+            let text = format!(r#"[{{"time": 0, "camera": {value}}}]"#);
+            let error = read_text("wrong.json", &text).expect_err("is wrong");
+            assert!(error.to_string().contains(said), "{value}: {error}");
+        }
+    }
+}
