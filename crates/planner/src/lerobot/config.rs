@@ -317,6 +317,15 @@ fn within(limit: usize, config: &Entry, keys: &str, factors: &[usize]) -> Result
     Ok(())
 }
 
+/// The images among the inputs: names and entries.
+type Images<'a> = Vec<(&'a str, Entry<'a>)>;
+
+/// The sizes to which images are resized and then cropped.
+struct Framing {
+    resize: Option<[usize; 2]>,
+    crop: Option<[usize; 2]>,
+}
+
 impl DiffusionConfig {
     /// Reads `config.json`.
     ///
@@ -426,7 +435,7 @@ impl DiffusionConfig {
         config: &Entry<'a>,
         map: &NormMap,
         names: &[String],
-    ) -> Result<(Vec<Feature>, Vec<(&'a str, Entry<'a>)>), LoadError> {
+    ) -> Result<(Vec<Feature>, Images<'a>), LoadError> {
         let entry = config.get("input_features")?;
         let mut inputs = Vec::new();
         let mut images = Vec::new();
@@ -484,7 +493,7 @@ impl DiffusionConfig {
             }
         }
         let size = size.unwrap_or_default();
-        let (resize, crop) = Self::read_framing(config, size)?;
+        let Framing { resize, crop } = Self::read_framing(config, size)?;
         for (which, [height, width]) in [("", Some(size)), (", resized", resize)]
             .into_iter()
             .filter_map(|(which, size)| Some((which, size?)))
@@ -523,10 +532,7 @@ impl DiffusionConfig {
     }
 
     /// The sizes to which images are resized and then cropped.
-    fn read_framing(
-        config: &Entry,
-        size: [usize; 2],
-    ) -> Result<(Option<[usize; 2]>, Option<[usize; 2]>), LoadError> {
+    fn read_framing(config: &Entry, size: [usize; 2]) -> Result<Framing, LoadError> {
         let resize = match config.find("resize_shape")? {
             Some(entry) => size_or_null(&entry)?,
             None => None,
@@ -538,7 +544,7 @@ impl DiffusionConfig {
                 let [height, width] = size;
                 return Err(entry.wrong(format!("at most the images' {height} x {width}")));
             }
-            return Ok((None, crop));
+            return Ok(Framing { resize: None, crop });
         };
         // Where images are resized, `crop_shape` is what LeRobot computed from the ratio, or is not used.
         let entry = config.get("crop_ratio")?;
@@ -547,13 +553,19 @@ impl DiffusionConfig {
             "a number above 0 and at most 1",
         )?;
         if ratio >= 1.0 {
-            return Ok((Some(resize), None));
+            return Ok(Framing {
+                resize: Some(resize),
+                crop: None,
+            });
         }
         let crop = resize.map(|n| (n as f64 * ratio) as usize);
         if crop.contains(&0) {
             return Err(entry.wrong("a ratio that leaves a pixel of resize_shape"));
         }
-        Ok((Some(resize), Some(crop)))
+        Ok(Framing {
+            resize: Some(resize),
+            crop: Some(crop),
+        })
     }
 
     fn read_action(config: &Entry, map: &NormMap) -> Result<Feature, LoadError> {

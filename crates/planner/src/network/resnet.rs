@@ -171,7 +171,7 @@ impl ResNetConfig {
     }
 
     /// The output channels of a block.
-    fn outer(&self, inner: usize) -> usize {
+    fn outer(self, inner: usize) -> usize {
         if self.depth.has_bottlenecks() {
             EXPANSION * inner
         } else {
@@ -179,7 +179,7 @@ impl ResNetConfig {
         }
     }
 
-    fn block(&self, channels: usize, inner: usize, stride: usize, device: &Device) -> Block {
+    fn block(self, channels: usize, inner: usize, stride: usize, device: &Device) -> Block {
         let outer = self.outer(inner);
         let unit = |from, to, kernel, stride| self.conv_norm(from, to, kernel, stride, device);
         Block {
@@ -198,7 +198,7 @@ impl ResNetConfig {
     }
 
     fn conv_norm(
-        &self,
+        self,
         from: usize,
         to: usize,
         kernel: usize,
@@ -242,7 +242,7 @@ pub(super) fn lerobot_key(path: &str) -> String {
         .split('.')
         .filter(|name| !matches!(*name, "Batch" | "Group"))
         .collect();
-    let listed = |layer| if layer == "conv" { 0 } else { 1 };
+    let listed = |layer| if layer == "conv" { "0" } else { "1" };
     let named = |layer| if layer == "conv" { "conv" } else { "bn" };
     match names[..] {
         ["stem", layer, part] => format!("{}.{part}", listed(layer)),

@@ -104,6 +104,10 @@ impl RgbEncoder {
     ///
     /// - x: `[batch, 3, height, width]` of the encoder's size, normalized
     /// - returns: `[batch, 2 · keypoints]`
+    ///
+    /// # Panics
+    ///
+    /// If `x` has another size.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
         let [height, width] = self.size;
         assert_shape!(x, [_, 3, height, width]);
