@@ -346,6 +346,9 @@ fn ten_thousand_faulty_episodes() {
     }
 }
 
+/// Longer than a machine with other things to do takes for a plan.
+const PATIENT: Duration = Duration::from_secs(3600);
+
 /// In its own thread, with a planner that waits to be let on.
 struct Gate {
     walk: Walk,
@@ -377,7 +380,7 @@ struct Threaded {
 }
 
 impl Threaded {
-    fn new(restarts: u64) -> Self {
+    fn new(restarts: u64, patience: Duration) -> Self {
         let (hold, begun) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let fault = Arc::new(Mutex::new(Fault::Nothing));
         let gate = Gate {
@@ -391,7 +394,7 @@ impl Threaded {
         let noted = Arc::clone(&verdicts);
         let settings = Settings::new(HORIZON)
             .with_limits(limits())
-            .with_patience(PERIOD * 30)
+            .with_patience(patience)
             .with_restarts(restarts)
             .with_log(move |event: &Event| {
                 if let Event::Verdict { verdict, .. } = event {
@@ -419,10 +422,10 @@ impl Threaded {
         (command.status, [command.position[0], command.position[1]])
     }
 
-    /// Ticks until the status is as it should be, or a hundred are over.
+    /// Ticks until the status is as it should be, or some seconds are over.
     fn until(&mut self, wanted: impl Fn(Status) -> bool) -> Status {
         let mut last = self.tick();
-        for _ in 0..100 {
+        for _ in 0..3000 {
             if wanted(last.0) {
                 break;
             }
@@ -438,7 +441,7 @@ impl Threaded {
 
 #[test]
 fn a_thread_that_hangs_is_noticed_and_replaced() {
-    let mut loops = Threaded::new(0);
+    let mut loops = Threaded::new(0, PERIOD * 30);
     assert_eq!(loops.until(|status| status == Status::Fresh), Status::Fresh);
     loops.hold.store(true, Ordering::SeqCst);
     let status = loops.until(|status| status == Status::Failed(Reason::Hung));
@@ -455,7 +458,7 @@ fn a_thread_that_hangs_is_noticed_and_replaced() {
 
 #[test]
 fn a_planner_that_comes_back_is_used_again() {
-    let mut loops = Threaded::new(0);
+    let mut loops = Threaded::new(0, PERIOD * 30);
     loops.until(|status| status == Status::Fresh);
     loops.hold.store(true, Ordering::SeqCst);
     loops.until(|status| status == Status::Failed(Reason::Hung));
@@ -474,7 +477,7 @@ fn a_planner_that_comes_back_is_used_again() {
 #[test]
 fn a_panic_is_a_failure_until_a_restart_or_not_at_all() {
     // Not asked again.
-    let mut loops = Threaded::new(0);
+    let mut loops = Threaded::new(0, PATIENT);
     loops.until(|status| status == Status::Fresh);
     *loops.fault.lock().expect("no panic") = Fault::Panics;
     let panicked = |status| status == Status::Failed(Reason::Panicked);
@@ -500,7 +503,7 @@ fn a_panic_is_a_failure_until_a_restart_or_not_at_all() {
     assert_eq!(loops.until(|status| status == Status::Fresh), Status::Fresh);
 
     // Asked again, twice.
-    let mut loops = Threaded::new(2);
+    let mut loops = Threaded::new(2, PATIENT);
     loops.until(|status| status == Status::Fresh);
     *loops.fault.lock().expect("no panic") = Fault::Panics;
     let begun = loops.begun.load(Ordering::SeqCst);
@@ -525,7 +528,7 @@ fn a_thread_that_is_gone_is_noticed() {
     let settings = Settings::new(HORIZON).on_start(|| panic!("as it was told to"));
     let mut replanner = Replanner::spawn(Dies, settings, &[0.1, 0.2]).expect("the settings fit");
     let mut status = Status::Fresh;
-    for tick in 0..100_u32 {
+    for tick in 0..3000_u32 {
         std::thread::sleep(Duration::from_millis(1));
         let now = PERIOD * tick;
         let command = replanner.command(now, &observation(now, &[0.1, 0.2]));

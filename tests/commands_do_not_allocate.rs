@@ -8,8 +8,8 @@ use std::time::Duration;
 use allocation_counter::{AllocationInfo, measure};
 use clearway_motion::{Interpolation, Trajectory};
 use clearway_planner::{
-    Budget, Horizon, Layout, Observation, Plan, PlanError, Plans, Problem, Replanner, Settings,
-    Status,
+    Budget, Horizon, Image, Layout, Observation, Plan, PlanError, Plans, Problem, Replanner,
+    Settings, Status,
 };
 use ndarray::Array2;
 
@@ -59,6 +59,12 @@ fn observation(now: Duration) -> Observation {
     Observation::new(now)
         .with("observation.state", [now.as_secs_f64(); 7])
         .with("observation.environment_state", [0.5; 32])
+        .with_image("observation.images.top", picture())
+}
+
+/// What a camera brings anew with every tick.
+fn picture() -> Image {
+    Image::from_rgb8(24, 32, vec![127; 24 * 32 * 3]).expect("three bytes a pixel")
 }
 
 /// Observations of some ticks, made before, so that only the command is counted.

@@ -26,6 +26,13 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     burn::tensor::activation::silu(x)
 }
 
+/// `relu(x) = max(0, x)`, element by element; NaN stays NaN.
+///
+/// "Rectified Linear Units Improve Restricted Boltzmann Machines", Nair and Hinton, 2010.
+pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    burn::tensor::activation::relu(x)
+}
+
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor, TensorData};

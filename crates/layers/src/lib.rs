@@ -6,7 +6,10 @@
 //! | [`Conv1d`], [`ConvTranspose1d`] | convolution over time |
 //! | [`Conv2d`] | convolution over pictures |
 //! | [`GroupNorm`], [`LayerNorm`] | normalization over groups of channels, over features |
-//! | [`activation`] | Mish, SiLU |
+//! | [`BatchNorm`] | normalization by the statistics of training |
+//! | [`SpatialSoftmax`] | where feature maps are active |
+//! | [`Resize`] | pictures of another size |
+//! | [`activation`] | Mish, ReLU, SiLU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
 //! | [`weights`] | strict loading of safetensors files |
 //!
@@ -18,15 +21,21 @@
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
 pub mod activation;
+mod batch_norm;
 mod conv1d;
 mod conv2d;
 mod conv_transpose1d;
 mod embedding;
+#[cfg(test)]
+mod golden;
 mod group_norm;
 mod layer_norm;
 mod linear;
+mod resize;
+mod spatial_softmax;
 pub mod weights;
 
+pub use batch_norm::{BatchNorm, BatchNormConfig};
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
 pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv2d::{Conv2d, Conv2dConfig};
@@ -34,6 +43,8 @@ pub use embedding::{Order, SinusoidalEmbedding};
 pub use group_norm::{GroupNorm, GroupNormConfig};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
+pub use resize::Resize;
+pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use weights::{Weights, WeightsError};
 
 use burn::module::Param;

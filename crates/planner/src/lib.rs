@@ -5,7 +5,7 @@
 //! | [`Planner`] | plans with a policy; a [`Plan`] says what it did |
 //! | [`Replanner`] | plans while the robot moves; its commands never wait |
 //! | [`Sampling`] | with which solver, in how many steps |
-//! | [`observation`] | what a robot saw, and when |
+//! | [`observation`], [`image`] | what a robot saw, and when |
 //! | [`lerobot`] | policies that LeRobot trained |
 //! | [`normalization`] | between physical values and what networks were trained on |
 //! | [`network`] | the networks |
@@ -14,6 +14,7 @@
 //! missing is an error, never a silent pass-through.
 
 mod error;
+pub mod image;
 pub mod lerobot;
 pub mod network;
 pub mod normalization;
@@ -24,6 +25,7 @@ pub mod replanner;
 mod sampling;
 
 pub use error::{LoadError, ObservationError};
+pub use image::{Image, ImageError};
 pub use lerobot::Policy;
 pub use observation::{History, HistoryError, Observation};
 pub use plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};

@@ -13,7 +13,7 @@ use ndarray::{Array2, Axis, Slice};
 use super::executive::{Chunk, Reply, Request, nanoseconds};
 use super::log::{Decision, Event, Made};
 use super::{Layout, Plans, Settings};
-use crate::{Budget, History, HistoryError, PlanError};
+use crate::{Budget, History, HistoryError, Observation, PlanError};
 
 /// Of the time that is committed, what a plan may take unless the settings say otherwise: the rest is for the way.
 const SHARE_OF_COMMITTED: f64 = 0.9;
@@ -156,7 +156,9 @@ impl Worker {
 
     /// What is to be decided.
     fn decision(&self, request: &Request, base: &Chunk) -> Result<Decision, Failure> {
-        let observations = History::new(request.observations[..request.seen].to_vec())?;
+        // Its buffers go back to the control loop, and a log may keep what it gets: nothing is shared between the two.
+        let seen = request.observations.iter().take(request.seen);
+        let observations = History::new(seen.map(Observation::detached).collect())?;
         let committed = self
             .settings
             .pinned()
