@@ -40,6 +40,11 @@ pub(crate) enum Error {
         "this policy makes {0} numbers an action, PushT takes 2: it was trained for another task"
     )]
     Task(usize),
+    #[error(
+        "this policy sees {} x {} pixels, PushT shows {shown} x {shown}: it was trained for another task",
+        found[0], found[1]
+    )]
+    Picture { found: [usize; 2], shown: usize },
     #[error("{argument} {reason}")]
     Argument {
         argument: &'static str,

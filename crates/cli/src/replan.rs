@@ -12,7 +12,7 @@ use clearway_planner::{
 use clearway_sim::{PushT, pusht};
 use serde::Serialize;
 
-use crate::closed_loop::{observation, period};
+use crate::closed_loop::{Sight, period};
 use crate::error::{Error, check_writable, write_json};
 use crate::output::say;
 use crate::sim::progress;
@@ -205,9 +205,7 @@ impl Plans for Timed {
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
     let planner = arguments.sampling.planner(&arguments.policy, period())?;
-    if planner.policy().config().action.len != 2 {
-        return Err(Error::Task(planner.policy().config().action.len));
-    }
+    let sight = Sight::of(&planner)?;
     let wrong = |argument: &'static str| {
         move |error: clearway_planner::PlannerError| Error::Argument {
             argument,
@@ -240,7 +238,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
             planner: Arc::clone(&planner),
             budget,
         };
-        let (reward, succeeded) = episode(arguments, plans, seed, &notes)?;
+        let (reward, succeeded) = episode(arguments, plans, &sight, seed, &notes)?;
         rewards.push(reward);
         successes += usize::from(succeeded);
         bar.set_message(format!("{successes} succeeded"));
@@ -284,6 +282,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
 fn episode(
     arguments: &Arguments,
     plans: Timed,
+    sight: &Sight,
     seed: u64,
     notes: &Arc<Mutex<Notes>>,
 ) -> Result<(f64, bool), Error> {
@@ -319,7 +318,7 @@ fn episode(
         })?;
     let (mut reward, mut succeeded) = (0.0_f64, false);
     while !succeeded && world.steps() < pusht::EPISODE_STEPS {
-        let seen_now = observation(world.steps(), &seen);
+        let seen_now = sight.observe(&world, &seen);
         let command = replanner.command(seen_now.time(), &seen_now);
         let action = [0, 1].map(|i| command.position[i].clamp(0.0, pusht::SIZE));
         seen = world.step(action)?;
