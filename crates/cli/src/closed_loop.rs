@@ -266,7 +266,7 @@ impl Running {
             },
         };
         one.history
-            .push(one.sight.observe(&one.world, &start))
+            .push(one.sight.observe(0, &one.world, &start))
             .expect("the first observation is newest");
         one
     }
@@ -289,7 +289,8 @@ impl Running {
             // gym-pusht's actions are those of a square; it leaves it to the caller to stay within.
             let action = [0, 1].map(|i| action.position[i].clamp(0.0, pusht::SIZE));
             let seen = self.world.step(action)?;
-            self.history.push(self.sight.observe(&self.world, &seen))?;
+            self.history
+                .push(self.sight.observe(self.world.steps(), &self.world, &seen))?;
             let episode = &mut self.episode;
             episode.states.push(seen.state());
             episode.actions.push(action);
@@ -342,9 +343,14 @@ impl Sight {
         })
     }
 
-    /// What the world shows now.
-    pub(crate) fn observe(&self, world: &PushT, seen: &pusht::Observation) -> Observation {
-        let step = u32::try_from(world.steps()).unwrap_or(u32::MAX);
+    /// What the world shows, in a step of the robot's clock.
+    pub(crate) fn observe(
+        &self,
+        step: usize,
+        world: &PushT,
+        seen: &pusht::Observation,
+    ) -> Observation {
+        let step = u32::try_from(step).unwrap_or(u32::MAX);
         let mut observation = Observation::new(period() * step)
             .with("observation.state", seen.agent)
             .with("observation.environment_state", seen.key_points);

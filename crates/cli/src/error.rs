@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clearway_log::LogError;
 use clearway_motion::{SpaceError, TrajectoryError};
 use clearway_planner::{HistoryError, LoadError, PlanError, PlannerError};
 use clearway_sim::SimError;
@@ -54,6 +55,16 @@ pub(crate) enum Error {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Observations(#[from] HistoryError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("there is no plan in {}: give a file written with --log", .0.display())]
+    NoPlan(PathBuf),
+    #[error("decision {plan} (message {message}) cannot be made by this policy: {error}")]
+    SetUp {
+        message: u64,
+        plan: u64,
+        error: Box<PlannerError>,
+    },
     #[error(transparent)]
     Sim(#[from] SimError),
     #[error(transparent)]

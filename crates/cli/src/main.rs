@@ -6,6 +6,7 @@
 mod closed_loop;
 mod demo;
 mod error;
+mod log;
 mod output;
 mod policy;
 #[cfg(feature = "rerun")]
@@ -49,6 +50,9 @@ enum Command {
     /// Look into a policy, check it, or plan with it
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Look into the log of a control loop, or make its decisions again
+    #[command(subcommand)]
+    Log(log::Command),
 }
 
 /// What a command that could run has to say.
@@ -95,5 +99,6 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sim(command) => sim::run(&command),
         Command::Policy(command) => policy::run(&command),
+        Command::Log(command) => log::run(&command),
     }
 }

@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use clearway_planner::replanner::log::Event;
+use clearway_log::McapLog;
+use clearway_planner::replanner::log::{Event, Log};
 use clearway_planner::{
     Budget, Horizon, Layout, Plan, PlanError, Planner, Plans, Problem, Replanner, Settings,
 };
@@ -15,6 +16,8 @@ use serde::Serialize;
 use crate::closed_loop::{Sight, period};
 use crate::error::{Error, check_writable, write_json};
 use crate::output::say;
+#[cfg(feature = "rerun")]
+use crate::recording::LoopRecorder;
 use crate::sim::progress;
 use crate::{Verdict, sampling, statistics};
 
@@ -50,6 +53,15 @@ pub(crate) struct Arguments {
     /// The time of each plan, in milliseconds of this machine; what is not done by then is truncated
     #[arg(long, value_name = "MS")]
     budget: Option<f64>,
+    /// Record the first episodes for rerun: a .rrd file, or the rerun+http:// address of a viewer that runs
+    #[arg(long, value_name = "FILE")]
+    record: Option<String>,
+    /// Log every decision of the first episodes, one after another: an MCAP file for `clearway log` and Foxglove
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Episodes to record and to log
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    record_episodes: u32,
     /// Write the results
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -185,6 +197,78 @@ impl Notes {
     }
 }
 
+/// Where an episode is written, and in which step it begins there.
+#[derive(Clone, Default)]
+struct Sinks {
+    notes: Arc<Mutex<Notes>>,
+    recorder: Option<LoopRecorder>,
+    log: Option<McapLog>,
+    begin: usize,
+}
+
+impl Sinks {
+    /// The notes alone: an episode that is neither recorded nor logged.
+    fn notes_alone(&self) -> Self {
+        Self {
+            notes: Arc::clone(&self.notes),
+            begin: self.begin,
+            ..Self::default()
+        }
+    }
+
+    fn note(&mut self, event: &Event, execute: usize) {
+        self.notes().note(event, execute);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.note(event);
+        }
+        if let Some(log) = &mut self.log {
+            log.note(event);
+        }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        if let Some(recorder) = self.recorder {
+            recorder.finish()?;
+        }
+        if let Some(log) = self.log {
+            log.finish()?;
+        }
+        Ok(())
+    }
+}
+
+/// What stands for a recorder in a binary without rerun: there is none, and asking for one says so.
+#[cfg(not(feature = "rerun"))]
+#[derive(Clone)]
+enum LoopRecorder {}
+
+#[cfg(not(feature = "rerun"))]
+impl LoopRecorder {
+    fn open(_: &str) -> Result<Self, Error> {
+        Err(Error::Record)
+    }
+
+    fn begin(&self, _: Duration) -> Result<(), Error> {
+        match *self {}
+    }
+
+    fn world(&self, _: Duration, _: &pusht::Observation) -> Result<(), Error> {
+        match *self {}
+    }
+
+    fn note(&mut self, _: &Event) {
+        match *self {}
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        match self {}
+    }
+}
+
 /// A planner with a time for each plan, whatever the world's clock says.
 struct Timed {
     planner: Arc<Planner>,
@@ -229,7 +313,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         })
         .transpose()?;
     let planner = Arc::new(planner);
-    let notes = Arc::new(Mutex::new(Notes::default()));
+    let mut sinks = Sinks {
+        recorder: arguments
+            .record
+            .as_deref()
+            .map(LoopRecorder::open)
+            .transpose()?,
+        log: arguments
+            .log
+            .as_deref()
+            .map(|path| Ok::<_, Error>(McapLog::create(path)?.with_joint_names(["x", "y"])))
+            .transpose()?,
+        ..Sinks::default()
+    };
     let bar = progress(arguments.episodes as usize);
     let (mut rewards, mut successes) = (Vec::new(), 0);
     for index in 0..u64::from(arguments.episodes) {
@@ -238,7 +334,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
             planner: Arc::clone(&planner),
             budget,
         };
-        let (reward, succeeded) = episode(arguments, plans, &sight, seed, &notes)?;
+        let kept = index < u64::from(arguments.record_episodes);
+        let to = if kept {
+            sinks.clone()
+        } else {
+            sinks.notes_alone()
+        };
+        let (reward, succeeded, steps) = episode(arguments, plans, &sight, seed, to)?;
+        sinks.begin += steps;
         rewards.push(reward);
         successes += usize::from(succeeded);
         bar.set_message(format!("{successes} succeeded"));
@@ -246,7 +349,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     }
     bar.finish_and_clear();
 
-    let notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
+    let notes = std::mem::take(&mut *sinks.notes());
     let report = Report {
         episodes: rewards.len(),
         success_rate: successes as f64 / rewards.len() as f64,
@@ -275,31 +378,28 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
     }
+    sinks.finish()?;
     Ok(Verdict::Passed)
 }
 
-/// One episode: the largest reward, and whether it succeeded.
+/// One episode: the largest reward, whether it succeeded, and how many steps it took.
 fn episode(
     arguments: &Arguments,
     plans: Timed,
     sight: &Sight,
     seed: u64,
-    notes: &Arc<Mutex<Notes>>,
-) -> Result<(f64, bool), Error> {
+    to: Sinks,
+) -> Result<(f64, bool, usize), Error> {
     let mut world = PushT::reset(seed);
     let mut seen = world.observation();
-    let (notes, execute) = (Arc::clone(notes), arguments.execute);
+    let (begin, recorder) = (to.begin, to.recorder.clone());
+    let (mut to, execute) = (to, arguments.execute);
     let mut settings = Settings::new(Horizon {
         execute,
         latency: arguments.latency,
     })
     .with_seed(seed)
-    .with_log(move |event: &Event| {
-        notes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .note(event, execute);
-    });
+    .with_log(move |event: &Event| to.note(event, execute));
     if let Some(overlap) = arguments.overlap {
         settings = settings.with_overlap(overlap);
     }
@@ -316,16 +416,26 @@ fn episode(
                 reason: error.to_string(),
             }
         })?;
+    if let Some(recorder) = &recorder {
+        let steps = u32::try_from(begin).unwrap_or(u32::MAX);
+        recorder.begin(period() * steps)?;
+    }
     let (mut reward, mut succeeded) = (0.0_f64, false);
     while !succeeded && world.steps() < pusht::EPISODE_STEPS {
-        let seen_now = sight.observe(&world, &seen);
+        // Episodes follow each other on the robot's clock; a replanner counts from its own first step.
+        let seen_now = sight.observe(begin + world.steps(), &world, &seen);
+        if let Some(recorder) = &recorder {
+            recorder.world(seen_now.time(), &seen)?;
+        }
         let command = replanner.command(seen_now.time(), &seen_now);
         let action = [0, 1].map(|i| command.position[i].clamp(0.0, pusht::SIZE));
         seen = world.step(action)?;
         reward = reward.max(seen.reward);
         succeeded |= seen.succeeded;
     }
-    Ok((reward, succeeded))
+    // What became of the last plan is noted too.
+    replanner.finish();
+    Ok((reward, succeeded, world.steps()))
 }
 
 impl fmt::Display for Report {

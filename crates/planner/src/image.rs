@@ -67,6 +67,14 @@ pub enum ImageError {
 }
 
 impl Image {
+    /// The bytes of a picture that was given as [bytes](Self::from_rgb8), `[height, width, 3]`.
+    pub fn rgb8(&self) -> Option<&[u8]> {
+        match &self.pixels {
+            Pixels::Bytes(bytes) => Some(bytes),
+            Pixels::Floats(_) => None,
+        }
+    }
+
     /// Shares its pixels with no other.
     pub(crate) fn detach(&mut self) {
         match &mut self.pixels {

@@ -158,7 +158,14 @@ pub struct Plan {
     /// the first where nothing is.
     pub chosen: usize,
     /// Which of the samples that is, those that are not finite counted.
-    pub(crate) row: usize,
+    pub row: usize,
+    /// How many samples were drawn.
+    pub drawn: usize,
+    /// How many steps of a whole plan were made where this is a
+    /// [refinement](crate::Planner::with_refinement) of the last one; nothing where it came from noise.
+    pub refined: Option<usize>,
+    /// The time between two actions.
+    pub period: Duration,
     /// How it ended.
     pub outcome: Outcome,
     /// How it was sampled; nothing where it did not come from a denoiser.
@@ -182,11 +189,18 @@ impl Plan {
     /// A plan that was made in another way than by diffusion: by a classical planner, or for a test. Nothing but
     /// finiteness was checked.
     pub fn of(trajectory: Trajectory, seed: u64) -> Self {
+        let period = match trajectory.times() {
+            [first, second, ..] => second.saturating_sub(*first),
+            _ => Duration::ZERO,
+        };
         Self {
             candidates: vec![trajectory.clone()],
             trajectory,
             chosen: 0,
             row: 0,
+            drawn: 1,
+            refined: None,
+            period,
             outcome: Outcome::Complete,
             sampling: None,
             passes: 0,
@@ -279,6 +293,12 @@ pub enum PlanError {
         candidates: usize,
         /// The first violation of the candidate whose first violation is the smallest, relative to its limit.
         violation: Violation,
+    },
+    /// What was read back from a log, in the words that it had then.
+    #[error("{message}")]
+    Recorded {
+        /// The words.
+        message: String,
     },
 }
 

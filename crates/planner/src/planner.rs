@@ -54,7 +54,7 @@ pub struct Planner {
     schedule: Discrete,
     sampling: Sampling,
     stages: Vec<Stage>,
-    refinement: Option<Vec<Stage>>,
+    refinement: Option<(usize, Vec<Stage>)>,
     candidates: usize,
     actions: usize,
     period: Duration,
@@ -154,7 +154,7 @@ impl Planner {
             });
         }
         let stages = self.sampling.last_stages(&self.schedule, steps)?;
-        self.refinement = Some(stages);
+        self.refinement = Some((steps, stages));
         Ok(self)
     }
 
@@ -206,6 +206,28 @@ impl Planner {
         }
         self.candidates = candidates;
         Ok(self)
+    }
+
+    /// The same policy, set up as the planner was that made a plan: its sampling, refinement, candidates, actions and
+    /// period. What makes it [again](crate::replanner::log::Decision::replay).
+    ///
+    /// # Errors
+    ///
+    /// If this policy cannot be set up so.
+    pub fn set_up_as(mut self, plan: &Plan) -> Result<Self, PlannerError> {
+        if plan.period.is_zero() {
+            return Err(PlannerError::Period);
+        }
+        self.period = plan.period;
+        let sampling = plan.sampling.unwrap_or(self.sampling);
+        let planner = self
+            .with_sampling(sampling)?
+            .with_candidates(plan.drawn)?
+            .with_actions(plan.trajectory.len())?;
+        match plan.refined {
+            Some(steps) => planner.with_refinement(steps),
+            None => Ok(planner),
+        }
     }
 
     /// The policy.
@@ -634,7 +656,7 @@ impl Planner {
             budget,
         } = run;
         let stages = match (&previous, &self.refinement) {
-            (Some(_), Some(stages)) => stages,
+            (Some(_), Some((_, stages))) => stages,
             _ => &self.stages,
         };
         let sampler = match previous {
@@ -655,6 +677,7 @@ impl Planner {
             let took = now - pass;
             pass = now;
             passes.longest = passes.longest.max(took);
+            tracing::trace!(pass = passes.made, of = stages.len(), ?took, "pass");
             let needed = self.pace().note_pass(shape[0], took);
             let late = budget
                 .deadline
@@ -730,6 +753,12 @@ impl Planner {
             candidates,
             chosen,
             row: rows[chosen],
+            drawn: self.candidates,
+            refined: match (&ready.previous, &self.refinement) {
+                (Some(_), Some((steps, _))) => Some(*steps),
+                _ => None,
+            },
+            period: self.period,
             outcome: passes.outcome,
             sampling: Some(self.sampling),
             passes: passes.made,

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use clearway_motion::{Interpolation, Safety, State, Trajectory};
 
-use super::worker::Failure;
+use super::worker::{Failure, happened};
 use super::{Command, Health, Layout, Reason, ReplannerError, Settings, Status};
 use crate::Observation;
-use crate::replanner::log::Verdict;
+use crate::replanner::log::{Event, Verdict};
 
 /// A loop that calls so much of a period early means the next step.
 const EARLY: u32 = 8;
@@ -281,6 +281,11 @@ impl Executive {
 
     pub(super) fn health(&self) -> Health {
         self.health
+    }
+
+    /// What no request has taken along yet.
+    pub(super) fn unnoted(&self) -> Vec<Event> {
+        happened(self.verdict, &self.changes)
     }
 
     /// A new planner, which knows of no request.

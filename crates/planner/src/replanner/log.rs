@@ -178,7 +178,7 @@ impl Decision {
 
     /// Makes the decision again, with as many passes as it had, and compares the plan's actions bit for bit.
     ///
-    /// The planner must be set up as it was: sampling, candidates, actions, refinement.
+    /// The planner must be set up as it was: [`Planner::set_up_as`] does that.
     ///
     /// # Errors
     ///

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`Replanner`] | the control loop's side: [`command`](Replanner::command) |
 //! | [`Settings`] | how much of a plan is executed, what is safe, how long to wait |
-//! | [`Plans`] | what plans: a [`Planner`](crate::Planner), or anything else |
+//! | [`Plans`] | what plans: a [`Planner`], or anything else |
 //! | [`Status`], [`Reason`] | how good the command is, and why it is not better |
 //! | [`log`] | every decision, and how it is made again |
 //!
@@ -373,7 +373,8 @@ impl Replanner {
                     reply,
                 } => {
                     let takes = delay(request.id);
-                    let answer = worker.answer(request);
+                    let (answer, events) = worker.answer(request);
+                    worker.note(&events);
                     if takes.is_zero() {
                         self.executive.receive(answer);
                     } else {
@@ -432,19 +433,25 @@ impl Replanner {
         Ok(())
     }
 
-    /// Waits until the planner has done what it does now, and has written its log.
+    /// Waits until the planner has done what it does now, and notes what is left to note.
     ///
     /// Dropping a `Replanner` does not wait: the thread ends when it has answered.
-    pub fn finish(self) {
+    pub fn finish(mut self) {
         if let Transport::Thread {
-            requests, thread, ..
+            requests,
+            mut replies,
+            thread,
         } = self.transport
         {
             drop(requests);
             thread.thread().unpark();
             // Whether it panicked was said when it happened.
             let _ = thread.join();
+            if let Ok(reply) = replies.pop() {
+                self.executive.receive(reply);
+            }
         }
+        self.settings.note(&self.executive.unnoted());
     }
 }
 
@@ -466,9 +473,12 @@ fn thread(mut worker: Worker) -> Result<Transport, ReplannerError> {
         loop {
             match asked.pop() {
                 Ok(request) => {
-                    let reply = worker.answer(request);
+                    let (reply, events) = worker.answer(request);
                     let last = reply.is_last();
-                    if answers.push(reply).is_err() || last {
+                    let heard = answers.push(reply).is_ok();
+                    // Whoever waits for the plan does not wait for the log.
+                    worker.note(&events);
+                    if last || !heard {
                         break;
                     }
                 }

@@ -1,7 +1,7 @@
 //! How a [`Replanner`](super::Replanner) plans, and what it takes for safe.
 
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use clearway_motion::{
@@ -9,7 +9,7 @@ use clearway_motion::{
 };
 
 use super::Layout;
-use super::log::Log;
+use super::log::{Event, Log};
 
 /// How much of a plan is executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,8 +248,15 @@ impl Settings {
         }
     }
 
-    pub(super) fn log(&self) -> Option<&Mutex<Box<dyn Log>>> {
-        self.log.as_ref()
+    /// Writes events to the log, if there is one.
+    pub(super) fn note(&self, events: &[Event]) {
+        if let Some(log) = &self.log {
+            // A log that panicked may go on where it is.
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            for event in events {
+                log.note(event);
+            }
+        }
     }
 
     pub(super) fn max_age(&self, period: Duration) -> Duration {

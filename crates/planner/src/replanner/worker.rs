@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clearway_motion::{
@@ -11,8 +11,8 @@ use clearway_motion::{
 use ndarray::{Array2, Axis, Slice};
 
 use super::executive::{Chunk, Reply, Request, nanoseconds};
-use super::log::{Decision, Event, Made};
-use super::{Layout, Plans, Settings};
+use super::log::{Decision, Event, Made, Verdict};
+use super::{Layout, Plans, Settings, Status};
 use crate::{Budget, History, HistoryError, Observation, PlanError};
 
 /// Of the time that is committed, what a plan may take unless the settings say otherwise: the rest is for the way.
@@ -100,58 +100,58 @@ impl Worker {
         self.settings.begin();
     }
 
-    pub(super) fn answer(&mut self, mut request: Box<Request>) -> Reply {
+    /// Answers a request, and says what is to be noted of it: when the answer is on its way.
+    pub(super) fn answer(&mut self, mut request: Box<Request>) -> (Reply, Vec<Event>) {
         let begun = Instant::now();
         let span = tracing::info_span!("replan", plan = request.id, step = request.step);
         let _entered = span.enter();
-        self.note_what_happened(&request);
+        let mut events = happened(request.verdict, &request.changes);
         // The control loop has the one that it goes on from, and no other any more.
         self.recent.retain(|chunk| chunk.id == request.base);
 
-        let made = catch_unwind(AssertUnwindSafe(|| self.make(&request, begun)));
-        let chunk = match made {
-            Ok(Ok(chunk)) => {
+        let mut decision = None;
+        let made = catch_unwind(AssertUnwindSafe(|| {
+            self.make(&request, begun, &mut decision)
+        }));
+        let result = made.unwrap_or_else(|panic| {
+            self.panics += 1;
+            Err(Failure::Panicked {
+                message: message(&*panic),
+                last: self.panics > self.settings.restarts(),
+            })
+        });
+        let (chunk, made) = match result {
+            Ok((chunk, made)) => {
                 let chunk = Arc::new(chunk);
                 self.recent.push(Arc::clone(&chunk));
                 request.failure = None;
-                Some(chunk)
-            }
-            Ok(Err(failure)) => {
-                tracing::warn!(%failure, "no plan");
-                request.failure = Some(failure);
-                None
-            }
-            Err(panic) => {
-                self.panics += 1;
-                let failure = Failure::Panicked {
-                    message: message(&*panic),
-                    last: self.panics > self.settings.restarts(),
-                };
-                tracing::error!(%failure, "no plan");
-                request.failure = Some(failure);
-                None
-            }
-        };
-        Reply { request, chunk }
-    }
-
-    fn make(&self, request: &Request, begun: Instant) -> Result<Chunk, Failure> {
-        let base = self.recent.first().expect("the control loop executes one");
-        let mut decision = self.decision(request, base)?;
-        let made = self.plan(request, base, &decision, begun);
-        let result = match made {
-            Ok((chunk, made)) => {
-                decision.result = Ok(made);
-                Ok(chunk)
+                (Some(chunk), Ok(made))
             }
             Err(failure) => {
-                decision.result = Err(failure.clone());
-                Err(failure)
+                tracing::warn!(%failure, "no plan");
+                request.failure = Some(failure.clone());
+                (None, Err(failure))
             }
         };
-        decision.elapsed = begun.elapsed();
-        self.note(&Event::Decision(Box::new(decision)));
-        result
+        // Without observations that are some there was nothing to decide; why is in the failure.
+        if let Some(mut decision) = decision {
+            decision.result = made;
+            decision.elapsed = begun.elapsed();
+            events.push(Event::Decision(Box::new(decision)));
+        }
+        (Reply { request, chunk }, events)
+    }
+
+    fn make(
+        &self,
+        request: &Request,
+        begun: Instant,
+        noted: &mut Option<Decision>,
+    ) -> Result<(Chunk, Made), Failure> {
+        let base = self.recent.first();
+        let base = base.expect("the control loop executes one");
+        let decision = noted.insert(self.decision(request, base)?);
+        self.plan(request, base, decision, begun)
     }
 
     /// What is to be decided.
@@ -323,23 +323,21 @@ impl Worker {
             .with_braking(limits)?)
     }
 
-    fn note_what_happened(&self, request: &Request) {
-        if let Some((plan, verdict)) = request.verdict {
-            self.note(&Event::Verdict { plan, verdict });
-        }
-        for &(now, status) in &request.changes {
-            self.note(&Event::Status { now, status });
-        }
+    /// Writes events to the log, if there is one.
+    pub(super) fn note(&self, events: &[Event]) {
+        self.settings.note(events);
     }
+}
 
-    fn note(&self, event: &Event) {
-        if let Some(log) = self.settings.log() {
-            // A log that panicked may go on where it is.
-            log.lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .note(event);
-        }
-    }
+/// What became of the last plan, and of the status since.
+pub(super) fn happened(
+    verdict: Option<(u64, Verdict)>,
+    changes: &[(Duration, Status)],
+) -> Vec<Event> {
+    let verdict = verdict.map(|(plan, verdict)| Event::Verdict { plan, verdict });
+    let changes = changes.iter();
+    let changes = changes.map(|&(now, status)| Event::Status { now, status });
+    verdict.into_iter().chain(changes).collect()
 }
 
 /// What a panic said.
