@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
-use clearway_motion::Limits;
+use clearway_motion::{Check, Limits, Safety, Space, Unit};
 use clearway_planner::{Horizon, Observation, Planner, Replanner, Settings};
 use clearway_sim::{PushT, pusht};
 
@@ -36,14 +36,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     let planner = planner.with_actions(actions)?;
 
     // Eight actions of each plan are executed. While it is made one more is, of the plan before: it is committed, and
-    // the new plan begins with it. Plans that leave the square are not executed.
+    // the new plan begins with it.
     let horizon = Horizon {
         execute: 8,
         latency: 1,
     };
+
+    // What a plan must be to be executed. Every check is required that is not waived: pixels that a controller of its own
+    // smooths have no derivatives that matter, and a target may be anywhere in the square.
+    let space = Space::new([("agent x", Unit::Pixel), ("agent y", Unit::Pixel)])?;
     let square = Limits::unlimited(2).with_position(&[0.0; 2], &[pusht::SIZE; 2])?;
-    let settings = Settings::new(horizon)
+    let safety = Safety::new(&space)
+        .without([Check::Velocity, Check::Acceleration, Check::Jerk])
+        .without([Check::Start, Check::Workspace])
         .with_limits(square)
+        .with_max_age(2 * period);
+    let settings = Settings::new(horizon)
+        .with_safety(safety)
         .with_budget(period.mul_f64(0.8 / times))
         .with_seed(seed);
 

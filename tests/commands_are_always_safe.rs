@@ -525,7 +525,9 @@ fn a_thread_that_is_gone_is_noticed() {
             unreachable!("its thread does not live so long")
         }
     }
-    let settings = Settings::new(HORIZON).on_start(|| panic!("as it was told to"));
+    let settings = Settings::new(HORIZON)
+        .with_patience(PATIENT)
+        .on_start(|| panic!("as it was told to"));
     let mut replanner = Replanner::spawn(Dies, settings, &[0.1, 0.2]).expect("the settings fit");
     let mut status = Status::Fresh;
     for tick in 0..3000_u32 {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use clearway_motion::{Interpolation, Limits, Trajectory};
+use clearway_motion::{Check, Checks, Interpolation, Limits, Trajectory, Verified};
 use clearway_planner::replanner::log::{Decision, Event, Made, Verdict};
 use clearway_planner::{
-    Check, Failure, History, Image, Observation, Outcome, Plan, PlanError, Reason, Sampling, Status,
+    Failure, History, Image, Observation, Outcome, Plan, PlanError, Reason, Sampling, Status,
 };
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,16 @@ const INTERPOLATIONS: [(&str, Interpolation); 4] = [
     ("cubic", Interpolation::Cubic),
     ("quintic", Interpolation::Quintic),
 ];
-const CHECKS: [(&str, Check); 2] = [("finite", Check::Finite), ("limits", Check::Limits)];
+const CHECKS: [(&str, Check); 8] = [
+    ("finite", Check::Finite),
+    ("age", Check::Age),
+    ("start", Check::Start),
+    ("position", Check::Position),
+    ("velocity", Check::Velocity),
+    ("acceleration", Check::Acceleration),
+    ("jerk", Check::Jerk),
+    ("workspace", Check::Workspace),
+];
 const REASONS: [(&str, Reason); 10] = [
     ("starting", Reason::Starting),
     ("late", Reason::Late),
@@ -411,6 +420,23 @@ struct MadeMessage {
     seam: u64,
     until: u64,
     trajectory: TrajectoryMessage,
+    /// What was checked of the trajectory, and what does not apply.
+    applied: Vec<String>,
+    inapplicable: Vec<String>,
+}
+
+/// The names of checks.
+fn checks(checks: Checks) -> Result<Vec<String>, String> {
+    let names = checks.iter().map(|check| name(&CHECKS, &check));
+    let names: Result<_, _> = names.collect();
+    names.map_err(|what| format!("the check {what}"))
+}
+
+/// The checks of names.
+fn restored(names: &[String], field: &str) -> Result<Checks, Wrong> {
+    let checks = names.iter().enumerate();
+    let checks = checks.map(|(index, check)| named(&CHECKS, check, &format!("{field}[{index}]")));
+    checks.collect()
 }
 
 impl MadeMessage {
@@ -420,6 +446,8 @@ impl MadeMessage {
             seam: made.seam,
             until: made.until,
             trajectory: TrajectoryMessage::new(&made.trajectory)?,
+            applied: checks(made.verified.applied)?,
+            inapplicable: checks(made.verified.inapplicable)?,
         })
     }
 
@@ -430,6 +458,10 @@ impl MadeMessage {
             seam: self.seam,
             until: self.until,
             trajectory: trajectory.map_err(|wrong| wrong.within("trajectory"))?,
+            verified: Verified {
+                applied: restored(&self.applied, "applied")?,
+                inapplicable: restored(&self.inapplicable, "inapplicable")?,
+            },
         })
     }
 }
@@ -469,7 +501,6 @@ struct SamplingMessage {
 impl PlanMessage {
     fn new(plan: &Plan) -> Result<Self, String> {
         let candidates = plan.candidates.iter().map(TrajectoryMessage::new);
-        let checks = plan.checks.iter().map(|check| name(&CHECKS, check));
         Ok(Self {
             trajectory: TrajectoryMessage::new(&plan.trajectory)?,
             candidates: candidates.collect::<Result<_, _>>()?,
@@ -490,9 +521,7 @@ impl PlanMessage {
             passes: plan.passes,
             longest_pass: plan.longest_pass.into(),
             seed: plan.seed,
-            checks: checks
-                .collect::<Result<_, _>>()
-                .map_err(|what| format!("the check {what}"))?,
+            checks: checks(plan.checks)?,
             elapsed: plan.elapsed.into(),
             model: plan.model.to_string(),
         })
@@ -511,10 +540,6 @@ impl PlanMessage {
                 &format_args!("{} of {} candidates", self.chosen, candidates.len()),
             ));
         }
-        let checks = self.checks.iter().enumerate().map(|(index, check)| {
-            let field = format!("checks[{index}]");
-            named(&CHECKS, check, &field)
-        });
         let sampling = self.sampling.map(|SamplingMessage { solver, steps }| {
             let method = solver.parse();
             let method = method.map_err(|error| Wrong::new("sampling.solver", &error))?;
@@ -538,7 +563,7 @@ impl PlanMessage {
             passes: self.passes,
             longest_pass: self.longest_pass.into(),
             seed: self.seed,
-            checks: checks.collect::<Result<_, _>>()?,
+            checks: restored(&self.checks, "checks")?,
             elapsed: self.elapsed.into(),
             model: self.model.into(),
         })

@@ -199,6 +199,14 @@ fn decision() -> Value {
                 ),
             ),
             ("trajectory", described(trajectory(), "what is executed")),
+            (
+                "applied",
+                described(array(&text()), "what was checked of it"),
+            ),
+            (
+                "inapplicable",
+                described(array(&text()), "what does not apply to these coordinates"),
+            ),
         ],
         vec![],
     );

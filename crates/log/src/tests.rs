@@ -4,11 +4,11 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use clearway_motion::{Interpolation, Limits, Trajectory};
+use clearway_motion::{Check, Checks, Interpolation, Limits, Trajectory, Verified};
 use clearway_planner::replanner::log::{Decision, Event, Log as _, Made, Verdict};
 use clearway_planner::{
-    Check, Failure, History, Image, Method, Observation, Outcome, Plan, PlanError, Reason,
-    Sampling, Status,
+    Failure, History, Image, Method, Observation, Outcome, Plan, PlanError, Reason, Sampling,
+    Status,
 };
 use ndarray::Array2;
 use proptest::prelude::*;
@@ -64,7 +64,7 @@ fn plan(outcome: Outcome) -> Plan {
         }),
         passes: 4,
         longest_pass: Duration::from_nanos(1_234_567),
-        checks: vec![Check::Finite, Check::Limits],
+        checks: [Check::Finite, Check::Position].into_iter().collect(),
         elapsed: Duration::from_micros(41_003),
         model: "e0cf".into(),
         ..Plan::of(trajectory, u64::MAX - 1)
@@ -123,6 +123,10 @@ fn made(outcome: Outcome) -> Made {
         seam: 9,
         until: 11,
         trajectory: actions(7, Interpolation::Quintic, 0.25),
+        verified: Verified {
+            applied: [Check::Finite, Check::Jerk].into_iter().collect(),
+            inapplicable: Checks::all(),
+        },
     }
 }
 

@@ -28,7 +28,7 @@ pub use error::{LoadError, ObservationError};
 pub use image::{Image, ImageError};
 pub use lerobot::Policy;
 pub use observation::{History, HistoryError, Observation};
-pub use plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
+pub use plan::{Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
 pub use planner::{Planner, PolicyDenoiser};
 pub use replanner::{
     Command, Failure, Health, Horizon, Layout, Plans, Reason, Replanner, ReplannerError, Settings,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clearway_diffusion::{ParameterizationError, ScheduleError};
-use clearway_motion::{Limits, Trajectory, TrajectoryError, Violation};
+use clearway_motion::{Checks, Limits, Safety, Trajectory, TrajectoryError, Violation};
 
 use crate::sampling::{Sampling, SamplingError};
 use crate::{History, LoadError, ObservationError};
@@ -135,16 +135,6 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// What was verified of a trajectory before it left the planner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Check {
-    /// Every number is finite.
-    Finite,
-    /// The limits that were given hold.
-    Limits,
-}
-
 /// A trajectory that may be executed, and what was done to get it.
 ///
 /// It is a function of the weights, the problem, the seed and the number of passes.
@@ -177,7 +167,7 @@ pub struct Plan {
     /// The seed.
     pub seed: u64,
     /// What was verified.
-    pub checks: Vec<Check>,
+    pub checks: Checks,
     /// The time that it took, from the observations to the checked trajectory; of the whole batch in
     /// [`plan_batch`](crate::Planner::plan_batch).
     pub elapsed: Duration,
@@ -206,7 +196,7 @@ impl Plan {
             passes: 0,
             longest_pass: Duration::ZERO,
             seed,
-            checks: vec![Check::Finite],
+            checks: Safety::lenient(1).applied(),
             elapsed: Duration::ZERO,
             model: "".into(),
         }

@@ -10,12 +10,12 @@ use clearway_diffusion::{
     Clip, Denoiser, Discrete, Inpaint, Noise, Parameterization, Parameterized, Pins, Sampler,
     Seeded, Stage, Threshold,
 };
-use clearway_motion::{Interpolation, Trajectory, TrajectoryError, Violation};
+use clearway_motion::{Interpolation, Safety, Trajectory, TrajectoryError, Violation};
 use ndarray::{Array2, ArrayView1};
 
 use crate::lerobot::{BetaSchedule, Prediction};
 use crate::network::Prepared;
-use crate::plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
+use crate::plan::{Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
 use crate::sampling::Sampling;
 use crate::{Observation, Policy};
 
@@ -718,12 +718,12 @@ impl Planner {
                 Err(error) => broken = Some(error),
             }
         }
-        let mut checks = vec![Check::Finite];
+        let mut safety = Safety::lenient(self.policy.config().action.len);
+        if let Some(limits) = ready.problem.limits {
+            safety = safety.with_limits(limits.clone());
+        }
         let mut nearest: Option<Violation> = None;
         let mut chosen: Option<(usize, f64)> = None;
-        if ready.problem.limits.is_some() {
-            checks.push(Check::Limits);
-        }
         for (index, candidate) in candidates.iter().enumerate() {
             if let Some(Err(violation)) = ready.problem.limits.map(|limits| limits.check(candidate))
             {
@@ -764,7 +764,7 @@ impl Planner {
             passes: passes.made,
             longest_pass: passes.longest,
             seed: ready.seed,
-            checks,
+            checks: safety.applied(),
             elapsed: Duration::ZERO,
             model: Arc::clone(&self.model),
         })

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use clearway_motion::{Limits, Trajectory};
+use clearway_motion::{Limits, Trajectory, Verified};
 
 use super::{Failure, Status};
 use crate::{Budget, History, Plan, PlanError, Planner, Problem};
@@ -114,6 +114,8 @@ pub struct Made {
     pub until: u64,
     /// What is executed of it: up to the hand-over what was committed, at the end its braking.
     pub trajectory: Trajectory,
+    /// What was checked of that, and what does not apply to these coordinates.
+    pub verified: Verified,
 }
 
 /// Why a decision cannot be made again.

@@ -245,7 +245,7 @@ impl Worker {
         let now = nanoseconds(self.layout.period, request.step);
         let newest = decision.observations.newest();
         let position = self.settings.position();
-        let _ = self.safety.check(&Candidate {
+        let verified = self.safety.check(&Candidate {
             trajectory: &trajectory,
             now,
             // What was seen before the plans' clock began has no time on it, and is refused where age matters.
@@ -278,6 +278,7 @@ impl Worker {
                 seam,
                 until,
                 trajectory,
+                verified,
             },
         ))
     }
