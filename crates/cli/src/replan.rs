@@ -53,6 +53,9 @@ pub(crate) struct Arguments {
     /// The time of each plan, in milliseconds of this machine; what is not done by then is truncated
     #[arg(long, value_name = "MS")]
     budget: Option<f64>,
+    /// The most passes of each plan; what is not done by then is truncated
+    #[arg(long, value_name = "N")]
+    passes: Option<usize>,
     /// Record the first episodes for rerun: a .rrd file, or the rerun+http:// address of a viewer that runs
     #[arg(long, value_name = "FILE")]
     record: Option<String>,
@@ -81,6 +84,7 @@ struct Report {
     overlap: Option<usize>,
     refine: Option<usize>,
     budget_ms: Option<f64>,
+    most_passes: Option<usize>,
     solver: &'static str,
     steps: usize,
     candidates: usize,
@@ -273,6 +277,7 @@ impl LoopRecorder {
 struct Timed {
     planner: Arc<Planner>,
     budget: Option<Duration>,
+    passes: Option<usize>,
 }
 
 impl Plans for Timed {
@@ -281,7 +286,10 @@ impl Plans for Timed {
     }
 
     fn plan(&self, problem: &Problem<'_>, budget: Budget, seed: u64) -> Result<Plan, PlanError> {
-        let budget = self.budget.map_or(budget, Budget::within);
+        let budget = Budget {
+            passes: self.passes,
+            ..self.budget.map_or(budget, Budget::within)
+        };
         self.planner.plan(problem, budget, seed)
     }
 }
@@ -312,6 +320,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
             })
         })
         .transpose()?;
+    if arguments.passes == Some(0) {
+        return Err(Error::Argument {
+            argument: "--passes",
+            reason: "must be at least one".to_owned(),
+        });
+    }
     let planner = Arc::new(planner);
     let mut sinks = Sinks {
         recorder: arguments
@@ -333,6 +347,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         let plans = Timed {
             planner: Arc::clone(&planner),
             budget,
+            passes: arguments.passes,
         };
         let kept = index < u64::from(arguments.record_episodes);
         let to = if kept {
@@ -362,6 +377,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         overlap: arguments.overlap,
         refine: arguments.refine,
         budget_ms: arguments.budget,
+        most_passes: arguments.passes,
         solver: planner.sampling().method.name(),
         steps: planner.sampling().steps,
         candidates: planner.candidates(),
