@@ -237,6 +237,7 @@ fn episode(number: u64, fault: Fault) -> Tally {
     let mut last_status = Status::Holding(Reason::Starting);
     for number_of_tick in 0..ticks {
         let wrong = (begins..begins + lasts).contains(&number_of_tick);
+        let kind = fault;
         let fault = if wrong { fault } else { Fault::Nothing };
         *now_wrong.lock().expect("no panic") = fault;
         if number_of_tick == begins + lasts && replanner.health().latency > PERIOD * 20 {
@@ -290,12 +291,13 @@ fn episode(number: u64, fault: Fault) -> Tally {
         let seam = seams.lock().expect("no panic").get(&plan).copied();
         let over = seam.is_none_or(|until| step >= until);
         let blind = age.is_none_or(|age| age > PERIOD * 2);
-        assert_eq!(
-            status == Status::Fresh,
-            !over && !blind && !matches!(status, Status::Failed(_)),
-            "{}",
-            context()
-        );
+        let failed = matches!(status, Status::Failed(_));
+        let stalled = status == Status::Stale(Reason::Stalled);
+        let fresh = !over && !blind && !failed && !stalled;
+        assert_eq!(status == Status::Fresh, fresh, "{}", context());
+        // Only a loop that was away, or missed steps, goes on with what is old though its share is not over.
+        let missed = matches!(kind, Fault::LoopStalls | Fault::LoopJitters);
+        assert!(!stalled || missed, "{}", context());
         match status {
             Status::Fresh => tally.fresh += 1,
             Status::Stale(_) => tally.stale += 1,
@@ -336,12 +338,9 @@ fn ten_thousand_faulty_episodes() {
     // A fault that nobody sees was not injected: those of the planner and of what is seen cost freshness.
     for (fault, tally) in &tallies {
         let worse = tally.stale + tally.holding + tally.failed;
-        let harmless = matches!(
-            fault,
-            Fault::ClockGoesBack | Fault::LoopStalls | Fault::LoopJitters
-        );
+        let harmless = matches!(fault, Fault::ClockGoesBack | Fault::LoopJitters);
         let share = worse as f64 / (worse + tally.fresh) as f64;
-        assert!(harmless || share > 0.05, "{fault:?} {tally:?}");
+        assert!(harmless || share > 0.03, "{fault:?} {tally:?}");
         assert!(!harmless || share < 0.1, "{fault:?} {tally:?}");
     }
 }

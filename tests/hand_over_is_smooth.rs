@@ -48,6 +48,10 @@ impl Plans for Swing {
         let start = problem.observations.newest().expect("it looked").time();
         let committed = problem.committed.expect("it is told");
         let known = |time| committed.waypoints().find(|known| known.time == time);
+        let rest = |j: usize| {
+            let last = committed.waypoints().last();
+            last.map_or(0.0, |known| known.position[j])
+        };
         let mut positions = Array2::zeros([ACTIONS, DOF]);
         let mut free = 0_u32;
         for row in 0..ACTIONS {
@@ -58,13 +62,13 @@ impl Plans for Swing {
                     Some(known) => known.position[j],
                     // From where it was, going on as it went, into the swing over half a second.
                     None => {
-                        let last = positions[[row - 1, j]];
-                        let ease = 1.0 - 0.75_f64.powi(i32::try_from(free).expect("few"));
-                        let before = if row > 1 {
-                            positions[[row - 2, j]]
-                        } else {
-                            last
+                        let before = |rows: usize| match row.checked_sub(rows) {
+                            Some(row) => positions[[row, j]],
+                            // Of a plan that begins from rest nothing is known but where that is.
+                            None => rest(j),
                         };
+                        let (last, before) = (before(1), before(2));
+                        let ease = 1.0 - 0.75_f64.powi(i32::try_from(free).expect("few"));
                         let straight = last + 0.8 * (last - before);
                         straight + 0.12 * ease * (swing - straight)
                     }

@@ -32,9 +32,10 @@ const CHECKS: [(&str, Check); 8] = [
     ("jerk", Check::Jerk),
     ("workspace", Check::Workspace),
 ];
-const REASONS: [(&str, Reason); 10] = [
+const REASONS: [(&str, Reason); 11] = [
     ("starting", Reason::Starting),
     ("late", Reason::Late),
+    ("stalled", Reason::Stalled),
     ("no plan", Reason::NoPlan),
     ("unsafe", Reason::Unsafe),
     ("diverged", Reason::Diverged),
@@ -78,6 +79,9 @@ pub(crate) struct DecisionMessage {
     age: Time,
     #[serde(with = "digits")]
     seed: u64,
+    latency: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    budget: Option<Time>,
     observations: Vec<ObservationMessage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     committed: Option<TrajectoryMessage>,
@@ -114,6 +118,8 @@ impl DecisionMessage {
             asked: decision.asked.into(),
             age: decision.age.into(),
             seed: decision.seed,
+            latency: decision.latency,
+            budget: decision.budget.map(Time::from),
             observations: observations.iter().map(ObservationMessage::new).collect(),
             committed: decision
                 .committed
@@ -166,6 +172,8 @@ impl DecisionMessage {
             asked: self.asked.into(),
             age: self.age.into(),
             seed: self.seed,
+            latency: self.latency,
+            budget: self.budget.map(Duration::from),
             observations,
             committed: trajectory(self.committed, "committed")?,
             previous: trajectory(self.previous, "previous")?,
@@ -417,6 +425,7 @@ fn limits(bounds: &[Bounds]) -> Result<Limits, Wrong> {
 #[serde(deny_unknown_fields)]
 struct MadeMessage {
     plan: PlanMessage,
+    candidate: usize,
     seam: u64,
     until: u64,
     trajectory: TrajectoryMessage,
@@ -443,6 +452,7 @@ impl MadeMessage {
     fn new(made: &Made) -> Result<Self, String> {
         Ok(Self {
             plan: PlanMessage::new(&made.plan)?,
+            candidate: made.candidate,
             seam: made.seam,
             until: made.until,
             trajectory: TrajectoryMessage::new(&made.trajectory)?,
@@ -455,6 +465,7 @@ impl MadeMessage {
         let trajectory = self.trajectory.restore();
         Ok(Made {
             plan: self.plan.restore().map_err(|wrong| wrong.within("plan"))?,
+            candidate: self.candidate,
             seam: self.seam,
             until: self.until,
             trajectory: trajectory.map_err(|wrong| wrong.within("trajectory"))?,

@@ -190,6 +190,7 @@ fn decision() -> Value {
     let made = object(
         vec![
             ("plan", plan()),
+            ("candidate", described(integer(), "that is executed")),
             ("seam", described(integer(), "the step of the hand-over")),
             (
                 "until",
@@ -223,11 +224,16 @@ fn decision() -> Value {
             ("asked", described(time(), "on the robot's clock")),
             ("age", described(time(), "of the newest observation")),
             ("seed", digits()),
+            (
+                "latency",
+                described(integer(), "actions executed while it was made"),
+            ),
             ("observations", array(&observation)),
             ("overlap", integer()),
             ("elapsed", time()),
         ],
         vec![
+            ("budget", described(time(), "that it had")),
             ("committed", trajectory()),
             ("previous", trajectory()),
             ("limits", described(array(&bounds), "of each coordinate")),

@@ -101,6 +101,8 @@ fn decision(number: u64, result: Result<Made, Failure>) -> Event {
         age: Duration::from_nanos(17),
         // Beyond what a double holds.
         seed: (1 << 53) + 1,
+        latency: 2,
+        budget: (number > 1).then(|| Duration::from_millis(180)),
         observations: History::new(vec![observation(6), observation(7)]).expect("in order"),
         committed: Some(actions(6, Interpolation::Cubic, 0.5)),
         previous: (number > 1).then(|| actions(0, Interpolation::Linear, 0.75)),
@@ -120,6 +122,7 @@ fn decision(number: u64, result: Result<Made, Failure>) -> Event {
 fn made(outcome: Outcome) -> Made {
     Made {
         plan: plan(outcome),
+        candidate: 0,
         seam: 9,
         until: 11,
         trajectory: actions(7, Interpolation::Quintic, 0.25),

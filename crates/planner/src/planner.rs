@@ -862,8 +862,9 @@ struct Pace {
 }
 
 impl Pace {
-    /// Of what was longer than now, a sixteenth is forgotten with every pass.
-    const FORGOTTEN: u32 = 16;
+    /// Of what was longer than now, a quarter is forgotten with every pass: a machine that was asleep once must not cost
+    /// plans their passes for long.
+    const FORGOTTEN: u32 = 4;
 
     fn forget(longest: Duration, now: Duration) -> Duration {
         now.max(longest.saturating_sub(longest.saturating_sub(now) / Self::FORGOTTEN))

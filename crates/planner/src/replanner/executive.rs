@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use clearway_motion::{Interpolation, Safety, State, Trajectory};
+use clearway_motion::{Interpolation, Refusal, Safety, State, Trajectory};
 
 use super::worker::{Failure, happened};
 use super::{Command, Health, Layout, Reason, ReplannerError, Settings, Status};
@@ -15,8 +15,8 @@ use crate::replanner::log::{Event, Verdict};
 
 /// A loop that calls so much of a period early means the next step.
 const EARLY: u32 = 8;
-/// Of a latency that was longer than now, so much is forgotten with every plan.
-const FORGOTTEN: u32 = 16;
+/// After so many plans that took less than the estimate, half of the difference is forgotten.
+const FORGOTTEN: u32 = 8;
 /// What evaluating a polynomial in two ways may differ by.
 const ROUNDING: f64 = 1e-9;
 /// Changes of status that are kept until the next request takes them along.
@@ -35,6 +35,12 @@ pub(super) struct Chunk {
     /// The step at which the next plan should take over.
     pub(super) until: u64,
     pub(super) trajectory: Trajectory,
+    /// Its actions, for the next plan to go on from; the trajectory also brakes.
+    pub(super) actions: Option<Trajectory>,
+    /// Whether it begins with standing where the robot stands, and not with the plan before.
+    pub(super) rests: bool,
+    /// When it was asked for, on the robot's clock as far as that went on.
+    pub(super) asked: Duration,
     /// When there is nothing more to execute.
     pub(super) end: Duration,
 }
@@ -52,6 +58,9 @@ impl Chunk {
             seam: 0,
             until: 0,
             trajectory,
+            actions: None,
+            rests: true,
+            asked: Duration::ZERO,
             end: Duration::ZERO,
         })
     }
@@ -66,8 +75,13 @@ pub(super) struct Request {
     pub(super) committed: usize,
     /// The plan that is executed now.
     pub(super) base: u64,
-    /// The robot's clock.
+    /// Where the robot stands, if the plan is to begin from there; then no action is committed, and the plan's first is
+    /// that of the hand-over.
+    pub(super) rests: bool,
+    pub(super) stand: Vec<f64>,
+    /// The robot's clock, and as far as it went on.
     pub(super) now: Duration,
+    pub(super) asked: Duration,
     /// The age of the newest observation.
     pub(super) age: Duration,
     /// The newest ones, oldest first, on the plans' clock; only the first `seen` count.
@@ -97,7 +111,10 @@ impl Request {
             step: 0,
             committed: 0,
             base: 0,
+            rests: false,
+            stand: vec![0.0; layout.dof],
             now: Duration::ZERO,
+            asked: Duration::ZERO,
             age: Duration::ZERO,
             observations: vec![Observation::default(); layout.observations],
             seen: 0,
@@ -128,6 +145,7 @@ impl Reply {
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     id: u64,
+    step: u64,
     asked: Duration,
 }
 
@@ -141,6 +159,8 @@ struct Clock {
     /// The plans' time now, and the last of the robot's.
     time: Duration,
     now: Option<Duration>,
+    /// The robot's time since the start, as far as its clock went on.
+    total: Duration,
     step: u64,
 }
 
@@ -157,12 +177,13 @@ impl Clock {
             self.zero = self.time;
             return (false, 0);
         }
-        let time = now.saturating_sub(self.anchor) + self.zero;
+        self.total = self.total.saturating_add(now - last);
+        let time = now.saturating_sub(self.anchor).saturating_add(self.zero);
         let step = self.step_at(time);
         let skipped = step.saturating_sub(self.step + 1);
         // What was not executed is next, and not lost.
         let late = nanoseconds(self.period, skipped);
-        self.anchor += late;
+        self.anchor = self.anchor.saturating_add(late);
         self.time = time.saturating_sub(late).max(self.time);
         let begins = step > self.step;
         self.step += u64::from(begins);
@@ -170,7 +191,8 @@ impl Clock {
     }
 
     fn step_at(&self, time: Duration) -> u64 {
-        let step = (time + self.period / EARLY).as_nanos() / self.period.as_nanos();
+        let time = time.saturating_add(self.period / EARLY);
+        let step = time.as_nanos() / self.period.as_nanos();
         u64::try_from(step).unwrap_or(u64::MAX)
     }
 }
@@ -202,6 +224,10 @@ pub(super) struct Executive {
     free: Option<Box<Request>>,
     in_flight: Option<InFlight>,
     asked: u64,
+    /// How many actions had to be executed without the plan that was asked for before them: the most of the last ones.
+    needed: u64,
+    /// How many plans in a row took less.
+    quicker: u32,
     verdict: Option<(u64, Verdict)>,
     changes: Vec<(Duration, Status)>,
     trouble: Option<Reason>,
@@ -212,8 +238,11 @@ pub(super) struct Executive {
     /// The last command that was given, and when, on the plans' clock.
     last: State,
     given: Duration,
-    /// Whether the plan goes on elsewhere than the commands.
-    astray: bool,
+    /// Whether a command was refused: the robot stands, until a plan from there takes over.
+    stands: bool,
+    refusal: Option<Refusal>,
+    /// Whether all buffers have been used once.
+    warm: bool,
     health: Health,
 }
 
@@ -241,6 +270,7 @@ impl Executive {
                 zero: Duration::ZERO,
                 time: Duration::ZERO,
                 now: None,
+                total: Duration::ZERO,
                 step: 0,
             },
             chunk: Arc::new(chunk),
@@ -252,6 +282,8 @@ impl Executive {
             free: Some(Box::new(Request::new(&layout))),
             in_flight: None,
             asked: 0,
+            needed: 0,
+            quicker: 0,
             verdict: None,
             changes: Vec::with_capacity(CHANGES),
             trouble: None,
@@ -260,7 +292,9 @@ impl Executive {
             status: Status::Holding(Reason::Starting),
             last: state.clone(),
             given: Duration::ZERO,
-            astray: false,
+            stands: false,
+            refusal: None,
+            warm: false,
             state,
             health: Health::default(),
             layout,
@@ -279,6 +313,10 @@ impl Executive {
         self.free.as_ref()?.failure.as_ref()
     }
 
+    pub(super) fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
     pub(super) fn health(&self) -> Health {
         self.health
     }
@@ -290,34 +328,25 @@ impl Executive {
 
     /// A new planner, which knows of no request.
     pub(super) fn restarted(&mut self) {
-        if self.astray {
-            // What stands is safe; plan from there.
-            let interpolation = self.chunk.trajectory.interpolation();
-            if let Ok(chunk) = Chunk::rest(self.last.position.as_slice(), interpolation) {
-                self.chunk = Arc::new(chunk);
-            }
-        }
         self.in_flight = None;
         self.failed = None;
         self.trouble = None;
         if self.free.is_none() {
             self.free = Some(Box::new(Request::new(&self.layout)));
+            self.warm = false;
         }
     }
 
     /// Takes an answer in, and the plan over if it still begins with what is executed.
     pub(super) fn receive(&mut self, reply: Reply) {
         let Reply { request, chunk } = reply;
-        if let Some(asked) = self.in_flight.take() {
-            // It may have come at any time since the last command, which had to do without it; to count from there is to
-            // count in executed actions, and not in the ticks of the loop.
-            let missed = self.clock.now.unwrap_or_default();
-            let took = missed.saturating_sub(asked.asked);
-            // The first plan of a process also maps memory and starts threads.
-            if asked.id > 1 {
-                let forgotten = self.health.latency.saturating_sub(took) / FORGOTTEN;
-                self.health.latency = took.max(self.health.latency.saturating_sub(forgotten));
-            }
+        let Some(asked) = self.in_flight.take_if(|asked| asked.id == request.id) else {
+            // Of a planner that was given up.
+            return;
+        };
+        // The first plan of a process also maps memory and starts threads.
+        if asked.id > 1 {
+            self.learn(asked);
         }
         self.failed = match &request.failure {
             Some(Failure::Panicked { last: true, .. }) => Some(Reason::Panicked),
@@ -340,29 +369,56 @@ impl Executive {
         self.free = Some(request);
     }
 
+    /// Learns from an answer how long answers take: in executed actions, for a plan is late by those and not by a clock.
+    fn learn(&mut self, asked: InFlight) {
+        let began = nanoseconds(self.layout.period, asked.step);
+        let needed = match (self.recorded, self.chunk.trajectory.interpolation()) {
+            (None, _) => 0,
+            // The action of the hand-over's own step must not have been given yet.
+            (Some(last), Interpolation::Hold) => (last + 1).saturating_sub(asked.step),
+            (Some(_), _) => {
+                let after = self.given.saturating_sub(began).as_nanos();
+                let steps = after.div_ceil(self.layout.period.as_nanos());
+                u64::try_from(steps).unwrap_or(u64::MAX)
+            }
+        };
+        self.quicker += 1;
+        if needed >= self.needed {
+            (self.needed, self.quicker) = (needed, 0);
+        } else if self.quicker == FORGOTTEN {
+            self.quicker = 0;
+            self.needed -= (self.needed - needed).div_ceil(2);
+        }
+        // It may have come at any time since the last command, which had to do without it.
+        let took = self.clock.total.saturating_sub(asked.asked);
+        let forgotten = self.health.latency.saturating_sub(took) / FORGOTTEN;
+        self.health.latency = took.max(self.health.latency.saturating_sub(forgotten));
+    }
+
     fn take_over(&mut self, chunk: Arc<Chunk>) -> Verdict {
-        let begun = self.clock.now.is_some();
-        let (time, step) = (self.clock.time, self.clock.step);
+        let step = self.clock.step;
         let seam = nanoseconds(self.layout.period, chunk.seam);
-        let late = match chunk.trajectory.interpolation() {
-            // The action of the hand-over's step may not have been given yet.
-            Interpolation::Hold => begun && self.recorded.is_some_and(|last| last >= chunk.seam),
-            _ => begun && time > seam,
+        let late = match (self.recorded, chunk.trajectory.interpolation()) {
+            (None, _) => false,
+            (Some(last), Interpolation::Hold) => last >= chunk.seam,
+            (Some(_), _) => self.given > seam,
         };
         if late {
             self.health.late += 1;
             self.trouble = Some(Reason::Late);
             return Verdict::Late {
-                by: time.saturating_sub(seam),
+                by: self.clock.time.saturating_sub(seam),
             };
         }
-        if chunk.base != self.chunk.id || !self.begins_with_what_was_executed(&chunk) {
+        let goes_on = chunk.base == self.chunk.id && (chunk.rests || !self.stands);
+        if !goes_on || !self.begins_with_what_was_executed(&chunk) {
             self.health.diverged += 1;
             self.trouble = Some(Reason::Diverged);
             return Verdict::Diverged;
         }
         self.health.adopted += 1;
         self.trouble = None;
+        self.stands = false;
         // The thread that made the old one still has it, and frees it when it hears of this.
         self.chunk = chunk;
         Verdict::Adopted { step }
@@ -404,11 +460,14 @@ impl Executive {
     ) -> Option<Box<Request>> {
         let (begins, stalled) = self.clock.advance(now);
         self.health.stalled += stalled;
-        let age = now.checked_sub(observation.time());
-        self.blind = age.is_none_or(|age| age > self.max_age);
+        // Two clocks of one robot differ a little: what is of the future by less than a period is of now.
+        let future = observation.time().saturating_sub(now);
+        let age = now.saturating_sub(observation.time());
+        self.blind = age > self.max_age || future > self.layout.period;
+        let total = self.clock.total;
         let hung = self
             .in_flight
-            .is_some_and(|asked| now.saturating_sub(asked.asked) > self.patience);
+            .is_some_and(|asked| total.saturating_sub(asked.asked) > self.patience);
         if let Some(reason) = gone {
             // What a thread said before it ended says more.
             self.failed.get_or_insert(reason);
@@ -420,8 +479,9 @@ impl Executive {
         if begins {
             self.remember(observation);
         }
-        let committed = self.committed();
-        let due = self.clock.step + committed as u64 >= self.chunk.until;
+        let (committed, rests) = self.committed();
+        let due =
+            self.clock.step + committed as u64 >= self.chunk.until || self.stands || self.stalled();
         if !begins || !due || self.blind || self.failed.is_some() || self.in_flight.is_some() {
             return None;
         }
@@ -431,9 +491,15 @@ impl Executive {
         request.id = self.asked;
         request.step = self.clock.step;
         request.committed = committed;
+        request.rests = rests;
+        request.stand.clear();
+        request
+            .stand
+            .extend_from_slice(self.last.position.as_slice());
         request.base = self.chunk.id;
         request.now = now;
-        request.age = age.unwrap_or_default();
+        request.asked = total;
+        request.age = age;
         request.seen = self.seen;
         for (to, from) in request.observations.iter_mut().zip(&self.observations) {
             to.clone_from(from);
@@ -445,21 +511,56 @@ impl Executive {
         self.changes.clear();
         self.in_flight = Some(InFlight {
             id: request.id,
-            asked: now,
+            step: request.step,
+            asked: total,
         });
         Some(request)
     }
 
-    /// How many actions must be committed for the next plan to be there in time.
-    fn committed(&self) -> usize {
-        let latency = self.health.latency.as_nanos();
-        let steps = latency / self.layout.period.as_nanos() + u128::from(latency > 0);
-        let steps = usize::try_from(steps).unwrap_or(usize::MAX);
-        self.latency.max(steps).min(self.layout.actions - 1)
+    /// How many actions must be committed for the next plan to be there in time, and whether it begins from rest.
+    ///
+    /// A planner that takes longer than its plans last is of use only to a robot that stands: its plans then begin when
+    /// they are there.
+    fn committed(&self) -> (usize, bool) {
+        let needed = usize::try_from(self.needed).unwrap_or(usize::MAX);
+        let committed = self.latency.max(needed);
+        let most = self.layout.actions - self.own();
+        let resting = self.stands || self.clock.time >= self.chunk.end;
+        if self.stands || (resting && committed > most) {
+            return (committed, true);
+        }
+        (committed.min(most), false)
+    }
+
+    /// The least actions that a plan must have of its own: of a curve, which is known at the hand-over too, one more.
+    fn own(&self) -> usize {
+        match self.chunk.trajectory.interpolation() {
+            Interpolation::Hold => 1,
+            _ => 2,
+        }
+    }
+
+    /// Whether the loop was away for so long that the plan, which it goes on with, is too old.
+    fn stalled(&self) -> bool {
+        let begun = nanoseconds(self.layout.period, self.chunk.first);
+        let passed = self.clock.total.saturating_sub(self.chunk.asked);
+        let executed = self.clock.time.saturating_sub(begun);
+        self.chunk.id > 0 && passed.saturating_sub(executed) > self.max_age
     }
 
     /// Keeps what is seen at the begin of a step.
     fn remember(&mut self, observation: &Observation) {
+        if !self.warm
+            && let Some(request) = &mut self.free
+        {
+            // Every buffer gets the sizes of what is seen, so that none has to grow later.
+            let buffers = request.observations.iter_mut();
+            let own = self.observations.iter_mut().skip(self.seen);
+            buffers
+                .chain(own)
+                .for_each(|buffer| buffer.clone_from(observation));
+            self.warm = true;
+        }
         if self.blind {
             return;
         }
@@ -480,28 +581,33 @@ impl Executive {
             Interpolation::Hold => nanoseconds(period, self.clock.step),
             _ => self.clock.time,
         };
-        self.chunk.trajectory.sample_into(at, &mut self.state);
-        // A held action is reached within a period; a curve moves on with its clock.
-        let elapsed = match self.chunk.trajectory.interpolation() {
-            Interpolation::Hold => period,
-            _ => at.saturating_sub(self.given),
-        };
-        let verdict = self.safety.check_command(&self.state, &self.last, elapsed);
-        let refused = verdict.is_err();
-        if refused {
-            self.health.refused += 1;
-        } else {
-            self.last.position.copy_from(&self.state.position);
-            self.last.velocity.copy_from(&self.state.velocity);
-            self.last.acceleration.copy_from(&self.state.acceleration);
+        if !self.stands {
+            self.chunk.trajectory.sample_into(at, &mut self.state);
+            // A held action is reached within a period; a curve moves on with its clock.
+            let elapsed = match self.chunk.trajectory.interpolation() {
+                Interpolation::Hold => period,
+                _ => at.saturating_sub(self.given),
+            };
+            let verdict = self.safety.check_command(&self.state, &self.last, elapsed);
+            match verdict {
+                Ok(()) => self.last.copy_from(&self.state),
+                Err(refusal) => {
+                    self.health.refused += 1;
+                    self.refusal = Some(refusal);
+                    self.stands = true;
+                    self.last.velocity.fill(0.0);
+                    self.last.acceleration.fill(0.0);
+                }
+            }
         }
         self.given = at;
-        self.astray = refused;
         self.record();
-        let status = self.judge(at, refused);
+        let status = self.judge(at);
         if status != self.status {
             if self.changes.len() < CHANGES {
                 self.changes.push((now, status));
+            } else {
+                self.health.unlogged += 1;
             }
             self.status = status;
         }
@@ -515,15 +621,19 @@ impl Executive {
         }
     }
 
-    /// Notes the action of a step that begins.
+    /// Notes the action of a step that begins, as it was executed.
     fn record(&mut self) {
         let step = self.clock.step;
         if self.recorded == Some(step) {
             return;
         }
         self.recorded = Some(step);
-        let at = nanoseconds(self.layout.period, step);
-        self.chunk.trajectory.sample_into(at, &mut self.action);
+        if self.stands {
+            self.action.copy_from(&self.last);
+        } else {
+            let at = nanoseconds(self.layout.period, step);
+            self.chunk.trajectory.sample_into(at, &mut self.action);
+        }
         if self.executed.len() == remembered(&self.layout) * self.layout.dof {
             self.executed.rotate_left(self.layout.dof);
             self.executed
@@ -533,15 +643,15 @@ impl Executive {
             .extend_from_slice(self.action.position.as_slice());
     }
 
-    fn judge(&self, at: Duration, refused: bool) -> Status {
+    fn judge(&self, at: Duration) -> Status {
         let trouble = self.trouble.unwrap_or(match self.chunk.id {
             0 => Reason::Starting,
             _ => Reason::Late,
         });
-        if refused {
-            Status::Failed(Reason::Command)
-        } else if let Some(reason) = self.failed {
+        if let Some(reason) = self.failed {
             Status::Failed(reason)
+        } else if self.stands {
+            Status::Holding(Reason::Command)
         } else if at >= self.chunk.end {
             Status::Holding(if self.blind {
                 Reason::Observation
@@ -550,6 +660,8 @@ impl Executive {
             })
         } else if self.blind {
             Status::Stale(Reason::Observation)
+        } else if self.stalled() {
+            Status::Stale(Reason::Stalled)
         } else if self.clock.step >= self.chunk.until {
             Status::Stale(trouble)
         } else {

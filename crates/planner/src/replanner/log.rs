@@ -89,9 +89,13 @@ pub struct Decision {
     pub seed: u64,
     /// What was seen.
     pub observations: History,
+    /// How many actions from that step on were executed while it was made.
+    pub latency: usize,
+    /// The time that it had.
+    pub budget: Option<Duration>,
     /// What was executed before, and what was committed; nothing where the planner is not told.
     pub committed: Option<Trajectory>,
-    /// The plan that was executed.
+    /// The actions of the plan that was executed.
     pub previous: Option<Trajectory>,
     /// For how many actions the plan is drawn towards it.
     pub overlap: usize,
@@ -99,7 +103,7 @@ pub struct Decision {
     pub limits: Option<Limits>,
     /// What came of it.
     pub result: Result<Made, Failure>,
-    /// From the request to the checked plan.
+    /// From the moment that the planner saw the request to the checked plan.
     pub elapsed: Duration,
 }
 
@@ -108,6 +112,8 @@ pub struct Decision {
 pub struct Made {
     /// As the planner made it.
     pub plan: Plan,
+    /// Which of its candidates is executed: the one that it chose, or the first other that passes the safety check.
+    pub candidate: usize,
     /// The step of the hand-over.
     pub seam: u64,
     /// The step at which the next plan should take over.

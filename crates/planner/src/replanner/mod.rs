@@ -28,7 +28,8 @@
 //! bit, so that it can take over at step `k + c` as if it had always been there. A plan that comes later than that is
 //! dropped, for the robot no longer does what it begins with, and the next one is given more time.
 //!
-//! `c` is [`Horizon::latency`], or as many steps as the longest of the last plans took.
+//! `c` is [`Horizon::latency`], or as many steps as the longest of the last plans took. A planner that takes longer than
+//! its plans last is of use to a robot that stands: there, a plan begins when it is there, and not when it was asked for.
 
 mod executive;
 pub mod log;
@@ -40,7 +41,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use clearway_motion::Trajectory;
+use clearway_motion::{Refusal, Trajectory};
 
 pub use settings::{Horizon, ReplannerError, Settings};
 pub use worker::Failure;
@@ -169,13 +170,16 @@ pub enum Reason {
     Diverged,
     /// The newest observation is too old to plan from, or of the future.
     Observation,
+    /// The loop was away for longer than [`Settings::with_max_age`] allows: the plan that it goes on with is that old.
+    Stalled,
     /// The planner has not answered for longer than [`Settings::with_patience`] allows.
     Hung,
     /// The planner panicked, more often than [`Settings::with_restarts`] allows.
     Panicked,
     /// The planner's thread has ended.
     Gone,
-    /// The command itself failed the last check; the one before it stands.
+    /// A command failed the last check: the one before it stands, until a plan that begins there takes over. See
+    /// [`Replanner::refusal`].
     Command,
 }
 
@@ -187,7 +191,8 @@ impl fmt::Display for Reason {
             Self::NoPlan => "the planner has no plan",
             Self::Unsafe => "the plan was not safe",
             Self::Diverged => "the plan does not begin with what was executed",
-            Self::Observation => "the newest observation is too old",
+            Self::Observation => "the newest observation is too old, or of the future",
+            Self::Stalled => "the loop was away, and the plan is old",
             Self::Hung => "the planner does not answer",
             Self::Panicked => "the planner panicked",
             Self::Gone => "the planner's thread has ended",
@@ -211,8 +216,10 @@ pub struct Health {
     pub diverged: u64,
     /// Steps for which the loop was not there; their actions were executed later.
     pub stalled: u64,
-    /// Commands that failed the last check.
+    /// Commands that failed the last check; the robot stands after each.
     pub refused: u64,
+    /// Changes of status that no request could take along to the log.
+    pub unlogged: u64,
     /// From a request to the last command that has to do without its plan: the longest of the last ones, slowly
     /// forgotten.
     pub latency: Duration,
@@ -246,6 +253,7 @@ pub struct Health {
 pub struct Replanner {
     executive: Executive,
     transport: Transport,
+    layout: Layout,
     plans: Arc<dyn Plans>,
     settings: Arc<Settings>,
 }
@@ -282,12 +290,14 @@ impl Replanner {
         start: &[f64],
     ) -> Result<Self, ReplannerError> {
         let (plans, settings): (Arc<dyn Plans>, _) = (Arc::new(plans), Arc::new(settings));
-        settings.check(&plans.layout(), start)?;
+        let layout = plans.layout();
+        settings.check(&layout, start)?;
         if settings.horizon().latency == 0 {
             return Err(ReplannerError::Latency);
         }
-        let executive = Executive::new(plans.layout(), &settings, start)?;
+        let executive = Executive::new(layout, &settings, start)?;
         let worker = Worker::new(
+            layout,
             Arc::clone(&plans),
             Arc::clone(&settings),
             executive.current(),
@@ -295,6 +305,7 @@ impl Replanner {
         Ok(Self {
             transport: thread(worker)?,
             executive,
+            layout,
             plans,
             settings,
         })
@@ -314,9 +325,11 @@ impl Replanner {
         delay: impl FnMut(u64) -> Duration + Send + 'static,
     ) -> Result<Self, ReplannerError> {
         let (plans, settings): (Arc<dyn Plans>, _) = (Arc::new(plans), Arc::new(settings));
-        settings.check(&plans.layout(), start)?;
-        let executive = Executive::new(plans.layout(), &settings, start)?;
+        let layout = plans.layout();
+        settings.check(&layout, start)?;
+        let executive = Executive::new(layout, &settings, start)?;
         let worker = Worker::new(
+            layout,
             Arc::clone(&plans),
             Arc::clone(&settings),
             executive.current(),
@@ -328,6 +341,7 @@ impl Replanner {
                 reply: None,
             },
             executive,
+            layout,
             plans,
             settings,
         })
@@ -396,6 +410,11 @@ impl Replanner {
         self.executive.failure()
     }
 
+    /// Why the last command that failed its check did; nothing if none has.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.executive.refusal()
+    }
+
     /// What has been counted.
     pub fn health(&self) -> Health {
         self.executive.health()
@@ -417,6 +436,7 @@ impl Replanner {
     pub fn restart(&mut self) -> Result<(), ReplannerError> {
         self.executive.restarted();
         let worker = Worker::new(
+            self.layout,
             Arc::clone(&self.plans),
             Arc::clone(&self.settings),
             self.executive.current(),
@@ -437,18 +457,24 @@ impl Replanner {
     ///
     /// Dropping a `Replanner` does not wait: the thread ends when it has answered.
     pub fn finish(mut self) {
-        if let Transport::Thread {
-            requests,
-            mut replies,
-            thread,
-        } = self.transport
-        {
-            drop(requests);
-            thread.thread().unpark();
-            // Whether it panicked was said when it happened.
-            let _ = thread.join();
-            if let Ok(reply) = replies.pop() {
-                self.executive.receive(reply);
+        match self.transport {
+            Transport::Thread {
+                requests,
+                mut replies,
+                thread,
+            } => {
+                drop(requests);
+                thread.thread().unpark();
+                // Whether it panicked was said when it happened.
+                let _ = thread.join();
+                if let Ok(reply) = replies.pop() {
+                    self.executive.receive(reply);
+                }
+            }
+            Transport::InStep { reply, .. } => {
+                if let Some((_, reply)) = reply {
+                    self.executive.receive(reply);
+                }
             }
         }
         self.settings.note(&self.executive.unnoted());
@@ -458,7 +484,7 @@ impl Replanner {
 impl fmt::Debug for Replanner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Replanner")
-            .field("layout", &self.plans.layout())
+            .field("layout", &self.layout)
             .field("health", &self.health())
             .finish_non_exhaustive()
     }

@@ -1,6 +1,7 @@
 //! How a [`Replanner`](super::Replanner) plans, and what it takes for safe.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +52,10 @@ pub struct Settings {
     // Of whichever planning thread is the last one.
     log: Option<Mutex<Box<dyn Log>>>,
 }
+
+/// The most coordinates, actions or observations, and the longest period: beyond any robot, and far from an overflow.
+const LARGEST: usize = 1 << 16;
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a planning thread does first.
 type OnStart = Arc<dyn Fn() + Send + Sync>;
@@ -128,7 +133,9 @@ impl Settings {
         }
     }
 
-    /// The greatest age of an observation that is planned from; by default two periods.
+    /// The greatest age of an observation that is planned from, and the longest that the loop may have been away from a
+    /// plan that it goes on with; by default two periods. An observation may be of the future by a period, as clocks of
+    /// one robot are.
     #[must_use]
     pub fn with_max_age(self, max_age: Duration) -> Self {
         Self {
@@ -137,8 +144,8 @@ impl Settings {
         }
     }
 
-    /// How long the planner may be without an answer before it is said to hang; by default ten times what is executed
-    /// of a plan, and at least a second.
+    /// How long the planner may be without an answer before it is said to hang; by default ten times what is committed
+    /// and executed of a plan, and at least a second.
     #[must_use]
     pub fn with_patience(self, patience: Duration) -> Self {
         Self {
@@ -173,7 +180,7 @@ impl Settings {
         Self { seed, ..self }
     }
 
-    /// How many times the planner may panic and is asked again; by default it never is.
+    /// How many times in all the planner may panic and is asked again; by default it never is.
     #[must_use]
     pub fn with_restarts(self, restarts: u64) -> Self {
         Self { restarts, ..self }
@@ -251,23 +258,26 @@ impl Settings {
     /// Writes events to the log, if there is one.
     pub(super) fn note(&self, events: &[Event]) {
         if let Some(log) = &self.log {
-            // A log that panicked may go on where it is.
+            // A log that panicked may go on where it is, and takes neither plans nor their planner with it.
             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
             for event in events {
-                log.note(event);
+                if catch_unwind(AssertUnwindSafe(|| log.note(event))).is_err() {
+                    tracing::error!("the log panicked; an event is lost");
+                }
             }
         }
     }
 
     pub(super) fn max_age(&self, period: Duration) -> Duration {
-        self.max_age.unwrap_or(period * 2)
+        self.max_age.unwrap_or(period.saturating_mul(2))
     }
 
     pub(super) fn patience(&self, period: Duration) -> Duration {
-        let execute = u32::try_from(self.horizon.execute).unwrap_or(u32::MAX);
+        let Horizon { execute, latency } = self.horizon;
+        let actions = u32::try_from(execute.saturating_add(latency)).unwrap_or(u32::MAX);
         self.patience.unwrap_or_else(|| {
             period
-                .saturating_mul(execute)
+                .saturating_mul(actions)
                 .saturating_mul(10)
                 .max(Duration::from_secs(1))
         })
@@ -275,15 +285,29 @@ impl Settings {
 
     /// Makes sure that plans of this layout can be executed so.
     pub(super) fn check(&self, layout: &Layout, start: &[f64]) -> Result<(), ReplannerError> {
+        let Layout {
+            dof,
+            actions,
+            period,
+            observations,
+        } = *layout;
+        let largest = [dof, actions, observations].into_iter().max();
+        let sizes = dof.min(actions).min(observations) >= 1 && largest <= Some(LARGEST);
+        if !sizes || period.is_zero() || period > LONGEST {
+            return Err(ReplannerError::Layout { layout: *layout });
+        }
         let Horizon { execute, latency } = self.horizon;
         if execute == 0 {
             return Err(ReplannerError::Execute);
         }
-        let needed = execute.saturating_add(latency);
+        // A curve is known at the hand-over too.
+        let known = usize::from(self.interpolation != Interpolation::Hold);
+        let needed = execute.saturating_add(latency).saturating_add(known);
         if needed > layout.actions {
             return Err(ReplannerError::Actions {
                 execute,
                 latency,
+                needed,
                 actions: layout.actions,
             });
         }
@@ -351,6 +375,14 @@ impl fmt::Debug for Settings {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplannerError {
+    /// The plans are none.
+    #[error(
+        "plans have from 1 to {LARGEST} coordinates, actions and observations, and a period from 1 ns to a day, not {layout:?}"
+    )]
+    Layout {
+        /// What the planner says.
+        layout: Layout,
+    },
     /// Nothing would be executed.
     #[error("at least one action of a plan must be executed")]
     Execute,
@@ -359,14 +391,15 @@ pub enum ReplannerError {
     Latency,
     /// Plans are too short.
     #[error(
-        "executing {execute} actions after a latency of {latency} needs plans of {} actions; these have {actions} (see `Planner::with_actions`)",
-        execute.saturating_add(*latency)
+        "executing {execute} actions after a latency of {latency} needs plans of {needed} actions; these have {actions} (see `Planner::with_actions`)"
     )]
     Actions {
         /// What is to be executed.
         execute: usize,
         /// What is committed.
         latency: usize,
+        /// Both, and for a curve the action at the hand-over.
+        needed: usize,
         /// What a plan has.
         actions: usize,
     },

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clearway_motion::{
     BrakeError, Candidate, Interpolation, Limits, Safety, Trajectory, TrajectoryError, Unsafe,
+    Verified,
 };
 use ndarray::{Array2, Axis, Slice};
 
@@ -74,8 +75,12 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(plans: Arc<dyn Plans>, settings: Arc<Settings>, current: Arc<Chunk>) -> Self {
-        let layout = plans.layout();
+    pub(super) fn new(
+        layout: Layout,
+        plans: Arc<dyn Plans>,
+        settings: Arc<Settings>,
+        current: Arc<Chunk>,
+    ) -> Self {
         Self {
             safety: settings.safety(layout.dof),
             layout,
@@ -169,9 +174,11 @@ impl Worker {
             asked: request.now,
             age: request.age,
             seed: mix(self.settings.seed(), request.id),
+            latency: request.committed,
+            budget: self.budget(request),
             observations,
             committed: committed.transpose()?,
-            previous: (base.id > 0).then(|| base.trajectory.clone()),
+            previous: base.actions.clone().filter(|_| !request.rests),
             overlap: self.settings.overlap(&self.layout),
             limits: self.limits().cloned(),
             result: Err(Failure::Plan(PlanError::Observation(
@@ -192,7 +199,13 @@ impl Worker {
         let dof = self.layout.dof;
         let past = request.executed.len() / dof;
         let first = request.step - past as u64;
-        let end = request.step + self.pinned(request.committed) as u64;
+        // A plan that begins from rest begins with its own first action.
+        let known = if request.rests {
+            0
+        } else {
+            self.pinned(request.committed)
+        };
+        let end = request.step + known as u64;
         let mut positions = request.executed.clone();
         for step in request.step..end {
             let at = nanoseconds(self.layout.period, step);
@@ -213,6 +226,14 @@ impl Worker {
         }
     }
 
+    /// The time for a plan.
+    fn budget(&self, request: &Request) -> Option<Duration> {
+        let committed = nanoseconds(self.layout.period, request.committed as u64);
+        let budget = self.settings.budget();
+        let budget = budget.unwrap_or_else(|| committed.mul_f64(SHARE_OF_COMMITTED));
+        self.deadlines.then_some(budget)
+    }
+
     fn plan(
         &self,
         request: &Request,
@@ -220,18 +241,50 @@ impl Worker {
         decision: &Decision,
         begun: Instant,
     ) -> Result<(Chunk, Made), Failure> {
-        let time = self.settings.budget().unwrap_or_else(|| {
-            let committed = nanoseconds(self.layout.period, request.committed as u64);
-            committed.mul_f64(SHARE_OF_COMMITTED)
-        });
         let budget = Budget {
-            deadline: self.deadlines.then(|| begun.checked_add(time)).flatten(),
+            deadline: decision.budget.and_then(|time| begun.checked_add(time)),
             passes: None,
         };
         let plan = self
             .plans
             .plan(&decision.problem(), budget, decision.seed)?;
-        let actions = &plan.trajectory;
+        // The planner's own choice first; it knows nothing of what else is checked here.
+        let others = (0..plan.candidates.len()).filter(|other| *other != plan.chosen);
+        let mut refused = None;
+        for candidate in std::iter::once(plan.chosen).chain(others) {
+            let actions = match candidate == plan.chosen {
+                true => &plan.trajectory,
+                false => &plan.candidates[candidate],
+            };
+            match self.execute(request, base, decision, actions) {
+                Ok((trajectory, verified)) => {
+                    let chunk = self.chunk(request, base, &trajectory);
+                    let made = Made {
+                        seam: chunk.seam,
+                        until: chunk.until,
+                        candidate,
+                        plan,
+                        trajectory,
+                        verified,
+                    };
+                    return Ok((chunk, made));
+                }
+                Err(failure) => {
+                    refused.get_or_insert(failure);
+                }
+            }
+        }
+        Err(refused.expect("a plan has a candidate"))
+    }
+
+    /// What would be executed of a candidate, if it is safe.
+    fn execute(
+        &self,
+        request: &Request,
+        base: &Chunk,
+        decision: &Decision,
+        actions: &Trajectory,
+    ) -> Result<(Trajectory, Verified), Failure> {
         if actions.len() != self.layout.actions || actions.dof() != self.layout.dof {
             return Err(Failure::Layout {
                 actions: actions.len(),
@@ -240,47 +293,110 @@ impl Worker {
                 expected_dof: self.layout.dof,
             });
         }
-        let seam = request.step + request.committed as u64;
-        let trajectory = self.hand_over(request, base, actions)?;
+        let trajectory = if request.rests {
+            self.from_rest(request, actions)?
+        } else {
+            self.hand_over(request, base, actions)?
+        };
+        // How fast a held action is reached is judged from the one that was executed before it.
+        let last = request.executed.chunks(self.layout.dof).next_back();
+        let before = match (self.settings.interpolation(), last) {
+            (Interpolation::Hold, Some(last)) => Some(self.held(request.step - 1, last)?),
+            _ => None,
+        };
+        let judged = match before {
+            Some(before) => before.joined(&trajectory)?,
+            None => trajectory.clone(),
+        };
         let now = nanoseconds(self.layout.period, request.step);
         let newest = decision.observations.newest();
         let position = self.settings.position();
         let verified = self.safety.check(&Candidate {
-            trajectory: &trajectory,
+            trajectory: &judged,
             now,
             // What was seen before the plans' clock began has no time on it, and is refused where age matters.
             observed_at: now.checked_sub(request.age),
             position: position.and_then(|feature| newest?.get(feature)),
         })?;
+        Ok((trajectory, verified))
+    }
+
+    /// One held action.
+    fn held(&self, step: u64, position: &[f64]) -> Result<Trajectory, TrajectoryError> {
+        let at = nanoseconds(self.layout.period, step);
+        let row = Array2::from_shape_vec([1, self.layout.dof], position.to_vec());
+        Trajectory::new(
+            vec![at],
+            row.expect("one row"),
+            self.settings.interpolation(),
+        )
+    }
+
+    fn chunk(&self, request: &Request, base: &Chunk, trajectory: &Trajectory) -> Chunk {
+        let seam = request.step + request.committed as u64;
+        let curve = usize::from(trajectory.interpolation() != Interpolation::Hold);
+        // What a plan has of its own, and where it ends.
+        let (own, last) = if request.rests {
+            (self.layout.actions - curve, seam)
+        } else {
+            let committed = request.committed + curve;
+            (self.layout.actions.saturating_sub(committed), request.step)
+        };
+        let own = own.min(self.settings.horizon().execute);
         let end = match trajectory.interpolation() {
             // The last action stands for a period too.
-            Interpolation::Hold => nanoseconds(
-                self.layout.period,
-                request.step + self.layout.actions as u64,
-            ),
+            Interpolation::Hold => {
+                nanoseconds(self.layout.period, last + self.layout.actions as u64)
+            }
             _ => trajectory.times().last().copied().unwrap_or_default(),
         };
-        let own = (self.layout.actions - request.committed).min(self.settings.horizon().execute);
-        let until = seam + own as u64;
-        let chunk = Chunk {
+        // Without the braking: what the next plan is drawn towards.
+        let actions_end = nanoseconds(self.layout.period, last + self.layout.actions as u64);
+        let actions = trajectory
+            .times()
+            .partition_point(|&time| time < actions_end);
+        Chunk {
             id: request.id,
             base: base.id,
             first: request.step,
             seam,
-            until,
+            until: seam + own as u64,
+            actions: Some(trajectory.prefix(actions)),
             trajectory: trajectory.clone(),
+            rests: request.rests,
+            asked: request.asked,
             end,
-        };
-        Ok((
-            chunk,
-            Made {
-                plan,
-                seam,
-                until,
-                trajectory,
-                verified,
-            },
-        ))
+        }
+    }
+
+    /// A plan that begins when it is there: the robot stands until then.
+    fn from_rest(&self, request: &Request, actions: &Trajectory) -> Result<Trajectory, Failure> {
+        let at = |step| nanoseconds(self.layout.period, step);
+        let seam = request.step + request.committed as u64;
+        let standing = self.held(request.step, &request.stand)?;
+        let held = self.settings.interpolation() == Interpolation::Hold;
+        // A curve begins where the robot stands, in place of its first action.
+        let first = usize::from(!held);
+        let rows = first..actions.len();
+        let times: Vec<Duration> = rows.map(|row| at(seam + row as u64)).collect();
+        let own = Slice::from(first..);
+        let positions = actions.positions().slice_axis(Axis(0), own).to_owned();
+        if held {
+            let own = Trajectory::new(times, positions, Interpolation::Hold)?;
+            let mut before = match request.committed {
+                0 => return Ok(own),
+                _ => standing,
+            };
+            // How fast the first action is reached is judged over one period.
+            if request.committed > 1 {
+                before = before.joined(&self.held(seam - 1, &request.stand)?)?;
+            }
+            return Ok(before.joined(&own)?);
+        }
+        let limits = self.settings.limits().expect("checked at the start");
+        Ok(standing
+            .hand_over(at(seam), &times, &positions)?
+            .with_braking(limits)?)
     }
 
     /// The plan from what is executed up to the hand-over, from there on its own, and at the end to rest.
