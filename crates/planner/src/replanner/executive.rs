@@ -669,3 +669,119 @@ impl Executive {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clearway_motion::Limits;
+    use ndarray::Array2;
+
+    use super::*;
+    use crate::replanner::Horizon;
+
+    const PERIOD: Duration = Duration::from_millis(100);
+
+    fn executive() -> Executive {
+        let layout = Layout {
+            dof: 1,
+            actions: 8,
+            period: PERIOD,
+            observations: 2,
+        };
+        let limits = Limits::unlimited(1)
+            .with_velocity(&[1.0])
+            .expect("a velocity");
+        let settings = Settings::new(Horizon {
+            execute: 4,
+            latency: 1,
+        })
+        .with_limits(limits);
+        Executive::new(layout, &settings, &[0.5]).expect("the settings fit")
+    }
+
+    /// A tick of a period: what is asked, and what is commanded.
+    fn tick(executive: &mut Executive, number: u32) -> (Option<Box<Request>>, f64, Status) {
+        let now = PERIOD * number;
+        let seen = Observation::new(now).with("observation.state", [0.5]);
+        let request = executive.advance(now, &seen, None);
+        let command = executive.command(now);
+        (request, command.position[0], command.status)
+    }
+
+    /// An answer: the start, held, and after the hand-over these.
+    fn reply(request: Box<Request>, base: u64, first: f64, own: [f64; 3]) -> Reply {
+        let mut positions = vec![first; request.committed];
+        positions.extend(own);
+        let rows = positions.len();
+        let positions = Array2::from_shape_vec([rows, 1], positions).expect("one column");
+        let start = nanoseconds(PERIOD, request.step);
+        let hold = Interpolation::Hold;
+        let trajectory = Trajectory::uniform(start, PERIOD, positions, hold).expect("finite");
+        let chunk = Chunk {
+            id: request.id,
+            base,
+            first: request.step,
+            seam: request.step + request.committed as u64,
+            until: request.step + 4,
+            actions: Some(trajectory.clone()),
+            rests: request.rests,
+            asked: request.asked,
+            end: nanoseconds(PERIOD, request.step + rows as u64),
+            trajectory,
+        };
+        Reply {
+            request,
+            chunk: Some(Arc::new(chunk)),
+        }
+    }
+
+    #[test]
+    fn a_plan_that_does_not_begin_with_what_was_executed_is_dropped() {
+        // It goes on from a plan that is not executed; or it begins elsewhere.
+        for (base, first) in [(7, 0.5), (0, 0.51)] {
+            let mut executive = executive();
+            let (request, _, _) = tick(&mut executive, 0);
+            let request = request.expect("the first plan is asked for");
+            executive.receive(reply(request, base, first, [0.55, 0.6, 0.65]));
+            assert_eq!(executive.verdict, Some((1, Verdict::Diverged)));
+            assert_eq!(executive.health.diverged, 1);
+            let (again, position, status) = tick(&mut executive, 1);
+            assert!((position - 0.5).abs() <= 0.0);
+            assert_eq!(status, Status::Holding(Reason::Diverged));
+            assert_eq!(again.expect("it is asked again").id, 2);
+        }
+    }
+
+    #[test]
+    fn a_command_that_fails_its_check_leaves_the_robot_standing() {
+        let mut executive = executive();
+        let (request, _, _) = tick(&mut executive, 0);
+        let request = request.expect("the first plan is asked for");
+        // Half a metre in a tenth of a second, which no worker would let pass.
+        executive.receive(reply(request, 0, 0.5, [0.55, 1.05, 1.06]));
+        let (_, position, status) = tick(&mut executive, 1);
+        assert!((position - 0.55).abs() <= 0.0);
+        assert_eq!(status, Status::Fresh);
+        let (request, position, status) = tick(&mut executive, 2);
+        assert!((position - 0.55).abs() <= 0.0);
+        assert_eq!(status, Status::Holding(Reason::Command));
+        assert!(matches!(executive.refusal(), Some(Refusal::Step { .. })));
+        assert_eq!(executive.health.refused, 1);
+        assert!(executive.last.velocity.iter().all(|v| v.abs() <= 0.0));
+        // It stands, though the plan would be near again; and is asked for a plan from there.
+        assert!(request.is_none(), "it is asked in the step that begins");
+        let (request, position, _) = tick(&mut executive, 3);
+        assert!((position - 0.55).abs() <= 0.0);
+        let request = request.expect("a plan from where it stands");
+        assert!(request.rests);
+        assert_eq!(request.stand, [0.55]);
+        // What was executed is what it is told, and not what was planned.
+        assert_eq!(request.executed, [0.5, 0.55, 0.55]);
+        let base = request.base;
+        executive.receive(reply(request, base, 0.55, [0.6, 0.65, 0.7]));
+        let (_, position, status) = tick(&mut executive, 4);
+        assert!((position - 0.6).abs() <= 0.0);
+        assert_eq!(status, Status::Fresh);
+        // And one that does not begin there is of no use to a robot that stands.
+        assert_eq!(executive.health.refused, 1);
+    }
+}
