@@ -216,16 +216,13 @@ enum Encoding {
 
 impl ImageMessage {
     fn new(name: &str, image: &Image) -> Self {
-        let (encoding, data) = match image.rgb8() {
-            Some(bytes) => (Encoding::Bytes, BASE64_STANDARD.encode(bytes)),
-            None => {
-                let values = image.to_chw();
-                let bytes: Vec<u8> = values
-                    .iter()
-                    .flat_map(|value| value.to_le_bytes())
-                    .collect();
-                (Encoding::Floats, BASE64_STANDARD.encode(bytes))
-            }
+        let (encoding, data) = if let Some(bytes) = image.rgb8() {
+            (Encoding::Bytes, BASE64_STANDARD.encode(bytes))
+        } else {
+            let values = image.to_chw();
+            let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+            let bytes: Vec<u8> = bytes.collect();
+            (Encoding::Floats, BASE64_STANDARD.encode(bytes))
         };
         Self {
             name: name.to_owned(),

@@ -177,7 +177,7 @@ impl Clock {
             self.zero = self.time;
             return (false, 0);
         }
-        self.total = self.total.saturating_add(now - last);
+        self.total = self.total.saturating_add(now.saturating_sub(last));
         let time = now.saturating_sub(self.anchor).saturating_add(self.zero);
         let step = self.step_at(time);
         let skipped = step.saturating_sub(self.step + 1);

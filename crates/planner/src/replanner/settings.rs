@@ -55,7 +55,7 @@ pub struct Settings {
 
 /// The most coordinates, actions or observations, and the longest period: beyond any robot, and far from an overflow.
 const LARGEST: usize = 1 << 16;
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+const LONGEST: Duration = Duration::from_hours(24);
 
 /// What a planning thread does first.
 type OnStart = Arc<dyn Fn() + Send + Sync>;

@@ -252,9 +252,10 @@ impl Worker {
         let others = (0..plan.candidates.len()).filter(|other| *other != plan.chosen);
         let mut refused = None;
         for candidate in std::iter::once(plan.chosen).chain(others) {
-            let actions = match candidate == plan.chosen {
-                true => &plan.trajectory,
-                false => &plan.candidates[candidate],
+            let actions = if candidate == plan.chosen {
+                &plan.trajectory
+            } else {
+                &plan.candidates[candidate]
             };
             match self.execute(request, base, decision, actions) {
                 Ok((trajectory, verified)) => {
@@ -294,7 +295,7 @@ impl Worker {
             });
         }
         let trajectory = if request.rests {
-            self.from_rest(request, actions)?
+            self.out_of_rest(request, actions)?
         } else {
             self.hand_over(request, base, actions)?
         };
@@ -370,7 +371,7 @@ impl Worker {
     }
 
     /// A plan that begins when it is there: the robot stands until then.
-    fn from_rest(&self, request: &Request, actions: &Trajectory) -> Result<Trajectory, Failure> {
+    fn out_of_rest(&self, request: &Request, actions: &Trajectory) -> Result<Trajectory, Failure> {
         let at = |step| nanoseconds(self.layout.period, step);
         let seam = request.step + request.committed as u64;
         let standing = self.held(request.step, &request.stand)?;
