@@ -6,9 +6,12 @@
 //! | [`Conv1d`], [`ConvTranspose1d`] | convolution over time |
 //! | [`Conv2d`] | convolution over pictures |
 //! | [`GroupNorm`], [`LayerNorm`] | normalization over groups of channels, over features |
-//! | [`activation`] | Mish, SiLU |
+//! | [`attention`], [`causal_attention`] | each query reads a mean of values |
+//! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
+//! | [`upsample_nearest_2x`] | larger pictures |
+//! | [`activation`] | Mish, SiLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
-//! | [`weights`] | strict loading of safetensors files |
+//! | [`weights`] | strict loading of safetensors and PyTorch files |
 //!
 //! A layer is made by its configuration, `XConfig { .. }.init(&device)`, and computes with `forward`. Its parameters
 //! have the names and the memory layout of PyTorch's, so that loading a checkpoint of the field is a
@@ -18,23 +21,29 @@
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
 pub mod activation;
+mod attention;
 mod conv1d;
 mod conv2d;
 mod conv_transpose1d;
 mod embedding;
+mod feed_forward;
 mod group_norm;
 mod layer_norm;
 mod linear;
+mod upsample;
 pub mod weights;
 
+pub use attention::{attention, causal_attention};
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
 pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv2d::{Conv2d, Conv2dConfig};
 pub use embedding::{Order, SinusoidalEmbedding};
+pub use feed_forward::{GegluFeedForward, GegluFeedForwardConfig};
 pub use group_norm::{GroupNorm, GroupNormConfig};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
-pub use weights::{Weights, WeightsError};
+pub use upsample::upsample_nearest_2x;
+pub use weights::{LowRank, Weights, WeightsError};
 
 use burn::module::Param;
 use burn::nn::Initializer;

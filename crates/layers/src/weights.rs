@@ -1,9 +1,16 @@
-//! Strict loading of weights from safetensors files.
+//! Strict loading of weights from safetensors and PyTorch files.
 //!
 //! A file is checked before it is believed: the header has a bounded length and no key twice, the tensors cover the
 //! file without gap or overlap, every parameter finds a tensor of its shape, every number is finite, and nothing is
 //! left over. No tensor is read before its shape is known to be the wanted one, so that a file can claim any size
 //! without costing memory.
+//!
+//! Tensors are read one at a time, in blocks, straight into the f32 numbers that are kept. A memory map would save
+//! nothing here: every number is looked at once, to be converted and checked. And a file that is cut short while it is
+//! mapped ends the process, where a read ends in an error.
+
+mod low_rank;
+mod pytorch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,6 +20,7 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData, bf16, f16};
+use pytorch_reader::PytorchError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
@@ -21,6 +29,11 @@ pub const MAX_HEADER: u64 = 8 << 20;
 
 /// How a git-lfs pointer begins: the file that a clone leaves in place of a large one until `git lfs pull`.
 pub const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
+pub use low_rank::LowRank;
+
+/// How many bytes are read at a time: whole numbers of any type.
+const BLOCK: usize = 1 << 16;
 
 /// How many keys an error message lists.
 const LISTED_KEYS: usize = 5;
@@ -44,6 +57,9 @@ pub enum WeightsError {
         /// What is wrong.
         reason: String,
     },
+    /// The file is not what `torch.save` writes, or holds what is not read here.
+    #[error("is not a readable PyTorch file: {0}")]
+    Pytorch(PytorchError),
     /// The header claims to be longer than [`MAX_HEADER`].
     #[error("the header claims {found} bytes; the limit is {limit}")]
     HeaderTooLong {
@@ -75,6 +91,16 @@ pub enum WeightsError {
         expected: Vec<usize>,
         /// The shape in the file.
         found: Vec<usize>,
+    },
+    /// A low-rank update does not fit its tensor.
+    #[error("the update of tensor `{key}` is of shape {found:?}; the tensor's is {expected:?}")]
+    Update {
+        /// The tensor's key.
+        key: String,
+        /// The tensor's shape, its axes behind the first laid together.
+        expected: [usize; 2],
+        /// The shape of the update.
+        found: [usize; 2],
     },
     /// A tensor is not of a floating-point type.
     #[error("tensor `{key}` is of type {found} where F64, F32, F16 or BF16 is needed")]
@@ -125,30 +151,51 @@ fn listed(keys: &[String]) -> String {
     list.join(", ")
 }
 
-/// The tensors of a safetensors file, and which of them were used.
+/// The tensors of a file, or of the files that one network is spread over, and which of them were used.
 ///
-/// The header is read at once, a tensor when it is asked for.
+/// The headers are read at once, a tensor when it is asked for.
 #[derive(Debug)]
 pub struct Weights {
-    file: File,
-    /// Where the tensors' bytes begin.
-    data: u64,
-    tensors: BTreeMap<String, TensorInfo>,
+    files: Vec<File>,
+    tensors: BTreeMap<String, Stored>,
+    updates: BTreeMap<String, Vec<LowRank>>,
     used: BTreeSet<String>,
 }
 
+/// A tensor that was not read yet.
+#[derive(Clone, Debug)]
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    place: Place,
+}
+
+/// Where a tensor's numbers lie.
+#[derive(Clone, Debug)]
+enum Place {
+    /// In `Weights::files`, from this byte on.
+    File { file: usize, start: u64 },
+    /// In a PyTorch file, from this byte of the tensor on.
+    Pytorch {
+        tensor: pytorch_reader::Tensor,
+        skip: usize,
+    },
+}
+
+impl Stored {
+    fn numbers(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
 impl Weights {
-    /// Opens a file, and reads and checks its header.
+    /// Opens a safetensors file, and reads and checks its header.
     ///
     /// # Errors
     ///
     /// If it is no regular file, the header is malformed, or the tensors do not cover the file exactly.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        // Asked before opening: opening a pipe would wait for its writer.
-        if !std::fs::metadata(path)?.is_file() {
-            return Err(WeightsError::NotAFile);
-        }
-        let mut file = File::open(path)?;
+        let mut file = regular_file(path)?;
         let size = file.metadata()?.len();
         let malformed = |reason: String| WeightsError::Header { reason };
         let mut begin = Vec::new();
@@ -203,12 +250,46 @@ impl Weights {
                 found: size,
             });
         }
+        let tensors = tensors.into_iter().map(|(key, info)| {
+            let stored = Stored {
+                dtype: info.dtype,
+                shape: info.shape,
+                place: Place::File {
+                    file: 0,
+                    start: data_at(length) + info.data_offsets.0 as u64,
+                },
+            };
+            (key, stored)
+        });
         Ok(Self {
-            file,
-            data: data_at(length),
-            tensors,
+            files: vec![file],
+            tensors: tensors.collect(),
+            updates: BTreeMap::new(),
             used: BTreeSet::new(),
         })
+    }
+
+    /// Lays the tensors of another file beside these: a network that is spread over several files.
+    ///
+    /// # Errors
+    ///
+    /// If a tensor of the same key is here already.
+    pub fn join(mut self, other: Self) -> Result<Self, WeightsError> {
+        let before = self.files.len();
+        self.files.extend(other.files);
+        for (key, mut stored) in other.tensors {
+            if let Place::File { file, .. } = &mut stored.place {
+                *file += before;
+            }
+            if self.tensors.insert(key.clone(), stored).is_some() {
+                return Err(WeightsError::Duplicate { key });
+            }
+        }
+        for (key, updates) in other.updates {
+            self.updates.entry(key).or_default().extend(updates);
+        }
+        self.used.extend(other.used);
+        Ok(self)
     }
 
     /// The keys, sorted.
@@ -218,7 +299,102 @@ impl Weights {
 
     /// The shape of a tensor.
     pub fn shape(&self, key: &str) -> Option<&[usize]> {
-        self.tensors.get(key).map(|info| info.shape.as_slice())
+        self.tensors.get(key).map(|stored| stored.shape.as_slice())
+    }
+
+    /// Keeps the tensors whose keys begin with `prefix`, and takes it off their keys: one network of several that share
+    /// a file.
+    #[must_use]
+    pub fn within(self, prefix: &str) -> Self {
+        let inside = |key: String| key.strip_prefix(prefix).map(str::to_owned);
+        Self {
+            files: self.files,
+            tensors: (self.tensors.into_iter())
+                .filter_map(|(key, stored)| Some((inside(key)?, stored)))
+                .collect(),
+            updates: (self.updates.into_iter())
+                .filter_map(|(key, updates)| Some((inside(key)?, updates)))
+                .collect(),
+            used: self.used.into_iter().filter_map(inside).collect(),
+        }
+    }
+
+    /// Sees a tensor in another shape of as many numbers: a product with a matrix is a convolution of one tap.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor is missing, or has another number of numbers.
+    pub fn reshape(&mut self, key: &str, shape: &[usize]) -> Result<(), WeightsError> {
+        let stored =
+            (self.tensors.get_mut(key)).ok_or_else(|| WeightsError::Missing { key: key.into() })?;
+        if shape.iter().product::<usize>() != stored.numbers() {
+            return Err(WeightsError::Shape {
+                key: key.into(),
+                expected: shape.to_vec(),
+                found: stored.shape.clone(),
+            });
+        }
+        stored.shape = shape.to_vec();
+        Ok(())
+    }
+
+    /// Cuts a tensor along its first axis into equal parts with keys of their own: projections that were saved as one.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor is missing, its first axis cannot be cut so, or a part's key is taken.
+    pub fn split(&mut self, key: &str, parts: &[&str]) -> Result<(), WeightsError> {
+        let missing = || WeightsError::Missing { key: key.into() };
+        let stored = self.tensors.get(key).ok_or_else(missing)?;
+        let Some((&rows, _)) = (stored.shape.split_first())
+            .filter(|(rows, _)| !parts.is_empty() && rows.is_multiple_of(parts.len()))
+        else {
+            let mut expected = stored.shape.clone();
+            if let Some(rows) = expected.first_mut() {
+                *rows = rows.next_multiple_of(parts.len().max(1));
+            }
+            return Err(WeightsError::Shape {
+                key: key.into(),
+                expected,
+                found: stored.shape.clone(),
+            });
+        };
+        let stored = self.tensors.remove(key).ok_or_else(missing)?;
+        let bytes = stored.numbers() / parts.len() * (stored.dtype.bitsize() / 8);
+        for (i, &part) in parts.iter().enumerate() {
+            let mut cut = stored.clone();
+            cut.shape[0] = rows / parts.len();
+            match &mut cut.place {
+                Place::File { start, .. } => *start += (i * bytes) as u64,
+                Place::Pytorch { skip, .. } => *skip += i * bytes,
+            }
+            if self.tensors.insert(part.into(), cut).is_some() {
+                return Err(WeightsError::Duplicate { key: part.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a low-rank update to a tensor when it is [loaded](Self::load); several add up.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor is missing, or has another shape than the update.
+    pub fn merge(&mut self, key: &str, update: LowRank) -> Result<(), WeightsError> {
+        let shape = (self.shape(key)).ok_or_else(|| WeightsError::Missing { key: key.into() })?;
+        let expected = match shape.split_first() {
+            Some((&rows, columns)) => [rows, columns.iter().product()],
+            None => [1, 1],
+        };
+        if update.shape() != expected {
+            return Err(WeightsError::Update {
+                key: key.into(),
+                expected,
+                found: update.shape(),
+            });
+        }
+        self.updates.entry(key.into()).or_default().push(update);
+        Ok(())
     }
 
     /// Calls the tensors by other names.
@@ -228,38 +404,43 @@ impl Weights {
     /// If two tensors get the same name.
     pub fn rename(self, name: impl Fn(&str) -> String) -> Result<Self, WeightsError> {
         let mut tensors = BTreeMap::new();
-        for (key, info) in self.tensors {
+        for (key, stored) in self.tensors {
             let key = name(&key);
-            if tensors.insert(key.clone(), info).is_some() {
+            if tensors.insert(key.clone(), stored).is_some() {
                 return Err(WeightsError::Duplicate { key });
             }
         }
+        let updates = self.updates.into_iter();
+        let updates = updates
+            .map(|(key, updates)| (name(&key), updates))
+            .collect();
         let used = self.used.iter().map(|key| name(key)).collect();
         Ok(Self {
             tensors,
+            updates,
             used,
             ..self
         })
     }
 
-    /// Reads a tensor as f32 values in row-major order, and marks it as used.
+    /// Reads a tensor as f32 values in row-major order, as the file has them, and marks it as used.
     ///
     /// # Errors
     ///
     /// If it is missing, has another shape or is not of a floating-point type, or a value is not finite in f32.
     pub fn values(&mut self, key: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        let info = self
+        let stored = self
             .tensors
             .get(key)
             .ok_or_else(|| WeightsError::Missing { key: key.into() })?;
-        if info.shape != shape {
+        if stored.shape != shape {
             return Err(WeightsError::Shape {
                 key: key.into(),
                 expected: shape.to_vec(),
-                found: info.shape.clone(),
+                found: stored.shape.clone(),
             });
         }
-        let decode: fn(&[u8]) -> f32 = match info.dtype {
+        let decode: fn(&[u8]) -> f32 = match stored.dtype {
             Dtype::F64 => {
                 |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32
             }
@@ -273,14 +454,26 @@ impl Weights {
                 });
             }
         };
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        self.file.seek(SeekFrom::Start(self.data + start as u64))?;
-        self.file.read_exact(&mut bytes)?;
-        let values: Vec<f32> = bytes
-            .chunks_exact(info.dtype.bitsize() / 8)
-            .map(decode)
-            .collect();
+        let size = stored.dtype.bitsize() / 8;
+        let mut values = Vec::with_capacity(stored.numbers());
+        let mut left = stored.numbers() * size;
+        match &stored.place {
+            Place::File { file, start } => {
+                let file = &mut self.files[*file];
+                file.seek(SeekFrom::Start(*start))?;
+                let mut block = vec![0; left.min(BLOCK)];
+                while left > 0 {
+                    let block = &mut block[..left.min(BLOCK)];
+                    file.read_exact(block)?;
+                    values.extend(block.chunks_exact(size).map(decode));
+                    left -= block.len();
+                }
+            }
+            Place::Pytorch { tensor, skip } => {
+                let bytes = tensor.read()?;
+                values.extend(bytes[*skip..*skip + left].chunks_exact(size).map(decode));
+            }
+        }
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(WeightsError::NonFinite {
                 key: key.into(),
@@ -340,24 +533,36 @@ impl Weights {
         }
     }
 
-    /// Hands all bytes of the file, header included, to `update` in order, in blocks: for a hash.
+    /// Hands all bytes of the files, headers included, to `update` in order, in blocks: for a hash.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read.
+    /// If a file cannot be read.
     pub fn for_each_block(&mut self, mut update: impl FnMut(&[u8])) -> Result<(), WeightsError> {
-        self.file.seek(SeekFrom::Start(0))?;
-        let mut block = vec![0; 1 << 16];
-        loop {
-            match self.file.read(&mut block) {
-                Ok(0) => return Ok(()),
-                Ok(n) => update(&block[..n]),
-                // A signal came in between; `read_exact` retries by itself.
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+        let mut block = vec![0; BLOCK];
+        for file in &mut self.files {
+            file.seek(SeekFrom::Start(0))?;
+            loop {
+                match file.read(&mut block) {
+                    Ok(0) => break,
+                    Ok(n) => update(&block[..n]),
+                    // A signal came in between; `read_exact` retries by itself.
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
+        Ok(())
     }
+}
+
+/// Opens a file that is one.
+fn regular_file(path: &Path) -> Result<File, WeightsError> {
+    // Asked before opening: opening a pipe would wait for its writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(WeightsError::NotAFile);
+    }
+    Ok(File::open(path)?)
 }
 
 /// The header of a safetensors file: a JSON map in which no key comes twice.
@@ -416,13 +621,14 @@ impl<F: Fn(&str) -> String> ModuleMapper for Loader<'_, F> {
             return param;
         }
         let shape = param.lazy_shape().to_vec();
-        match self
-            .weights
-            .values(&(self.key)(&self.path.join(".")), &shape)
-        {
+        let key = (self.key)(&self.path.join("."));
+        match self.weights.values(&key, &shape) {
             Ok(values) => {
-                let tensor =
-                    Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
+                let device = param.lazy_device();
+                let mut tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+                for update in self.weights.updates.get(&key).into_iter().flatten() {
+                    tensor = update.add_to(tensor);
+                }
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }
@@ -560,6 +766,51 @@ mod tests {
         let x = Tensor::<2>::from_data([[1.0, 10.0]], &Device::flex());
         let y: f32 = layer.forward(x).into_scalar();
         assert!((y - 32.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn several_files_are_one_network() {
+        let header =
+            |key| format!(r#"{{"{key}":{{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}}}"#);
+        let (_folder, a) = file(&header("a"), &bytes(&[0.5_f32, 2.0].map(f32::to_le_bytes)));
+        let (_folder2, b) = file(&header("b"), &bytes(&[3.0_f32, 4.0].map(f32::to_le_bytes)));
+        let open = |path| Weights::open(path).expect("is valid");
+        let mut both = open(&a).join(open(&b)).expect("the keys differ");
+        assert_eq!(both.values("b", &[2, 1]).expect("is there"), [3.0, 4.0]);
+        assert_eq!(both.values("a", &[2, 1]).expect("is there"), [0.5, 2.0]);
+        let mut length = 0;
+        both.for_each_block(|block| length += block.len())
+            .expect("can be read");
+        assert_eq!(length, 2 * (8 + header("a").len() + 8));
+        assert!(matches!(
+            open(&a).join(open(&a)),
+            Err(WeightsError::Duplicate { key }) if key == "a"
+        ));
+    }
+
+    #[test]
+    fn a_tensor_is_cut_along_its_first_axis() {
+        let header = r#"{"n.qkv":{"dtype":"F16","shape":[3,2],"data_offsets":[0,12]},
+            "m.x":{"dtype":"F16","shape":[1],"data_offsets":[12,14]}}"#;
+        let values = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+        let data = bytes(&values.map(|v| f16::from_f32(v).to_le_bytes()));
+        let (_folder, path) = file(header, &data);
+        let mut weights = Weights::open(&path).expect("is valid").within("n.");
+        assert_eq!(weights.keys().collect::<Vec<_>>(), ["qkv"]);
+        weights.reshape("qkv", &[3, 2, 1]).expect("as many numbers");
+        assert!(weights.reshape("qkv", &[3, 3]).is_err());
+        assert!(weights.split("qkv", &["a", "b"]).is_err());
+        weights.split("qkv", &["q", "k", "v"]).expect("three rows");
+        assert_eq!(
+            weights.values("k", &[1, 2, 1]).expect("is there"),
+            [3.0, 4.0]
+        );
+        assert_eq!(
+            weights.values("v", &[1, 2, 1]).expect("is there"),
+            [5.0, 6.0]
+        );
+        weights.ignore("q");
+        weights.finish().expect("the other network was left out");
     }
 
     #[test]
