@@ -154,7 +154,7 @@ fn listed(keys: &[String]) -> String {
 /// The tensors of a file, or of the files that one network is spread over, and which of them were used.
 ///
 /// The headers are read at once, a tensor when it is asked for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Weights {
     files: Vec<File>,
     tensors: BTreeMap<String, Stored>,
