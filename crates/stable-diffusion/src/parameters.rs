@@ -499,7 +499,10 @@ mod tests {
             Negative prompt: ugly, (((deformed)))\n\
             Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 965400086, Size: 512x512, Model hash: 45dee52b";
         let parameters = Parameters::from_infotext(text)?;
-        assert_eq!(parameters.prompt, "girl with a beret, ((eyeshadow)), detailed");
+        assert_eq!(
+            parameters.prompt,
+            "girl with a beret, ((eyeshadow)), detailed"
+        );
         assert_eq!(parameters.negative_prompt, "ugly, (((deformed)))");
         assert_eq!((parameters.seed, parameters.steps), (965_400_086, 20));
         assert_eq!((parameters.width, parameters.height), (512, 512));

@@ -253,16 +253,17 @@ impl Picture {
 
 /// The text chunks of a PNG before its pixels, by keyword.
 pub(crate) fn text_chunks(bytes: &[u8]) -> Result<Vec<(String, String)>, PictureError> {
-    let reader = png::Decoder::new(Cursor::new(bytes))
-        .read_info()
-        .map_err(|error| match error {
-            png::DecodingError::IoError(error)
-                if error.kind() == std::io::ErrorKind::UnexpectedEof =>
-            {
-                PictureError::Truncated
-            }
-            error => PictureError::Png(error.to_string()),
-        })?;
+    let reader =
+        png::Decoder::new(Cursor::new(bytes))
+            .read_info()
+            .map_err(|error| match error {
+                png::DecodingError::IoError(error)
+                    if error.kind() == std::io::ErrorKind::UnexpectedEof =>
+                {
+                    PictureError::Truncated
+                }
+                error => PictureError::Png(error.to_string()),
+            })?;
     let info = reader.info();
     let unreadable = |error: png::DecodingError| PictureError::Png(error.to_string());
     let mut chunks: Vec<(String, String)> = info
@@ -314,9 +315,7 @@ fn check_sides(width: u32, height: u32) -> Result<(), PictureError> {
 
 fn damaged(error: image::ImageError) -> PictureError {
     match error {
-        image::ImageError::IoError(error)
-            if error.kind() == std::io::ErrorKind::UnexpectedEof =>
-        {
+        image::ImageError::IoError(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             PictureError::Truncated
         }
         error => PictureError::Damaged(error),
@@ -466,10 +465,16 @@ mod tests {
         };
         assert!(error(0, 8, 0).starts_with("has 0 × 8 pixels; from 1"));
         assert!(error(1 << 20, 1 << 20, 0).starts_with("has 1048576 × 1048576 pixels"));
-        assert_eq!(error(2, 2, 11), "has 11 values where 2 × 2 pixels of three need 12");
+        assert_eq!(
+            error(2, 2, 11),
+            "has 11 values where 2 × 2 pixels of three need 12"
+        );
         assert!(gradient(64, 8).divides().is_ok());
         let error = gradient(100, 3).divides().expect_err("a size").to_string();
-        assert!(error.ends_with("8 are needed; 104 × 8 is the nearest"), "{error}");
+        assert!(
+            error.ends_with("8 are needed; 104 × 8 is the nearest"),
+            "{error}"
+        );
     }
 
     #[test]

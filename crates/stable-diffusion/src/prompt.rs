@@ -411,10 +411,16 @@ mod tests {
     #[test]
     fn brackets_weigh() {
         check("normal text", &[("normal text", 1.0)]);
-        check("an (important) word", &[("an ", 1.0), ("important", 1.1), (" word", 1.0)]);
+        check(
+            "an (important) word",
+            &[("an ", 1.0), ("important", 1.1), (" word", 1.0)],
+        );
         check("(unnecessary)(parens)", &[("unnecessaryparens", 1.1)]);
         check("[less]", &[("less", 1.0 / 1.1)]);
-        check("(a:0.5) (b:-1) (c: .5 )", &[("a", 0.5), (" ", 1.0), ("b", -1.0), (" ", 1.0), ("c", 0.5)]);
+        check(
+            "(a:0.5) (b:-1) (c: .5 )",
+            &[("a", 0.5), (" ", 1.0), ("b", -1.0), (" ", 1.0), ("c", 0.5)],
+        );
         check(
             "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
             &[
@@ -515,7 +521,10 @@ mod tests {
         let chunks = CLIP.chunks(&Prompt::parse(&long(55)))?;
         assert_eq!(contents(&chunks[0]), "cat ".repeat(55) + ",");
         let chunks = CLIP.chunks(&Prompt::parse(&long(54)))?;
-        assert_eq!(contents(&chunks[0]), ("cat ".repeat(54) + ", " + &"dog ".repeat(20)).trim_end());
+        assert_eq!(
+            contents(&chunks[0]),
+            ("cat ".repeat(54) + ", " + &"dog ".repeat(20)).trim_end()
+        );
         // A comma right at the border begins the next chunk.
         let chunks = CLIP.chunks(&Prompt::parse(&("cat ".repeat(75) + ", dog")))?;
         assert_eq!(contents(&chunks[1]), ", dog");
@@ -532,7 +541,8 @@ mod tests {
 
     #[test]
     fn what_is_cut_is_said() -> Result<(), PromptError> {
-        let (chunk, cut) = CLIP.cut(&Prompt::parse(&("cat ".repeat(74) + "A Red Dog's “house”")))?;
+        let (chunk, cut) =
+            CLIP.cut(&Prompt::parse(&("cat ".repeat(74) + "A Red Dog's “house”")))?;
         assert_eq!(contents(&chunk), "cat ".repeat(74) + "a");
         let cut = cut.expect("a cut");
         assert_eq!(cut.text, "red dog 's \" house \"");
@@ -567,7 +577,10 @@ mod tests {
         assert_eq!(same.map(f32::to_bits), [0.1f32, 0.7].map(f32::to_bits));
         let mut cancelled = [1.0, 1.0, -2.0, 0.0];
         emphasize(&mut cancelled, &[2.0, 2.0]);
-        assert_eq!(cancelled.map(f32::to_bits), [2.0f32, 2.0, -4.0, 0.0].map(f32::to_bits));
+        assert_eq!(
+            cancelled.map(f32::to_bits),
+            [2.0f32, 2.0, -4.0, 0.0].map(f32::to_bits)
+        );
     }
 
     proptest! {

@@ -46,6 +46,20 @@ ENCODINGS = ["latin-1", "sloppy-windows-1252", "sloppy-windows-1251", "sloppy-wi
 GARBLED = ["é", "à", "à la mode", "ça", "’", "“quoted”", "—", "…", "über", "naïve", "Москва", "日本", "😀", "ğ", "Łódź", "ô", "€5", "£", "ï»¿", "à noite", "àquele", "às ", "Š", "Ρ", "٠٣",
            "\u00a0", "Ã", "Â", "½", "°", "²", "±", "Πλάτων", "ابو", "हिन्दी", "ไทย", "żółw", "ñandú", "\0", "\u0441", "fi\ufb01", "\uf8ff"]
 
+# The characters that mojibake consists of, and what is found between them.
+SOUP = sorted({c for e in ENCODINGS for c in bytes(range(0x80, 0x100)).decode(e, "ignore")}) + list("aAzZsT  ?.,'\n\x1a\ufffd")
+LEADS = "ÂÃÅÎÐÙâãàðáéíôäåæГРСВвÂÃâĀāĂăΒβΓŠ‚√≈ØÙ×œŒ"
+
+
+def soup(rng):
+    return "".join(rng.choice(LEADS) if rng.random() < 0.3 else rng.choice(SOUP) for _ in range(rng.randint(1, 12)))
+
+
+def reference_soup(rng):
+    name = rng.choice(sorted(html.entities.html5))
+    name = rng.choice([name, name.upper(), name.rstrip(";"), name[: rng.randint(0, len(name))], "#" + str(rng.randrange(0x300)), f"#x{ord(anything(rng)):x};", f"#x{rng.randrange(0x110000, 0x200000):x};"])
+    return "&" + name + rng.choice(["", "", ";", "a", "&", "é"])
+
 
 def garble(rng):
     text = "".join(rng.choice(GARBLED) + rng.choice(["", "", " ", "s"]) for _ in range(rng.randint(1, 3)))
@@ -81,7 +95,7 @@ def string(rng):
     kinds = [
         (8, lambda: rng.choice(WORDS)), (2, lambda: rng.choice(WORDS).upper()), (2, lambda: rng.choice(SCRIPTS)), (2, lambda: rng.choice(EMOJI)),
         (2, lambda: rng.choice(MARKS)), (1, lambda: rng.choice(WIDE)), (2, lambda: rng.choice(QUOTES)), (2, lambda: rng.choice(CONTROLS)),
-        (3, lambda: rng.choice(ENTITIES)), (4, lambda: garble(rng)), (2, lambda: "".join(anything(rng) for _ in range(rng.randint(1, 4)))),
+        (3, lambda: rng.choice(ENTITIES)), (4, lambda: garble(rng)), (3, lambda: soup(rng)), (1, lambda: reference_soup(rng)), (2, lambda: "".join(anything(rng) for _ in range(rng.randint(1, 4)))),
         (1, lambda: str(rng.randrange(10 ** rng.randint(1, 8)))), (1, lambda: "".join(rng.choice("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~") for _ in range(rng.randint(1, 5)))),
         (1, lambda: "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(1, 15)))),
         (1, lambda: html.escape(rng.choice(WORDS))), (1, lambda: "".join(chr(rng.randrange(0x80, 0x250)) for _ in range(rng.randint(1, 6)))),

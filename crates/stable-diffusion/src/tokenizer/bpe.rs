@@ -58,7 +58,9 @@ impl Bpe {
     pub(super) fn from_merges(merges: &[(String, String)]) -> Result<Self, VocabularyError> {
         let letters = letters();
         let bytes = letters.iter().map(|&(_, letter)| letter.to_string());
-        let ends = letters.iter().map(|(_, letter)| format!("{letter}{END_OF_WORD}"));
+        let ends = letters
+            .iter()
+            .map(|(_, letter)| format!("{letter}{END_OF_WORD}"));
         let merged = merges.iter().map(|(a, b)| format!("{a}{b}"));
         let vocabulary = bytes.chain(ends).chain(merged).zip(0..).collect();
         Self::new(&vocabulary, merges)
@@ -201,7 +203,9 @@ pub(super) fn pair(line: usize, text: &str) -> Result<(String, String), Vocabula
 /// Printable characters stand for themselves, the other bytes for U+0100 and up.
 fn letters() -> Vec<(u8, char)> {
     let printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let plain = (0..=255).filter(printable).map(|byte| (byte, char::from(byte)));
+    let plain = (0..=255)
+        .filter(printable)
+        .map(|byte| (byte, char::from(byte)));
     let moved = (0..=255).filter(|byte| !printable(byte)).zip('\u{100}'..);
     plain.chain(moved).collect()
 }
@@ -221,7 +225,11 @@ mod tests {
         ids.iter()
             .map(|&id| {
                 let (bytes, ends) = bpe.symbol(id).expect("its own symbol");
-                format!("{}{}", String::from_utf8_lossy(bytes), if ends { "." } else { "" })
+                format!(
+                    "{}{}",
+                    String::from_utf8_lossy(bytes),
+                    if ends { "." } else { "" }
+                )
             })
             .collect()
     }

@@ -24,7 +24,10 @@ mod tests {
 
     #[test]
     fn text_is_one_line_of_small_letters() {
-        assert_eq!(clean("  A\tPhoto\u{a0}of\n\u{3000}CATS "), "a photo of cats");
+        assert_eq!(
+            clean("  A\tPhoto\u{a0}of\n\u{3000}CATS "),
+            "a photo of cats"
+        );
         assert_eq!(clean("ΟΔΟΣ İ"), "οδος i\u{307}");
         assert_eq!(clean("<i>&amp;lt;"), "<i><");
         assert_eq!(clean(" \n "), "");

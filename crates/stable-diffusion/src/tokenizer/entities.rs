@@ -111,7 +111,10 @@ mod tests {
     fn numbers() {
         assert_eq!(unescape("&#65;&#x42;&#X43&#68"), "ABCD");
         assert_eq!(unescape("&#128;&#x81;&#13;"), "€\u{81}\r");
-        assert_eq!(unescape("&#0;&#xd800;&#99999999999;"), "\u{fffd}\u{fffd}\u{fffd}");
+        assert_eq!(
+            unescape("&#0;&#xd800;&#99999999999;"),
+            "\u{fffd}\u{fffd}\u{fffd}"
+        );
         assert_eq!(unescape("a&#1;&#xfffe;b"), "ab");
         assert_eq!(unescape("&#; &#x; &#xg;"), "&#; &#x; &#xg;");
     }

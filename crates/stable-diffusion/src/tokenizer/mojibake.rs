@@ -20,9 +20,7 @@ pub(super) fn repair(text: &str) -> String {
 
 /// What C1 control characters mean in Windows-1252; the five that mean nothing stay.
 pub(super) fn repair_controls(text: &str) -> String {
-    text.chars()
-        .map(|c| windows_1252(c).unwrap_or(c))
-        .collect()
+    text.chars().map(|c| windows_1252(c).unwrap_or(c)).collect()
 }
 
 /// One repair, or `None` where none is needed or known.
@@ -49,7 +47,9 @@ fn decode(encoding: &Encoding, mut bytes: Vec<u8>) -> Option<String> {
         bytes = restore_spaces(&bytes);
     }
     if encoding.lenient {
-        bytes = LOSSY.replace_all(&bytes, "\u{fffd}".as_bytes()).into_owned();
+        bytes = LOSSY
+            .replace_all(&bytes, "\u{fffd}".as_bytes())
+            .into_owned();
     }
     decode_utf8(&bytes)
 }
@@ -300,7 +300,11 @@ mod tests {
         assert_eq!(repair("itâ€™s"), "it’s");
         assert_eq!(repair("âœ” No problems"), "✔ No problems");
         assert_eq!(repair("ÐŸÑ€Ð¸Ð²ÐµÑ‚"), "Привет");
-        assert_eq!(repair("(Ã\u{a0}Â¸â€¡'Ã¢Å’Â£')Ã\u{a0}Â¸â€¡"), "(ง'⌣')ง", "garbled twice");
+        assert_eq!(
+            repair("(Ã\u{a0}Â¸â€¡'Ã¢Å’Â£')Ã\u{a0}Â¸â€¡"),
+            "(ง'⌣')ง",
+            "garbled twice"
+        );
     }
 
     #[test]
@@ -316,7 +320,14 @@ mod tests {
 
     #[test]
     fn what_is_meant_stays() {
-        for text in ["a £5 café", "Ünïcödé", "¯\\_(ツ)_/¯", "ÃÂ", "naïve Ærøskøbing", "日本語"] {
+        for text in [
+            "a £5 café",
+            "Ünïcödé",
+            "¯\\_(ツ)_/¯",
+            "ÃÂ",
+            "naïve Ærøskøbing",
+            "日本語",
+        ] {
             assert_eq!(repair(text), text);
         }
     }

@@ -157,7 +157,10 @@ mod tests {
 
     #[test]
     fn characters_that_look_alike() {
-        assert_eq!(repair("\u{201c}here\u{2019}s a test\u{201d}"), "\"here's a test\"");
+        assert_eq!(
+            repair("\u{201c}here\u{2019}s a test\u{201d}"),
+            "\"here's a test\""
+        );
         assert_eq!(repair("ﬂuﬃeﬆ ŉ"), "fluffiest 'n");
         assert_eq!(repair("ＬＯＵＤ　ＮＯＩＳＥＳ"), "LOUD NOISES");
         assert_eq!(repair("Ｕﾀｰﾝ"), "Uターン");
@@ -173,7 +176,10 @@ mod tests {
 
     #[test]
     fn character_references() {
-        assert_eq!(repair("&amp;amp; P&EACUTE;REZ &nTILDE; &SZLIG;"), "& PÉREZ &nTILDE; SS");
+        assert_eq!(
+            repair("&amp;amp; P&EACUTE;REZ &nTILDE; &SZLIG;"),
+            "& PÉREZ &nTILDE; SS"
+        );
         assert_eq!(repair("&#59; &#x41;"), "&#59; A");
         assert_eq!(repair("<b>&amp;"), "<b>&amp;");
         assert_eq!(repair("&lt;\n<\n&lt;"), "<\n<\n&lt;");
