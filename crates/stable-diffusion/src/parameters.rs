@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use regex::Regex;
+use regex::{Captures, Regex};
 use serde::{Deserialize, Serialize};
 
 use crate::picture::{PictureError, bytes, text_chunks};
@@ -63,6 +63,24 @@ pub struct Lora {
     /// What its update was multiplied by.
     #[serde(with = "exact")]
     pub scale: f64,
+}
+
+impl Lora {
+    /// Takes `<lora:name:scale>` out of a prompt, as web UI has it; one whose scale is no number stays as text.
+    pub fn of_prompt(prompt: &str) -> (String, Vec<Self>) {
+        let mut loras = Vec::new();
+        let rest = LORA.replace_all(prompt, |found: &Captures<'_>| {
+            match found[2].parse::<f64>() {
+                Ok(scale) if scale.is_finite() => {
+                    let name = found[1].into();
+                    loras.push(Self { name, scale });
+                    String::new()
+                }
+                _ => found[0].into(),
+            }
+        });
+        (rest.into_owned(), loras)
+    }
 }
 
 /// How a picture was made: with these and the model it can be made again.
@@ -253,7 +271,7 @@ impl Parameters {
             None => 0,
         };
         let (prompt, negative_prompt) = divide(prompts);
-        let (prompt, loras) = loras(&prompt);
+        let (prompt, loras) = Lora::of_prompt(&prompt);
         Ok(Self {
             seed: parse("Seed", seed, "a whole number from 0")?,
             steps: parse("Steps", steps, "a whole number")?,
@@ -316,24 +334,6 @@ fn divide(lines: &str) -> (String, String) {
     }
     let [prompt, negative] = prompts.map(|lines| lines.join("\n"));
     (prompt, negative)
-}
-
-/// Takes the LoRAs out of a prompt; one whose scale is no number stays in it.
-fn loras(prompt: &str) -> (String, Vec<Lora>) {
-    let mut loras = Vec::new();
-    let rest = LORA.replace_all(prompt, |found: &regex::Captures<'_>| {
-        match found[2].parse::<f64>() {
-            Ok(scale) if scale.is_finite() => {
-                loras.push(Lora {
-                    name: found[1].into(),
-                    scale,
-                });
-                String::new()
-            }
-            _ => found[0].into(),
-        }
-    });
-    (rest.into_owned(), loras)
 }
 
 /// A value with a comma, a colon or a line break is written as a JSON string.
@@ -520,6 +520,18 @@ mod tests {
         writer.finish().expect("an end");
         assert_eq!(Parameters::from_png(&png)?, Some(parameters));
         Ok(())
+    }
+
+    #[test]
+    fn prompts_name_loras() {
+        let (prompt, loras) =
+            Lora::of_prompt("a cat<lora:ink:0.8>, <lora:x:strong> <lora:dots:-1>");
+        assert_eq!(prompt, "a cat, <lora:x:strong> ");
+        let lora = |name: &str, scale| Lora {
+            name: name.into(),
+            scale,
+        };
+        assert_eq!(loras, [lora("ink", 0.8), lora("dots", -1.0)]);
     }
 
     #[test]

@@ -40,9 +40,12 @@ pub enum PictureError {
     /// The file is damaged.
     #[error("is damaged: {0}")]
     Damaged(image::ImageError),
-    /// The PNG cannot be written or its text not be read.
-    #[error("the PNG: {0}")]
-    Png(String),
+    /// The pixels or the text chunks cannot be written.
+    #[error("the PNG cannot be written: {0}")]
+    Encode(#[from] png::EncodingError),
+    /// What stands before the pixels of a PNG cannot be read.
+    #[error("the PNG's text cannot be read: {0}")]
+    Text(png::DecodingError),
     /// The sides are zero, or absurd.
     #[error("has {width} × {height} pixels; from 1 to {MAX_PIXELS} are possible")]
     Pixels {
@@ -161,10 +164,9 @@ impl Picture {
     pub fn decode(bytes: &[u8]) -> Result<Self, PictureError> {
         let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
         match reader.format() {
-            Some(ImageFormat::Png) => {}
             // The decoder would fill what is missing with grey.
             Some(ImageFormat::Jpeg) if !jpeg_ends(bytes) => return Err(PictureError::Truncated),
-            Some(ImageFormat::Jpeg) => {}
+            Some(ImageFormat::Png | ImageFormat::Jpeg) => {}
             _ => return Err(PictureError::Format),
         }
         let mut decoder = reader.into_decoder().map_err(damaged)?;
@@ -212,12 +214,11 @@ impl Picture {
                 encoder.add_text_chunk(keyword.into(), text)
             } else {
                 encoder.add_itxt_chunk(keyword.into(), text)
-            }
-            .map_err(written)?;
+            }?;
         }
-        let mut writer = encoder.write_header().map_err(written)?;
-        writer.write_image_data(&self.rgb).map_err(written)?;
-        writer.finish().map_err(written)?;
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&self.rgb)?;
+        writer.finish()?;
         Ok(bytes)
     }
 
@@ -262,20 +263,25 @@ pub(crate) fn text_chunks(bytes: &[u8]) -> Result<Vec<(String, String)>, Picture
                 {
                     PictureError::Truncated
                 }
-                error => PictureError::Png(error.to_string()),
+                error => PictureError::Text(error),
             })?;
     let info = reader.info();
-    let unreadable = |error: png::DecodingError| PictureError::Png(error.to_string());
     let mut chunks: Vec<(String, String)> = info
         .uncompressed_latin1_text
         .iter()
         .map(|chunk| (chunk.keyword.clone(), chunk.text.clone()))
         .collect();
     for chunk in &info.compressed_latin1_text {
-        chunks.push((chunk.keyword.clone(), chunk.get_text().map_err(unreadable)?));
+        chunks.push((
+            chunk.keyword.clone(),
+            chunk.get_text().map_err(PictureError::Text)?,
+        ));
     }
     for chunk in &info.utf8_text {
-        chunks.push((chunk.keyword.clone(), chunk.get_text().map_err(unreadable)?));
+        chunks.push((
+            chunk.keyword.clone(),
+            chunk.get_text().map_err(PictureError::Text)?,
+        ));
     }
     Ok(chunks)
 }
@@ -320,10 +326,6 @@ fn damaged(error: image::ImageError) -> PictureError {
         }
         error => PictureError::Damaged(error),
     }
-}
-
-fn written(error: png::EncodingError) -> PictureError {
-    PictureError::Png(error.to_string())
 }
 
 /// Whether a JPEG has its end marker, after the picture and not in a thumbnail before it.

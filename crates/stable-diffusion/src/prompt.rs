@@ -9,7 +9,9 @@
 //! | `BREAK` | the rest goes into the next chunk |
 //!
 //! Brackets nest. One that is never closed counts to the end; one that was never opened is text.
-//! The syntax and what it means are those of Stable Diffusion web UI, so that prompts can be carried over.
+//! The syntax and what it means are those of Stable Diffusion web UI, so that prompts can be carried over, but for two
+//! things: a `BREAK` inside of brackets breaks here too, and what is no number after a colon is text.
+//! Its prompts that change while a picture is made (`[a:b:0.5]`, `[a|b]`) and its `AND` are not read: they are text.
 
 use std::sync::LazyLock;
 
