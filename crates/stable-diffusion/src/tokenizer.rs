@@ -22,7 +22,7 @@ pub use bpe::VocabularyError;
 
 use bpe::{Bpe, parse_merges};
 
-/// OpenAI's merges for CLIP: the first 48,894 of `bpe_simple_vocab_16e6.txt`. MIT, Copyright (c) 2021 OpenAI.
+/// OpenAI's merges for CLIP: the first 48,894 of `bpe_simple_vocab_16e6.txt`; see `LICENSE-CLIP` beside it.
 const MERGES: &str = include_str!("tokenizer/merges.txt");
 
 /// Why a tokenizer could not be loaded.

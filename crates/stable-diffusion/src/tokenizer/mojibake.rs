@@ -1,7 +1,7 @@
 //! Text that was UTF-8 and was read as something else: `â€™` for `’`.
 //!
-//! What is unlikely to be meant, and which encodings are tried, is as in ftfy 6.3.1 (Robyn Speer, Apache-2.0),
-//! `fix_encoding`; CLIP's captions went through it.
+//! What is unlikely to be meant, and which encodings are tried, is as in `fix_encoding` of ftfy 6.3.1 (Robyn Speer);
+//! CLIP's captions went through it. The groups and patterns are ftfy's, under the Apache License 2.0.
 
 use std::sync::LazyLock;
 

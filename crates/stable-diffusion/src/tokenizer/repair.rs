@@ -1,4 +1,4 @@
-//! Repairs of text that went wrong on its way: `ftfy.fix_text` of ftfy 6.3.1 (Robyn Speer, Apache-2.0).
+//! Repairs of text that went wrong on its way: `fix_text` of ftfy 6.3.1 (Robyn Speer, Apache License 2.0).
 //!
 //! CLIP's tokenizer begins with it, and so CLIP's captions never had a curly quotation mark in them.
 
