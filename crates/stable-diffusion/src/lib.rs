@@ -7,6 +7,10 @@
 //! | [`Unet`] | the network that predicts noise, a [`Network`](clearway_diffusion::Network) of the engine |
 //! | [`ControlNet`], [`Controlled`] | what makes it follow a picture |
 //! | [`Autoencoder`] | between pictures and latents, large or tiny |
+//! | [`Prompt`] | a prompt and the weights in it |
+//! | [`Tokenizer`] | from prompts to [`Chunk`]s of what CLIP reads |
+//! | [`Picture`] | pixels, and their files |
+//! | [`Parameters`] | how a picture was made, inside of it |
 //!
 //! Networks are built from their configurations, and read weights under diffusers' names; single files in the layout of
 //! the original code are renamed first. Pictures are tensors in -1 to 1, channels before rows.
@@ -15,7 +19,11 @@ mod attention;
 mod clip;
 mod config;
 mod error;
+mod parameters;
+mod picture;
+mod prompt;
 mod resnet;
+mod tokenizer;
 pub mod unet;
 pub mod vae;
 pub mod weights;
@@ -23,6 +31,10 @@ pub mod weights;
 pub use clip::{Activation, ClipText, ClipTextConfig, EncodeError};
 pub use config::Config;
 pub use error::LoadError;
+pub use parameters::{Lora, Parameters, ParametersError};
+pub use picture::{MAX_PIXELS, MULTIPLE, Picture, PictureError};
+pub use prompt::{Chunk, Cut, Part, Prompt, PromptError, emphasize};
+pub use tokenizer::{Tokenizer, TokenizerError, VocabularyError};
 pub use unet::{
     Condition, ControlNet, ControlNetConfig, Controlled, ControlledCondition, EncoderConfig, Mid,
     Prepared, Residuals, Unet, UnetConfig,
