@@ -21,7 +21,8 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData, bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::Value;
 
 /// The longest header that is read, in bytes. Stable Diffusion's 1130 tensors need 0.1 MB.
 pub const MAX_HEADER: u64 = 8 << 20;
@@ -170,6 +171,7 @@ pub struct Weights {
     tensors: BTreeMap<String, Stored>,
     updates: BTreeMap<String, Vec<LowRank>>,
     used: BTreeSet<String>,
+    metadata: BTreeMap<String, String>,
 }
 
 /// A tensor that was not read yet.
@@ -243,7 +245,7 @@ impl Weights {
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header)?;
-        let Header(tensors) =
+        let Header(tensors, metadata) =
             serde_json::from_slice(&header).map_err(|error| malformed(error.to_string()))?;
         // The format's own crate checks that the tensors touch without gap or overlap and that each has the bytes that
         // its shape needs, without overflow.
@@ -252,9 +254,9 @@ impl Weights {
             .map(|(key, info)| (key.clone(), info.clone()))
             .collect();
         in_file_order.sort_by_key(|(_, info)| info.data_offsets);
-        let metadata =
+        let layout =
             Metadata::new(None, in_file_order).map_err(|error| malformed(error.to_string()))?;
-        let expected = data_at(length).checked_add(metadata.data_len() as u64);
+        let expected = data_at(length).checked_add(layout.data_len() as u64);
         if expected != Some(size) {
             return Err(WeightsError::Length {
                 expected: expected.unwrap_or(u64::MAX),
@@ -279,6 +281,7 @@ impl Weights {
             tensors: tensors.collect(),
             updates: BTreeMap::new(),
             used: BTreeSet::new(),
+            metadata,
         })
     }
 
@@ -301,6 +304,16 @@ impl Weights {
         }
         self.used.extend(other.used);
         Ok(self)
+    }
+
+    /// What a safetensors file says beside its tensors.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The type of a tensor's numbers, as its file calls it.
+    pub fn dtype(&self, key: &str) -> Option<String> {
+        self.tensors.get(key).map(|stored| stored.dtype.to_string())
     }
 
     /// The keys, sorted.
@@ -327,6 +340,7 @@ impl Weights {
                 .filter_map(|(key, updates)| Some((inside(key)?, updates)))
                 .collect(),
             used: self.used.into_iter().filter_map(inside).collect(),
+            metadata: self.metadata,
         }
     }
 
@@ -634,7 +648,7 @@ fn regular_file(path: &Path) -> Result<File, WeightsError> {
 /// The header of a safetensors file: a JSON map in which no key comes twice.
 ///
 /// The format's own crate keeps the last of two equal keys.
-struct Header(BTreeMap<String, TensorInfo>);
+struct Header(BTreeMap<String, TensorInfo>, BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -649,14 +663,23 @@ impl<'de> Deserialize<'de> for Header {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
                 let mut tensors = BTreeMap::new();
+                let mut metadata = BTreeMap::new();
                 while let Some(key) = map.next_key::<String>()? {
                     if key == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
+                        // What is not text is of no use here, and no error.
+                        if let Value::Object(entries) = map.next_value()? {
+                            let texts =
+                                entries.into_iter().filter_map(|(key, value)| match value {
+                                    Value::String(text) => Some((key, text)),
+                                    _ => None,
+                                });
+                            metadata.extend(texts);
+                        }
                     } else if tensors.insert(key.clone(), map.next_value()?).is_some() {
                         return Err(A::Error::custom(format!("two tensors are called `{key}`")));
                     }
                 }
-                Ok(Header(tensors))
+                Ok(Header(tensors, metadata))
             }
         }
 

@@ -182,6 +182,10 @@ impl<'a> Entry<'a> {
         self.value.as_str().ok_or_else(|| self.wrong("a string"))
     }
 
+    pub(crate) fn float(&self) -> Option<f64> {
+        self.value.as_f64()
+    }
+
     fn boolean(&self) -> Result<bool, LoadError> {
         self.value
             .as_bool()

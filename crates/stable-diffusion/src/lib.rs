@@ -2,6 +2,8 @@
 //!
 //! | where | what |
 //! |---|---|
+//! | [`StableDiffusion`] | the whole: from a [`Request`] to pictures, step by step |
+//! | [`LowRankUpdate`] | a LoRA |
 //! | [`Files`] | a model on disk: a folder of diffusers, or a single file |
 //! | [`ClipText`] | the text encoder |
 //! | [`Unet`] | the network that predicts noise, a [`Network`](clearway_diffusion::Network) of the engine |
@@ -16,11 +18,14 @@
 //! the original code are renamed first. Pictures are tensors in -1 to 1, channels before rows.
 
 mod attention;
+mod bands;
 mod clip;
 mod config;
 mod error;
+mod lora;
 mod parameters;
 mod picture;
+mod pipeline;
 mod prompt;
 mod resnet;
 mod tokenizer;
@@ -31,8 +36,13 @@ pub mod weights;
 pub use clip::{Activation, ClipText, ClipTextConfig, EncodeError};
 pub use config::Config;
 pub use error::LoadError;
+pub use lora::{LoraError, LowRankUpdate};
 pub use parameters::{Lora, Parameters, ParametersError};
 pub use picture::{MAX_PIXELS, MULTIPLE, Picture, PictureError};
+pub use pipeline::{
+    Control, GenerateError, Generation, Made, Method, PictureStep, Plan, Request, Sampling,
+    SchedulerConfig, Source, Spacing, StableDiffusion, Steps, Text, UnknownName,
+};
 pub use prompt::{Chunk, Cut, Part, Prompt, PromptError, emphasize};
 pub use tokenizer::{Tokenizer, TokenizerError, VocabularyError};
 pub use unet::{

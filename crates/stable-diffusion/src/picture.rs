@@ -237,6 +237,39 @@ impl Picture {
         &self.rgb
     }
 
+    /// Which pixels are nearer to white than to black, row by row: what a mask says.
+    ///
+    /// Brightness is that of ITU-R 601-2, rounded as Pillow does.
+    pub fn is_white(&self) -> Vec<bool> {
+        let pixels = self.rgb.as_chunks::<3>().0;
+        let is_white = |&[red, green, blue]: &[u8; 3]| {
+            let [red, green, blue] = [red, green, blue].map(u32::from);
+            (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16 >= 128
+        };
+        pixels.iter().map(is_white).collect()
+    }
+
+    /// This picture, with another one's pixels where a mask is white.
+    ///
+    /// # Errors
+    ///
+    /// [`PictureError::Length`] if one of the three is of another size.
+    pub fn painted_over(&self, new: &Self, mask: &Self) -> Result<Self, PictureError> {
+        for other in [new, mask] {
+            if (other.width, other.height) != (self.width, self.height) {
+                return Err(PictureError::Length {
+                    width: self.width,
+                    height: self.height,
+                    found: other.rgb.len(),
+                });
+            }
+        }
+        let before = self.rgb.as_chunks::<3>().0.iter();
+        let pixels = before.zip(new.rgb.as_chunks::<3>().0).zip(mask.is_white());
+        let rgb = pixels.flat_map(|((before, new), painted)| if painted { *new } else { *before });
+        Self::new(self.width, self.height, rgb.collect())
+    }
+
     /// Whether the autoencoder can divide its sides.
     ///
     /// # Errors

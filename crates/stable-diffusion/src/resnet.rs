@@ -5,6 +5,8 @@ use burn::prelude::*;
 use clearway_layers::activation::silu;
 use clearway_layers::{Conv2d, Conv2dConfig, GroupNorm, GroupNormConfig, Linear, LinearConfig};
 
+use crate::bands::normalize_and_convolve;
+
 /// Makes a [`ResnetBlock`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ResnetBlockConfig {
@@ -88,5 +90,17 @@ impl ResnetBlock {
             Some(shortcut) => h + shortcut.forward(x),
             None => h + x,
         }
+    }
+
+    /// [`forward`](Self::forward) without a time, over bands of rows.
+    pub(crate) fn forward_in_bands(&self, x: &Tensor<4>, rows: usize) -> Tensor<4> {
+        let h = normalize_and_convolve(x, rows, &self.norm1, &self.conv1, |band, _| band);
+        normalize_and_convolve(&h, rows, &self.norm2, &self.conv2, |band, start| {
+            let x = x.clone().narrow(2, start, band.dims()[2]);
+            match &self.conv_shortcut {
+                Some(shortcut) => band + shortcut.forward(x),
+                None => band + x,
+            }
+        })
     }
 }

@@ -62,6 +62,7 @@ impl Weights {
             tensors,
             updates: BTreeMap::new(),
             used: BTreeSet::new(),
+            metadata: BTreeMap::new(),
         })
     }
 }

@@ -1,6 +1,8 @@
 //! The network that makes a U-Net follow a picture: edges, depth, poses.
 
-use burn::module::Module;
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use clearway_diffusion::{Network, Point, Stack};
 use clearway_layers::activation::silu;
@@ -95,6 +97,27 @@ impl ControlNet {
         1 << (self.controlnet_cond_embedding.blocks.len() / 2)
     }
 
+    /// What of the way down and the middle is of another shape than in a U-Net: a ControlNet is a copy of its own
+    /// model's. None if it fits.
+    pub fn differs_from(&self, unet: &Unet) -> Option<String> {
+        let (ours, theirs) = (Shapes::of(&self.encoder), Shapes::of(&unet.encoder));
+        let name = ours
+            .iter()
+            .find(|(name, shape)| theirs.get(*name) != Some(*shape));
+        let name = name.or_else(|| theirs.iter().find(|(name, _)| !ours.contains_key(*name)));
+        name.map(|(name, _)| {
+            let shape = |of: &BTreeMap<String, Vec<usize>>| {
+                of.get(name)
+                    .map_or("missing".into(), |shape| format!("of shape {shape:?}"))
+            };
+            format!(
+                "tensor `{name}` is {}, and the U-Net's is {}",
+                shape(&ours),
+                shape(&theirs)
+            )
+        })
+    }
+
     /// Does the work that all steps share.
     ///
     /// # Shapes
@@ -141,6 +164,39 @@ impl ControlNet {
         Residuals {
             down: taps.map(|(tap, kept)| tap.forward(kept)).collect(),
             mid: self.controlnet_mid_block.forward(x),
+        }
+    }
+}
+
+/// The shapes of an encoder's parameters, but for those that a ControlNet has otherwise: it sees neither what an
+/// inpainting U-Net has beside the sample nor the guidance scale.
+#[derive(Default)]
+struct Shapes {
+    path: Vec<String>,
+    shapes: BTreeMap<String, Vec<usize>>,
+}
+
+impl Shapes {
+    fn of(encoder: &Encoder) -> BTreeMap<String, Vec<usize>> {
+        let mut shapes = Self::default();
+        encoder.visit(&mut shapes);
+        shapes.shapes
+    }
+}
+
+impl ModuleVisitor for Shapes {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let path = self.path.join(".");
+        if path != "conv_in.weight" && !path.contains("cond_proj") {
+            self.shapes.insert(path, param.lazy_shape().to_vec());
         }
     }
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use super::Scaling;
 use crate::LoadError;
 use crate::attention::{Attention, AttentionConfig};
+use crate::bands::{double_and_convolve, normalize_and_convolve};
 use crate::config::{Config, MAX_DEPTH, MAX_SIZE};
 use crate::resnet::{ResnetBlock, ResnetBlockConfig};
 
@@ -321,6 +322,13 @@ impl AutoencoderKl {
         1 << (self.decoder.up_blocks.len() - 1)
     }
 
+    /// The channels of a picture that is encoded, and of one that is decoded.
+    pub fn picture_channels(&self) -> [usize; 2] {
+        let [_, encoded, _, _] = self.encoder.conv_in.weight.dims();
+        let [decoded, _, _, _] = self.decoder.conv_out.weight.dims();
+        [encoded, decoded]
+    }
+
     /// The channels of the latents.
     pub fn latent_channels(&self) -> usize {
         let [_, channels, _, _] = self.decoder.conv_in.weight.dims();
@@ -416,6 +424,51 @@ impl AutoencoderKl {
         }
         conv_out.forward(silu(conv_norm_out.forward(x)))
     }
+
+    /// [`decode`](Self::decode), with no more laid out at a time beside a layer's input and output than `memory` bytes,
+    /// as far as that can be: the way up is done in bands of rows.
+    ///
+    /// The result is that of the whole, up to the rounding of sums: there are no seams.
+    ///
+    /// # Shapes
+    ///
+    /// As [`decode`](Self::decode).
+    ///
+    /// # Panics
+    ///
+    /// If the latents have another number of channels.
+    pub fn decode_within(&self, z: Tensor<4>, memory: usize) -> Tensor<4> {
+        let Decoder {
+            conv_in,
+            mid_block,
+            up_blocks,
+            conv_norm_out,
+            conv_out,
+        } = &self.decoder;
+        let z = match &self.post_quant_conv {
+            Some(conv) => conv.forward(z),
+            None => z,
+        };
+        // The middle is as small as the latents, and its attention reads all of them.
+        let mut x = mid_block.forward(conv_in.forward(z));
+        for block in up_blocks {
+            for resnet in &block.resnets {
+                x = resnet.forward_in_bands(&x, rows_within(&x, 1, memory));
+            }
+            if let Some(upsampler) = &block.upsampler {
+                x = double_and_convolve(&x, rows_within(&x, 2, memory), upsampler);
+            }
+        }
+        let rows = rows_within(&x, 1, memory);
+        normalize_and_convolve(&x, rows, conv_norm_out, conv_out, |band, _| band)
+    }
+}
+
+/// The rows whose windows of three by three fit into some bytes; `factor` is how much wider than `x` they are.
+fn rows_within(x: &Tensor<4>, factor: usize, memory: usize) -> usize {
+    let [batch, channels, _, width] = x.dims();
+    let row = batch * channels * 9 * factor * width * size_of::<f32>();
+    (memory / row.max(1)).max(1)
 }
 
 impl MidBlock {

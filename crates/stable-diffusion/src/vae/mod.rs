@@ -80,11 +80,32 @@ impl Autoencoder {
         }
     }
 
+    /// [`decode`](Self::decode), in bands of rows where a layer would lay out more than `memory` bytes; the result is the
+    /// same up to rounding. A tiny autoencoder decodes as a whole.
+    ///
+    /// # Panics
+    ///
+    /// If the latents have another number of channels.
+    pub fn decode_within(&self, latents: Tensor<4>, memory: usize) -> Tensor<4> {
+        match self {
+            Self::Kl(network) => network.decode_within(network.unscaled(latents), memory),
+            Self::Tiny(_) => self.decode(latents),
+        }
+    }
+
     /// How many times smaller than the picture the latents are, in height and in width.
     pub fn factor(&self) -> usize {
         match self {
             Self::Kl(network) => network.factor(),
             Self::Tiny(network) => network.factor(),
+        }
+    }
+
+    /// The channels of a picture that is encoded, and of one that is decoded.
+    pub fn picture_channels(&self) -> [usize; 2] {
+        match self {
+            Self::Kl(network) => network.picture_channels(),
+            Self::Tiny(network) => network.picture_channels(),
         }
     }
 

@@ -236,6 +236,14 @@ impl AutoencoderTiny {
         1 << (self.decoder.stages.len() - 1)
     }
 
+    /// The channels of a picture that is encoded, and of one that is decoded.
+    pub fn picture_channels(&self) -> [usize; 2] {
+        let [_, encoded, _, _] = self.encoder.stages[0].conv.weight.dims();
+        let last = self.decoder.stages.len() - 1;
+        let [decoded, _, _, _] = self.decoder.stages[last].conv.weight.dims();
+        [encoded, decoded]
+    }
+
     /// The channels of the latents.
     pub fn latent_channels(&self) -> usize {
         let [_, channels, _, _] = self.decoder.conv_in.weight.dims();

@@ -60,7 +60,7 @@ impl Component {
     }
 
     /// What an error calls it.
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::TextEncoder => "text encoder",
             Self::Unet => "U-Net",
@@ -266,6 +266,24 @@ impl Files {
         autoencoder_of(&config, weights, device)?.map_err(self.in_component(component))
     }
 
+    /// How many times smaller than a picture its latents are, in height and in width.
+    ///
+    /// # Errors
+    ///
+    /// If the autoencoder's configuration is missing, malformed or not supported.
+    pub fn latent_factor(&self) -> Result<usize, LoadError> {
+        let component = Component::Autoencoder;
+        let config = self.config(component, &self.needed(component)?)?;
+        Ok(if is_tiny(&config)? {
+            1 << (AutoencoderTinyConfig::read(&config)?
+                .num_decoder_blocks
+                .len()
+                - 1)
+        } else {
+            1 << (AutoencoderKlConfig::read(&config)?.block_out_channels.len() - 1)
+        })
+    }
+
     fn in_component(&self, component: Component) -> impl Fn(WeightsError) -> LoadError {
         let path = if self.is_folder {
             self.path.join(component.folder())
@@ -341,11 +359,7 @@ fn autoencoder_of(
     weights: Weights,
     device: &Device,
 ) -> Result<Result<Autoencoder, WeightsError>, LoadError> {
-    let is_tiny = (config.root()).one_of(
-        "_class_name",
-        &[("AutoencoderKL", false), ("AutoencoderTiny", true)],
-    )?;
-    Ok(if is_tiny {
+    Ok(if is_tiny(config)? {
         let network = AutoencoderTinyConfig::read(config)?.init(device);
         network
             .load(weights)
@@ -356,6 +370,13 @@ fn autoencoder_of(
             .load(weights)
             .map(|network| Autoencoder::Kl(Box::new(network)))
     })
+}
+
+fn is_tiny(config: &Config) -> Result<bool, LoadError> {
+    config.root().one_of(
+        "_class_name",
+        &[("AutoencoderKL", false), ("AutoencoderTiny", true)],
+    )
 }
 
 fn in_file(path: &Path) -> impl Fn(WeightsError) -> LoadError + use<> {
@@ -415,7 +436,7 @@ fn shards(folder: &Path, index: &Path) -> Result<Weights, LoadError> {
 }
 
 /// Opens a file of weights, whatever wrote it: that is told by how it begins, and not by its name.
-fn open(path: &Path) -> Result<Weights, WeightsError> {
+pub(crate) fn open(path: &Path) -> Result<Weights, WeightsError> {
     let mut begin = Vec::new();
     if std::fs::metadata(path)?.is_file() {
         File::open(path)?.take(9).read_to_end(&mut begin)?;
