@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clearway_motion::{SpaceError, TrajectoryError};
 use clearway_planner::{HistoryError, LoadError, PlanError, PlannerError};
 use clearway_sim::SimError;
+use clearway_stable_diffusion::{GenerateError, PictureError};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -15,6 +16,15 @@ pub(crate) enum Error {
     },
     #[error("there is no policy in {}: give a folder written by LeRobot's save_pretrained with --policy", .0.display())]
     NoPolicy(PathBuf),
+    #[error("cannot use the model in {}: {error}", path.display())]
+    Model {
+        path: PathBuf,
+        error: Box<GenerateError>,
+    },
+    #[error("{} {error}", path.display())]
+    Picture { path: PathBuf, error: PictureError },
+    #[error(transparent)]
+    Generate(#[from] Box<GenerateError>),
     #[error("cannot read {}: {reason}", path.display())]
     Read { path: PathBuf, reason: String },
     #[error("cannot write {}: {reason}", path.display())]
@@ -63,6 +73,12 @@ pub(crate) enum Error {
     #[cfg(not(feature = "rerun"))]
     #[error("this binary cannot record: build it with the feature `rerun`, which is on by default")]
     Record,
+}
+
+impl From<GenerateError> for Error {
+    fn from(error: GenerateError) -> Self {
+        Self::Generate(Box::new(error))
+    }
 }
 
 impl Error {

@@ -108,7 +108,7 @@ pub enum GenerateError {
         error: String,
     },
     /// A network gave NaN or infinity.
-    #[error("{} gives values that are not finite{}: a broken model, or too large a scale", component.name(), in_step(step.as_ref()))]
+    #[error("the {} gives values that are not finite{}: a broken model, or too large a scale", component.name(), in_step(step.as_ref()))]
     NonFinite {
         /// Which network.
         component: Component,
