@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
@@ -23,6 +24,7 @@ from diffusers import (
     LatentConsistencyModelPipeline,
     LCMScheduler,
     PNDMScheduler,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
@@ -134,13 +136,15 @@ SCHEDULER = said
 TOKENIZER = tokenizer()
 
 
-def pipeline(kind, network="plain", scheduler_class=PNDMScheduler, **options):
+def pipeline(kind, network="plain", scheduler_class=PNDMScheduler, controlnet=None, **options):
     parts = dict(
         vae=vae, text_encoder=text_encoder, tokenizer=TOKENIZER, unet=networks[network],
         scheduler=scheduler_class.from_config(SCHEDULER | options), safety_checker=None, feature_extractor=None,
     )  # fmt: skip
     if kind is not LatentConsistencyModelPipeline:
         parts["image_encoder"] = None
+    if controlnet is not None:
+        parts["controlnet"] = controlnet
     made = kind(**parts, requires_safety_checker=False)
     made.set_progress_bar_config(disable=True)
     return made
@@ -168,7 +172,9 @@ PROMPT = {"prompt": "A red fox in the snow, detailed", "negative_prompt": "blurr
 DDIM = dict(scheduler_class=DDIMScheduler)
 text = StableDiffusionPipeline
 record("pndm", pipeline(text), **PROMPT, num_inference_steps=6)
-record("ddim", pipeline(text, **DDIM), **PROMPT, num_inference_steps=4, guidance_scale=5.0, clip_skip=1)
+record("ddim", pipeline(text, **DDIM), **PROMPT, num_inference_steps=4, guidance_scale=5.0)
+# Without guidance: diffusers leaves out no layer of the negative prompt's encoding.
+record("clip-skip", pipeline(text, **DDIM), **PROMPT, num_inference_steps=4, guidance_scale=1.0, clip_skip=1)
 record("rescale", pipeline(text, **DDIM), **PROMPT, num_inference_steps=4, guidance_rescale=0.7)
 record("batch", pipeline(text, **DDIM), seeds=(1, 2), **PROMPT, num_inference_steps=3, height=64, width=48)
 record("plain", pipeline(text, **DDIM), prompt="a cat", num_inference_steps=3, guidance_scale=1.0)
@@ -184,7 +190,9 @@ for name, kind, options in [
     ("lcm", LCMScheduler, {}),
     ("tcd", TCDScheduler, {}),
 ]:
-    record(name, pipeline(text, scheduler_class=kind, **options), **PROMPT, num_inference_steps=4, guidance_scale=3.0)
+    pipe = pipeline(text, scheduler_class=kind, **options)
+    eta = {"eta": 0.3} if kind is TCDScheduler else {}
+    record(name, pipe, **PROMPT, **eta, num_inference_steps=4, guidance_scale=3.0)
 
 # Stable Diffusion 2's way: it predicts velocities, and has a leading grid.
 velocity = dict(scheduler_class=EulerDiscreteScheduler, prediction_type="v_prediction", timestep_spacing="leading")
@@ -220,6 +228,16 @@ for name, strength in [("inpaint", 1.0), ("inpaint-half", 0.5)]:
         name, pipeline(inpaint, "inpaint", **DDIM), **PROMPT, image=source, mask_image=mask, strength=strength,
         num_inference_steps=4, height=64, width=64,
     )  # fmt: skip
+
+# A picture to follow.
+controlnet = ControlNetModel.from_unet(networks["plain"], conditioning_embedding_out_channels=(4, 4, 8, 8))
+for parameter in controlnet.parameters():
+    if parameter.abs().max() == 0:
+        parameter += 0.2 * torch.randn_like(parameter)
+disturb(controlnet)
+save(controlnet, OUT / "controlnet", variant="fp16")
+follow = pipeline(StableDiffusionControlNetPipeline, controlnet=controlnet, **DDIM)
+record("controlnet", follow, **PROMPT, image=source, controlnet_conditioning_scale=0.8, num_inference_steps=4)
 
 # Low-rank updates: of linear layers and convolutions, of both networks, under peft's names and kohya's.
 torch.manual_seed(5)
