@@ -333,7 +333,7 @@ impl Sight {
         };
         let size = vision.config().size;
         if size != [pusht::PICTURE_SIZE; 2] {
-            return Err(Error::Picture {
+            return Err(Error::Sight {
                 found: size,
                 shown: pusht::PICTURE_SIZE,
             });

@@ -6,6 +6,7 @@ use clearway_log::LogError;
 use clearway_motion::{SpaceError, TrajectoryError};
 use clearway_planner::{HistoryError, LoadError, PlanError, PlannerError};
 use clearway_sim::SimError;
+use clearway_stable_diffusion::{GenerateError, PictureError};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -16,6 +17,15 @@ pub(crate) enum Error {
     },
     #[error("there is no policy in {}: give a folder written by LeRobot's save_pretrained with --policy", .0.display())]
     NoPolicy(PathBuf),
+    #[error("cannot use the model in {}: {error}", path.display())]
+    Model {
+        path: PathBuf,
+        error: Box<GenerateError>,
+    },
+    #[error("{} {error}", path.display())]
+    Picture { path: PathBuf, error: PictureError },
+    #[error(transparent)]
+    Generate(#[from] Box<GenerateError>),
     #[error("cannot read {}: {reason}", path.display())]
     Read { path: PathBuf, reason: String },
     #[error("cannot write {}: {reason}", path.display())]
@@ -45,7 +55,7 @@ pub(crate) enum Error {
         "this policy sees {} x {} pixels, PushT shows {shown} x {shown}: it was trained for another task",
         found[0], found[1]
     )]
-    Picture { found: [usize; 2], shown: usize },
+    Sight { found: [usize; 2], shown: usize },
     #[error("{argument} {reason}")]
     Argument {
         argument: &'static str,
@@ -79,6 +89,12 @@ pub(crate) enum Error {
     #[cfg(not(feature = "rerun"))]
     #[error("this binary cannot record: build it with the feature `rerun`, which is on by default")]
     Record,
+}
+
+impl From<GenerateError> for Error {
+    fn from(error: GenerateError) -> Self {
+        Self::Generate(Box::new(error))
+    }
 }
 
 impl Error {

@@ -9,9 +9,12 @@
 //! | [`BatchNorm`] | normalization by the statistics of training |
 //! | [`SpatialSoftmax`] | where feature maps are active |
 //! | [`Resize`] | pictures of another size |
-//! | [`activation`] | Mish, ReLU, SiLU |
+//! | [`attention`], [`causal_attention`] | each query reads a mean of values |
+//! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
+//! | [`upsample_nearest_2x`] | larger pictures |
+//! | [`activation`] | Mish, SiLU, ReLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
-//! | [`weights`] | strict loading of safetensors files |
+//! | [`weights`] | strict loading of safetensors and PyTorch files |
 //!
 //! A layer is made by its configuration, `XConfig { .. }.init(&device)`, and computes with `forward`. Its parameters
 //! have the names and the memory layout of PyTorch's, so that loading a checkpoint of the field is a
@@ -21,11 +24,13 @@
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
 pub mod activation;
+mod attention;
 mod batch_norm;
 mod conv1d;
 mod conv2d;
 mod conv_transpose1d;
 mod embedding;
+mod feed_forward;
 #[cfg(test)]
 mod golden;
 mod group_norm;
@@ -33,19 +38,23 @@ mod layer_norm;
 mod linear;
 mod resize;
 mod spatial_softmax;
+mod upsample;
 pub mod weights;
 
+pub use attention::{attention, causal_attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
 pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv2d::{Conv2d, Conv2dConfig};
 pub use embedding::{Order, SinusoidalEmbedding};
+pub use feed_forward::{GegluFeedForward, GegluFeedForwardConfig};
 pub use group_norm::{GroupNorm, GroupNormConfig};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
 pub use resize::Resize;
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
-pub use weights::{Weights, WeightsError};
+pub use upsample::upsample_nearest_2x;
+pub use weights::{LowRank, Weights, WeightsError};
 
 use burn::module::Param;
 use burn::nn::Initializer;

@@ -162,7 +162,7 @@ pub struct Plan {
     pub sampling: Option<Sampling>,
     /// How many passes were made.
     pub passes: usize,
-    /// The longest of them.
+    /// The longest of them; what all share is prepared in the first.
     pub longest_pass: Duration,
     /// The seed.
     pub seed: u64,

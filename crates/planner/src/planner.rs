@@ -558,6 +558,7 @@ impl Planner {
         budget: Budget,
         each: &mut impl FnMut(&Tensor<3>),
     ) -> (Vec<f32>, Passes) {
+        let begun = Instant::now();
         let config = self.policy.config();
         let batch = group.len() * self.candidates;
         let shape = [batch, config.horizon, config.action.len];
@@ -591,6 +592,7 @@ impl Planner {
             previous,
             noise: &mut noise,
             budget,
+            begun,
         };
         let (sample, passes) = match pins {
             None => self.denoise_with(&self.denoiser, run, each),
@@ -654,6 +656,7 @@ impl Planner {
             previous,
             noise,
             budget,
+            begun,
         } = run;
         let stages = match (&previous, &self.refinement) {
             (Some(_), Some((_, stages))) => stages,
@@ -676,7 +679,8 @@ impl Planner {
             let now = Instant::now();
             let took = now - pass;
             pass = now;
-            passes.longest = passes.longest.max(took);
+            let whole = if step.index == 0 { now - begun } else { took };
+            passes.longest = passes.longest.max(whole);
             tracing::trace!(pass = passes.made, of = stages.len(), ?took, "pass");
             let needed = self.pace().note_pass(shape[0], took);
             let late = budget
@@ -843,6 +847,8 @@ struct Run<'a> {
     previous: Option<Tensor<3>>,
     noise: &'a mut dyn Noise,
     budget: Budget,
+    /// When what the passes share began to be prepared: a part of the first.
+    begun: Instant,
 }
 
 /// What became of them.
