@@ -183,17 +183,16 @@ impl<'a> Generation<'a> {
         (self.latents, self.done) = (None, 0);
         self.drawing = self.noise.clone();
         let (denoiser, stages) = (&*self.denoiser, &self.plan.stages[..]);
-        let sampler = match &self.clean {
-            Some(clean) => Sampler::refine(denoiser, &(), stages, clean.clone(), &mut self.drawing),
-            None => {
-                let device = &self.model.device;
-                Sampler::from_noise(denoiser, &(), stages, self.shape, device, &mut self.drawing)
-            }
+        let sampler = if let Some(clean) = &self.clean {
+            Sampler::refine(denoiser, &(), stages, clean.clone(), &mut self.drawing)
+        } else {
+            let device = &self.model.device;
+            Sampler::from_noise(denoiser, &(), stages, self.shape, device, &mut self.drawing)
         };
         Steps {
             sampler: Some(sampler),
             previewer: self.model.previewer.as_ref(),
-            steps: stages.len(),
+            count: stages.len(),
             latents: &mut self.latents,
             done: &mut self.done,
         }
@@ -357,7 +356,7 @@ impl PictureStep {
 pub struct Steps<'a> {
     sampler: Option<Sampler<'a, 4, Conditional>>,
     previewer: Option<&'a Autoencoder>,
-    steps: usize,
+    count: usize,
     latents: &'a mut Option<Tensor<4>>,
     done: &'a mut usize,
 }
@@ -367,7 +366,7 @@ impl Iterator for Steps<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let step = self.sampler.as_mut()?.next()?;
-        let place = Some((step.index + 1, self.steps));
+        let place = Some((step.index + 1, self.count));
         if let Err(error) = finite(&step.sample, Component::Unet, place) {
             self.sampler = None;
             return Some(Err(error));
@@ -376,7 +375,7 @@ impl Iterator for Steps<'_> {
         *self.done = step.index + 1;
         Some(Ok(PictureStep {
             index: step.index,
-            steps: self.steps,
+            steps: self.count,
             t: step.stage.at.t,
             clean: step.estimate.clean,
             latents: step.sample,
@@ -403,6 +402,10 @@ struct Given {
 }
 
 impl Given {
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one case after the other, as diffusers draws them: the order of the noise is the picture"
+    )]
     fn new(
         model: &mut StableDiffusion,
         request: &Request,
@@ -469,9 +472,10 @@ impl Given {
         let is_partial = source.strength < 1.0;
         let planes = source.picture.planes();
         if is_inpainting {
-            let clean = match is_partial {
-                true => Some(sample(planes.clone(), generator)?),
-                false => None,
+            let clean = if is_partial {
+                Some(sample(planes.clone(), generator)?)
+            } else {
+                None
             };
             let first = refined(&mut *generator, clean.as_ref(), shape, &begin);
             let painted = match &source.mask {
@@ -482,10 +486,7 @@ impl Given {
             let kept = planes
                 .iter()
                 .enumerate()
-                .map(|(i, &value)| match painted[i % plane] {
-                    true => 0.0,
-                    false => value,
-                });
+                .map(|(i, &value)| if painted[i % plane] { 0.0 } else { value });
             let kept = sample(kept.collect(), generator)?;
             // One pixel stands for its latent, as in diffusers.
             let factor = network.factor();
@@ -652,32 +653,29 @@ fn denoiser(
     conditions: &[ControlledCondition],
 ) -> Result<Box<Conditional>, GenerateError> {
     let parameterization = model.scheduler().parameterization;
-    let denoiser: Box<Conditional> = match conditions {
-        [positive, negative] => {
-            let condition = Guidance {
-                positive: positive.clone(),
-                negative: negative.clone(),
+    let denoiser: Box<Conditional> = if let [positive, negative] = conditions {
+        let condition = Guidance {
+            positive: positive.clone(),
+            negative: negative.clone(),
+        };
+        if request.rescale > 0.0 {
+            let network = Rescaled {
+                network,
+                scale: request.scale,
+                rescale: request.rescale,
             };
-            if request.rescale > 0.0 {
-                let network = Rescaled {
-                    network,
-                    scale: request.scale,
-                    rescale: request.rescale,
-                };
-                let denoiser = parameterized(network, parameterization, plan)?;
-                Box::new(Conditioned::new(denoiser, &condition))
-            } else {
-                let denoiser = ClassifierFree {
-                    denoiser: parameterized(network, parameterization, plan)?,
-                    scale: request.scale,
-                };
-                Box::new(Conditioned::new(denoiser, &condition))
-            }
-        }
-        _ => {
             let denoiser = parameterized(network, parameterization, plan)?;
-            Box::new(Conditioned::new(denoiser, &conditions[0]))
+            Box::new(Conditioned::new(denoiser, &condition))
+        } else {
+            let denoiser = ClassifierFree {
+                denoiser: parameterized(network, parameterization, plan)?,
+                scale: request.scale,
+            };
+            Box::new(Conditioned::new(denoiser, &condition))
         }
+    } else {
+        let denoiser = parameterized(network, parameterization, plan)?;
+        Box::new(Conditioned::new(denoiser, &conditions[0]))
     };
     Ok(match model.scheduler().clip(sampling.method) {
         Some(threshold) => Box::new(Clip {

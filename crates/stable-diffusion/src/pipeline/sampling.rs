@@ -238,6 +238,7 @@ impl SchedulerConfig {
     /// # Errors
     ///
     /// If an entry has a value that cannot be, or one that is not supported.
+    #[expect(clippy::too_many_lines, reason = "one entry after the other")]
     pub fn read(config: &Config) -> Result<Self, LoadError> {
         let root = config.root();
         root.unsupported(&[
@@ -468,25 +469,24 @@ impl Sampling {
             }
             Spacing::Karras | Spacing::Exponential => None,
         };
-        let grid = match times {
-            Some(times) => Grid::at_times(schedule, &times, end)?,
-            None => {
-                if steps > table.len() {
-                    return Err(GridError::Steps {
-                        timesteps: table.len(),
-                        steps,
-                    }
-                    .into());
+        let grid = if let Some(times) = times {
+            Grid::at_times(schedule, &times, end)?
+        } else {
+            if steps > table.len() {
+                return Err(GridError::Steps {
+                    timesteps: table.len(),
+                    steps,
                 }
-                let grid = match spacing {
-                    Spacing::Exponential => Grid::exponential(schedule, steps, end)?,
-                    _ => Grid::karras(schedule, steps, end)?,
-                };
-                if method.is_in_sigma_space() {
-                    grid
-                } else {
-                    grid.with_rounded_times()
-                }
+                .into());
+            }
+            let grid = match spacing {
+                Spacing::Exponential => Grid::exponential(schedule, steps, end)?,
+                _ => Grid::karras(schedule, steps, end)?,
+            };
+            if method.is_in_sigma_space() {
+                grid
+            } else {
+                grid.with_rounded_times()
             }
         };
         let grid = match strength {
