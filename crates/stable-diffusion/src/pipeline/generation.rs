@@ -296,15 +296,9 @@ pub struct PictureStep {
     previewer: Option<Autoencoder>,
 }
 
-/// Red, green and blue of each of Stable Diffusion 1's and 2's latent channels.
-///
-/// The factors are those of Stable Diffusion web UI's approximate preview, `sd_vae_approx`.
-const COLOURS: [[f32; 3]; 4] = [
-    [0.298, 0.207, 0.208],
-    [0.187, 0.286, 0.173],
-    [-0.158, 0.189, 0.264],
-    [-0.184, -0.271, -0.473],
-];
+/// What each latent channel adds to red, green and blue of a rough preview: a grey one, since which channel carries which
+/// colour is a matter of the autoencoder, and brightness is not.
+const COLOURS: [[f32; 3]; 4] = [[0.25; 3], [0.25; 3], [0.0; 3], [-0.25; 3]];
 
 impl PictureStep {
     /// What the pictures would be: by the tiny autoencoder if there is one, or by a formula, a pixel for each place of
