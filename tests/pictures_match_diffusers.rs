@@ -1064,3 +1064,40 @@ fn parameters_are_in_the_picture() -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[test]
+#[ignore = "a decoder of full size, 512 by 512: half a minute; CLEARWAY_WHOLE=1 decodes without bands"]
+fn a_full_size_decode_lays_out_little() -> Result<(), Failure> {
+    let config =
+        serde_json::json!({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2});
+    let config = clearway_stable_diffusion::Config::new("config.json", config)?;
+    let config = clearway_stable_diffusion::AutoencoderKlConfig::read(&config)?;
+    let network = config.init(&Device::flex());
+    let random = |side| {
+        let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+        Tensor::<4>::random([1, 4, side, side], normal, &Device::flex())
+    };
+    // Draws the weights.
+    network.decode(random(2));
+    let peak = || -> Result<usize, Failure> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        Ok(kilobytes.ok_or("no peak")?.parse::<usize>()? / 1024)
+    };
+    let (before, start) = (peak()?, std::time::Instant::now());
+    let z = random(64);
+    let picture = if std::env::var_os("CLEARWAY_WHOLE").is_some() {
+        network.decode(z)
+    } else {
+        network.decode_within(z, 256 << 20)
+    };
+    assert_eq!(picture.dims(), [1, 3, 512, 512]);
+    assert!(host(picture).iter().all(|value| value.is_finite()));
+    println!(
+        "{} s, at most {} MB, {before} MB before",
+        start.elapsed().as_secs(),
+        peak()?
+    );
+    Ok(())
+}
