@@ -20,7 +20,6 @@ use std::path::Path;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData, bf16, f16};
-use pytorch_reader::PytorchError;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 
@@ -58,8 +57,11 @@ pub enum WeightsError {
         reason: String,
     },
     /// The file is not what `torch.save` writes, or holds what is not read here.
-    #[error("is not a readable PyTorch file: {0}")]
-    Pytorch(PytorchError),
+    #[error("is not a readable PyTorch file: {reason}")]
+    Pytorch {
+        /// What is wrong.
+        reason: String,
+    },
     /// The header claims to be longer than [`MAX_HEADER`].
     #[error("the header claims {found} bytes; the limit is {limit}")]
     HeaderTooLong {
@@ -105,6 +107,14 @@ pub enum WeightsError {
     /// A tensor is not of a floating-point type.
     #[error("tensor `{key}` is of type {found} where F64, F32, F16 or BF16 is needed")]
     Dtype {
+        /// The tensor's key.
+        key: String,
+        /// The type in the file.
+        found: String,
+    },
+    /// A tensor does not hold whole numbers.
+    #[error("tensor `{key}` is of type {found} where I64 or I32 is needed")]
+    NotWhole {
         /// The tensor's key.
         key: String,
         /// The type in the file.
@@ -172,14 +182,15 @@ struct Stored {
 
 /// Where a tensor's numbers lie.
 #[derive(Clone, Debug)]
-enum Place {
-    /// In `Weights::files`, from this byte on.
-    File { file: usize, start: u64 },
-    /// In a PyTorch file, from this byte of the tensor on.
-    Pytorch {
-        tensor: pytorch_reader::Tensor,
-        skip: usize,
-    },
+struct Place {
+    /// In which of `Weights::files`.
+    file: usize,
+    /// The byte of the first number.
+    start: u64,
+    /// The extent and the distance between neighbours of each axis, where numbers do not lie in row-major order.
+    strided: Option<Vec<(usize, usize)>>,
+    /// How many numbers are left out before the first, in row-major order; none unless strided.
+    skip: usize,
 }
 
 impl Stored {
@@ -254,9 +265,11 @@ impl Weights {
             let stored = Stored {
                 dtype: info.dtype,
                 shape: info.shape,
-                place: Place::File {
+                place: Place {
                     file: 0,
                     start: data_at(length) + info.data_offsets.0 as u64,
+                    strided: None,
+                    skip: 0,
                 },
             };
             (key, stored)
@@ -278,9 +291,7 @@ impl Weights {
         let before = self.files.len();
         self.files.extend(other.files);
         for (key, mut stored) in other.tensors {
-            if let Place::File { file, .. } = &mut stored.place {
-                *file += before;
-            }
+            stored.place.file += before;
             if self.tensors.insert(key.clone(), stored).is_some() {
                 return Err(WeightsError::Duplicate { key });
             }
@@ -360,13 +371,14 @@ impl Weights {
             });
         };
         let stored = self.tensors.remove(key).ok_or_else(missing)?;
-        let bytes = stored.numbers() / parts.len() * (stored.dtype.bitsize() / 8);
+        let numbers = stored.numbers() / parts.len();
         for (i, &part) in parts.iter().enumerate() {
             let mut cut = stored.clone();
             cut.shape[0] = rows / parts.len();
-            match &mut cut.place {
-                Place::File { start, .. } => *start += (i * bytes) as u64,
-                Place::Pytorch { skip, .. } => *skip += i * bytes,
+            if cut.place.strided.is_some() {
+                cut.place.skip += i * numbers;
+            } else {
+                cut.place.start += (i * numbers * (cut.dtype.bitsize() / 8)) as u64;
             }
             if self.tensors.insert(part.into(), cut).is_some() {
                 return Err(WeightsError::Duplicate { key: part.into() });
@@ -454,32 +466,38 @@ impl Weights {
                 });
             }
         };
-        let size = stored.dtype.bitsize() / 8;
-        let mut values = Vec::with_capacity(stored.numbers());
-        let mut left = stored.numbers() * size;
-        match &stored.place {
-            Place::File { file, start } => {
-                let file = &mut self.files[*file];
-                file.seek(SeekFrom::Start(*start))?;
-                let mut block = vec![0; left.min(BLOCK)];
-                while left > 0 {
-                    let block = &mut block[..left.min(BLOCK)];
-                    file.read_exact(block)?;
-                    values.extend(block.chunks_exact(size).map(decode));
-                    left -= block.len();
-                }
-            }
-            Place::Pytorch { tensor, skip } => {
-                let bytes = tensor.read()?;
-                values.extend(bytes[*skip..*skip + left].chunks_exact(size).map(decode));
-            }
-        }
+        let values = read(&mut self.files, stored, decode)?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(WeightsError::NonFinite {
                 key: key.into(),
                 index,
             });
         }
+        self.used.insert(key.into());
+        Ok(values)
+    }
+
+    /// Reads a tensor of whole numbers in row-major order, and marks it as used.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing, or not of a signed whole type of 32 or 64 bits.
+    pub fn integers(&mut self, key: &str) -> Result<Vec<i64>, WeightsError> {
+        let stored = self
+            .tensors
+            .get(key)
+            .ok_or_else(|| WeightsError::Missing { key: key.into() })?;
+        let decode: fn(&[u8]) -> i64 = match stored.dtype {
+            Dtype::I64 => |b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
+            Dtype::I32 => |b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            other => {
+                return Err(WeightsError::NotWhole {
+                    key: key.into(),
+                    found: other.to_string(),
+                });
+            }
+        };
+        let values = read(&mut self.files, stored, decode)?;
         self.used.insert(key.into());
         Ok(values)
     }
@@ -554,6 +572,56 @@ impl Weights {
         }
         Ok(())
     }
+}
+
+/// Reads a tensor in blocks.
+fn read<T: Copy>(
+    files: &mut [File],
+    stored: &Stored,
+    decode: impl Fn(&[u8]) -> T,
+) -> Result<Vec<T>, WeightsError> {
+    let Place {
+        file,
+        start,
+        strided,
+        skip,
+    } = &stored.place;
+    let numbers = stored.numbers();
+    let mut span = numbers;
+    if let Some(axes) = strided
+        && numbers > 0
+    {
+        // From the first number to the last, wherever they lie.
+        let reach = axes.iter().map(|(extent, stride)| (extent - 1) * stride);
+        span = reach.sum::<usize>() + 1;
+    }
+    let size = stored.dtype.bitsize() / 8;
+    let mut values = Vec::with_capacity(span);
+    let mut left = span * size;
+    let file = &mut files[*file];
+    file.seek(SeekFrom::Start(*start))?;
+    let mut block = vec![0; left.min(BLOCK)];
+    while left > 0 {
+        let block = &mut block[..left.min(BLOCK)];
+        file.read_exact(block)?;
+        values.extend(block.chunks_exact(size).map(&decode));
+        left -= block.len();
+    }
+    let Some(axes) = strided else {
+        return Ok(values);
+    };
+    let at = |number: usize| {
+        let mut rest = number;
+        let mut at = 0;
+        for (extent, stride) in axes.iter().rev() {
+            at += rest % extent * stride;
+            rest /= extent;
+        }
+        at
+    };
+    Ok((*skip..skip + numbers)
+        .map(|number| values[at(number)])
+        .collect())
 }
 
 /// Opens a file that is one.

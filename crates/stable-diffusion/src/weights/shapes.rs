@@ -108,11 +108,14 @@ pub(super) fn autoencoder(weights: &Weights) -> Value {
 }
 
 pub(super) fn text_encoder(weights: &Weights) -> Value {
+    let tokens = axis(weights, "embeddings.token_embedding.weight", 0);
     let features = axis(weights, "embeddings.token_embedding.weight", 1);
     let layers = count(weights, "encoder.layers.");
     let is_first = features == FEATURES;
     json!({
-        "vocab_size": axis(weights, "embeddings.token_embedding.weight", 0),
+        "vocab_size": tokens,
+        // The last token ends a text.
+        "eos_token_id": tokens.saturating_sub(1),
         "hidden_size": features,
         "intermediate_size": axis(weights, "encoder.layers.0.mlp.fc1.weight", 0),
         // Stable Diffusion 2 reads what the last layer but one says.
