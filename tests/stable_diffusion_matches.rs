@@ -4,18 +4,21 @@
 //! computes with them. The project's shared data hold one of Stable Diffusion 1.5's own structure, in both layouts, with
 //! what diffusers 0.21.4 computes.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Guidance, Level, Network, Point, Stack};
 use clearway_layers::Weights;
 use clearway_layers::weights::LowRank;
 use clearway_stable_diffusion::{
-    AutoencoderTinyConfig, Component, Condition, Config, Controlled, ControlledCondition, Files,
-    Mid, Unet, UnetConfig, weights,
+    AutoencoderKlConfig, AutoencoderTinyConfig, ClipTextConfig, Component, Condition, Config,
+    Controlled, ControlledCondition, Files, Mid, Unet, UnetConfig, weights,
 };
 use clearway_tests::{repository, shared};
+use serde_json::json;
 
 /// The sums of a network in another order, in f32, relative to the largest number of the output. The project's promise is
 /// 1e-4.
@@ -508,20 +511,132 @@ fn the_autoencoder_of_stable_diffusion_1_matches() {
 }
 
 #[test]
-fn stable_diffusion_1_has_the_tensors_that_its_configuration_says() {
+fn tensors_of_pytorch_are_views() {
+    let mut weights = Weights::open_pytorch(&golden("views.pt")).expect("it opens");
+    let mut read = |key: &str, shape: &[usize]| weights.values(key, shape).expect(key);
+    let transposed = [0.0, 4.0, 8.0, 1.0, 5.0, 9.0, 2.0, 6.0, 10.0, 3.0, 7.0, 11.0];
+    assert_eq!(read("transposed", &[4, 3]), transposed);
+    assert_eq!(read("shifted", &[4]), [5.0, 6.0, 7.0, 8.0]);
+    assert_eq!(read("tied", &[4]), [5.0, 6.0, 7.0, 8.0]);
+    assert_eq!(read("repeated", &[3, 2]), [2.0, 3.0, 2.0, 3.0, 2.0, 3.0]);
+    assert_eq!(read("parameter", &[3]), [0.0, 1.0, 2.0]);
+    assert_eq!(read("nested.scalar", &[]), [2.5]);
+    weights.finish().expect("that is all");
+
+    let mut weights = Weights::open_pytorch(&golden("views.pt")).expect("it opens");
+    weights.split("transposed", &["a", "b"]).expect("four rows");
+    assert_eq!(
+        weights.values("b", &[2, 3]).expect("a part"),
+        transposed[6..]
+    );
+}
+
+#[test]
+fn stable_diffusion_1_has_as_many_parameters_as_the_published_files() {
     let Some(keys) = shared("reference/sd15-keys.tsv") else {
         return;
     };
     let text = std::fs::read_to_string(keys).expect("it can be read");
-    let unet = text
-        .lines()
-        .filter(|line| line.starts_with("unet\t"))
-        .count();
-    assert_eq!(unet, 686);
-    let config = serde_json::json!({"cross_attention_dim": 768});
-    let config = Config::new("config.json", config).expect("an object");
-    let network = UnetConfig::read(&config)
-        .expect("it is supported")
-        .init(&device());
-    assert_eq!(network.parameters(), 859_520_964);
+    let published = |network: &str| -> usize {
+        let shapes = text.lines().filter_map(|line| {
+            let mut fields = line.split('\t');
+            (fields.next() == Some(network)).then(|| fields.nth(1).expect("a shape"))
+        });
+        let sizes = |shape: &str| -> usize {
+            let sizes = shape
+                .split('x')
+                .map(|n| n.parse::<usize>().expect("a number"));
+            sizes.product()
+        };
+        shapes.map(sizes).sum()
+    };
+    let config = |json| Config::new("config.json", json).expect("an object");
+    let unet = config(json!({"cross_attention_dim": 768}));
+    let unet = UnetConfig::read(&unet).expect("it is supported");
+    assert_eq!(unet.init(&device()).parameters(), published("unet"));
+    let vae = config(json!({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}));
+    let vae = AutoencoderKlConfig::read(&vae).expect("it is supported");
+    assert_eq!(vae.init(&device()).parameters(), published("vae"));
+    let text = config(json!({
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_attention_heads": 12,
+    }));
+    let text = ClipTextConfig::read(&text).expect("it is supported");
+    assert_eq!(text.init(&device()).parameters(), published("text_encoder"));
+}
+
+/// The signal-to-noise ratio at the peak, in decibels.
+fn psnr<const D: usize>(found: Tensor<D>, expected: Tensor<D>) -> f64 {
+    assert_eq!(found.dims(), expected.dims());
+    let (found, expected) = (host(found), host(expected));
+    let peak = expected
+        .iter()
+        .fold(0.0_f64, |most, v| most.max(f64::from(v.abs())));
+    let squares = found.iter().zip(&expected);
+    let squares = squares.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+    10.0 * (peak.powi(2) * expected.len() as f64 / squares).log10()
+}
+
+/// The most memory that this process had, in MB.
+fn peak_memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
+    kilobytes.unwrap_or(0) / 1024
+}
+
+/// Of a whole network in f32; float16 would be worth 60.
+const FULL_SIZE_DB: f64 = 80.0;
+
+#[test]
+#[ignore = "needs the folder that golden/stable_diffusion/full_size.py writes, in CLEARWAY_FULL_SIZE"]
+fn networks_of_full_size_match() {
+    let folder = std::env::var_os("CLEARWAY_FULL_SIZE").expect("CLEARWAY_FULL_SIZE is set");
+    let folder = Path::new(&folder);
+    let files = Files::open(folder).expect("it is there");
+    let mut expected = Expected::open(&folder.join("expected.safetensors"));
+    let start = Cell::new(Instant::now());
+    let lap = |what: &str| {
+        let now = Instant::now();
+        let ms = now.duration_since(start.replace(now)).as_secs_f64() * 1000.0;
+        println!("{what:24} {ms:8.0} ms, at most {} MB", peak_memory());
+    };
+    let check = |name: &str, psnr: f64| {
+        println!("{name:24} {psnr:8.1} dB");
+        assert!(psnr > FULL_SIZE_DB);
+        start.set(Instant::now());
+    };
+
+    let tokens = tokens(&mut expected.0, "tokens");
+    start.set(Instant::now());
+    let network = files.text_encoder(&device()).expect("it loads");
+    lap("text encoder, load");
+    let out = network.encode(&tokens, 0).expect("known tokens");
+    lap("text encoder, 2 texts");
+    check("text encoder", psnr(out, expected.get("text")));
+    drop(network);
+
+    let network = files.autoencoder(&device()).expect("it loads");
+    lap("autoencoder, load");
+    let z = expected.get::<4>("z").mul_scalar(0.18215);
+    let out = network.decode(z);
+    lap("decoder, 512 x 512");
+    check("decoder", psnr(out, expected.get("decoded")));
+    let mean = network.encode(expected.get("picture")).mean;
+    lap("encoder, 256 x 256");
+    check(
+        "encoder",
+        psnr(mean.div_scalar(0.18215), expected.get("mean")),
+    );
+    drop(network);
+
+    let network = files.unet(&device()).expect("it loads");
+    lap("U-Net, load");
+    let text = expected.get::<3>("text").narrow(0, 0, 1);
+    let prepared = network.prepare(&Condition::text(text));
+    lap("U-Net, prepare");
+    let out = network.forward(expected.get("x"), &[point(500.0)], &prepared);
+    lap("U-Net, 64 x 64");
+    check("U-Net", psnr(out, expected.get("out")));
 }

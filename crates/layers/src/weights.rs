@@ -452,13 +452,12 @@ impl Weights {
                 found: stored.shape.clone(),
             });
         }
-        let decode: fn(&[u8]) -> f32 = match stored.dtype {
-            Dtype::F64 => {
-                |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32
-            }
-            Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            Dtype::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
-            Dtype::BF16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        let files = &mut self.files;
+        let values = match stored.dtype {
+            Dtype::F64 => read(files, stored, |b| f64::from_le_bytes(b) as f32)?,
+            Dtype::F32 => read(files, stored, f32::from_le_bytes)?,
+            Dtype::F16 => read(files, stored, |b| f16::from_le_bytes(b).to_f32())?,
+            Dtype::BF16 => read(files, stored, |b| bf16::from_le_bytes(b).to_f32())?,
             other => {
                 return Err(WeightsError::Dtype {
                     key: key.into(),
@@ -466,7 +465,6 @@ impl Weights {
                 });
             }
         };
-        let values = read(&mut self.files, stored, decode)?;
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(WeightsError::NonFinite {
                 key: key.into(),
@@ -487,9 +485,11 @@ impl Weights {
             .tensors
             .get(key)
             .ok_or_else(|| WeightsError::Missing { key: key.into() })?;
-        let decode: fn(&[u8]) -> i64 = match stored.dtype {
-            Dtype::I64 => |b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]),
-            Dtype::I32 => |b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+        let values = match stored.dtype {
+            Dtype::I64 => read(&mut self.files, stored, i64::from_le_bytes)?,
+            Dtype::I32 => read(&mut self.files, stored, |b| {
+                i64::from(i32::from_le_bytes(b))
+            })?,
             other => {
                 return Err(WeightsError::NotWhole {
                     key: key.into(),
@@ -497,7 +497,6 @@ impl Weights {
                 });
             }
         };
-        let values = read(&mut self.files, stored, decode)?;
         self.used.insert(key.into());
         Ok(values)
     }
@@ -575,10 +574,10 @@ impl Weights {
 }
 
 /// Reads a tensor in blocks.
-fn read<T: Copy>(
+fn read<const N: usize, T: Copy>(
     files: &mut [File],
     stored: &Stored,
-    decode: impl Fn(&[u8]) -> T,
+    decode: impl Fn([u8; N]) -> T,
 ) -> Result<Vec<T>, WeightsError> {
     let Place {
         file,
@@ -595,16 +594,15 @@ fn read<T: Copy>(
         let reach = axes.iter().map(|(extent, stride)| (extent - 1) * stride);
         span = reach.sum::<usize>() + 1;
     }
-    let size = stored.dtype.bitsize() / 8;
     let mut values = Vec::with_capacity(span);
-    let mut left = span * size;
+    let mut left = span * N;
     let file = &mut files[*file];
     file.seek(SeekFrom::Start(*start))?;
     let mut block = vec![0; left.min(BLOCK)];
     while left > 0 {
         let block = &mut block[..left.min(BLOCK)];
         file.read_exact(block)?;
-        values.extend(block.chunks_exact(size).map(&decode));
+        values.extend(block.as_chunks().0.iter().map(|&bytes| decode(bytes)));
         left -= block.len();
     }
     let Some(axes) = strided else {

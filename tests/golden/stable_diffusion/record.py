@@ -303,6 +303,18 @@ run("single.unet", big)
 x, z = torch.rand(1, 3, 16, 16) * 2 - 1, torch.randn(1, 4, 8, 8)
 record("single.vae", x=x, z=z, mean=vae.encode(x).latent_dist.mean, out=vae.decode(z).sample)
 
+# Numbers that do not lie in their order, that several tensors share, and of a type that only PyTorch has.
+counted = torch.arange(12.0)
+tensors = {
+    "transposed": counted.reshape(3, 4).T,
+    "shifted": counted[5:9],
+    "repeated": counted[2:4].expand(3, 2),
+    "parameter": torch.nn.Parameter(counted[:3].bfloat16()),
+    "nested": {"scalar": torch.tensor(2.5, dtype=torch.float64)},
+}
+tensors["tied"] = tensors["shifted"]
+torch.save(tensors, HERE / "views.pt")
+
 save_file(expected, HERE / "expected.safetensors")
 for path in HERE.rglob("*.json"):
     text = json.loads(path.read_text())
