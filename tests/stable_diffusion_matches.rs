@@ -214,6 +214,27 @@ fn controlnets_match() {
 }
 
 #[test]
+fn a_controlnet_loads_as_its_authors_save_it() {
+    let mut expected = Expected::golden();
+    let network = weights::controlnet(&golden("control.pth"), &device()).expect("it loads");
+    let text = Condition::text(expected.get("control.text"));
+    let prepared = network.prepare(&text, expected.get("control.picture"));
+    let residuals = network.forward(expected.get("control.x"), &[point(20.0)], &prepared);
+    let (down, mid) = (residuals.down(), residuals.mid().clone());
+    assert_near("control.mid", mid, expected.get("control.mid"));
+    assert_near(
+        "control.first",
+        down[0].clone(),
+        expected.get("control.first"),
+    );
+    assert_near(
+        "control.last",
+        down[down.len() - 1].clone(),
+        expected.get("control.last"),
+    );
+}
+
+#[test]
 fn autoencoders_match() {
     let mut expected = Expected::golden();
     let vae = weights::autoencoder(&golden("vae"), &device()).expect("it loads");
@@ -311,7 +332,7 @@ fn a_checkpoint_of_a_training_program_says_all_by_its_shapes() {
         before,
         expected.get("single.text.before"),
     );
-    let pooled = text.pooled(encoded, &tokens);
+    let pooled = text.pooled(&encoded, &tokens);
     assert_near(
         "single.text, pooled",
         pooled,
@@ -411,6 +432,34 @@ fn files_that_are_cut_short_are_errors() {
             assert!(!error.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn a_wrong_byte_is_an_error_or_another_number() {
+    let whole = std::fs::read(golden("views.pt")).expect("it is there");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("wrong");
+    let mut opened = 0;
+    for at in 0..whole.len() {
+        for wrong in [0, 0xff, whole[at] ^ 1] {
+            let mut bytes = whole.clone();
+            bytes[at] = wrong;
+            std::fs::write(&path, bytes).expect("can be written");
+            let Ok(mut weights) = Weights::open_pytorch(&path) else {
+                continue;
+            };
+            opened += 1;
+            let keys: Vec<String> = weights.keys().map(str::to_owned).collect();
+            for key in keys {
+                let shape = weights.shape(&key).expect("it is listed").to_vec();
+                // What no network asks for may take all memory.
+                if shape.iter().product::<usize>() < 1 << 20 {
+                    let _ = weights.values(&key, &shape);
+                }
+            }
+        }
+    }
+    assert!(opened > 0, "most of an archive is padding");
 }
 
 /// The fixture of Stable Diffusion 1.5's structure, in both layouts.

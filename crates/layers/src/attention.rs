@@ -47,7 +47,8 @@ pub fn causal_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
     blocks(q, k, v, |scores, start| {
         let [_, _, rows, keys] = scores.dims();
         // True above the diagonal, which lies `start` places to the right in a later block.
-        let later = Tensor::<2, Bool>::triu_mask([rows, keys], start as i64 + 1, &device);
+        let later =
+            Tensor::<2, Bool>::triu_mask([rows, keys], start.cast_signed() as i64 + 1, &device);
         scores.mask_fill(later.bool_not().unsqueeze(), f32::NEG_INFINITY)
     })
 }
@@ -75,8 +76,9 @@ fn blocks(
     // Scaling the queries costs less than scaling the scores.
     let q = q.mul_scalar(1.0 / (d as f64).sqrt());
     let k = k.swap_dims(2, 3);
-    let attend =
-        |q: Tensor<4>, start: usize| softmax(mask(q.matmul(k.clone()), start), 3).matmul(v.clone());
+    let attend = move |q: Tensor<4>, start: usize| {
+        softmax(mask(q.matmul(k.clone()), start), 3).matmul(v.clone())
+    };
     let rows = (MAX_SCORES / (batch * heads * keys).max(1)).max(1);
     if rows >= queries {
         return attend(q, 0);

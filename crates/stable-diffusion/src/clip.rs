@@ -66,9 +66,9 @@ pub struct ClipText {
 
 #[derive(Module, Debug)]
 struct Layer {
-    layer_norm1: LayerNorm,
+    norm1: LayerNorm,
     self_attn: Attention,
-    layer_norm2: LayerNorm,
+    norm2: LayerNorm,
     expand: Linear,
     contract: Linear,
     #[module(skip)]
@@ -178,7 +178,7 @@ impl ClipTextConfig {
             std: 0.02,
         };
         let layer = |_| Layer {
-            layer_norm1: norm(),
+            norm1: norm(),
             self_attn: AttentionConfig {
                 features,
                 context: features,
@@ -186,7 +186,7 @@ impl ClipTextConfig {
                 bias: true,
             }
             .init(device),
-            layer_norm2: norm(),
+            norm2: norm(),
             expand: linear(features, self.intermediate_size),
             contract: linear(self.intermediate_size, features),
             activation: self.hidden_act,
@@ -295,7 +295,7 @@ impl ClipText {
             return Err(EncodeError::Token { token, limit });
         }
         let vectors = self.token_embedding.val();
-        let indices: Vec<i32> = all.iter().map(|&token| token as i32).collect();
+        let indices: Vec<i32> = all.iter().map(|&token| token.cast_signed()).collect();
         let indices =
             Tensor::<1, Int>::from_data(TensorData::new(indices, [all.len()]), &vectors.device());
         let chosen = vectors.select(0, indices);
@@ -349,7 +349,7 @@ impl ClipText {
     /// # Panics
     ///
     /// If `encoded` is of another shape than the tokens.
-    pub fn pooled(&self, encoded: Tensor<3>, tokens: &[Vec<u32>]) -> Tensor<2> {
+    pub fn pooled(&self, encoded: &Tensor<3>, tokens: &[Vec<u32>]) -> Tensor<2> {
         let [batch, _, features] = encoded.dims();
         assert_eq!(batch, tokens.len(), "each text has its tokens");
         let rows = tokens.iter().enumerate().map(|(i, text)| {
@@ -367,11 +367,8 @@ impl ClipText {
 
 impl Layer {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self
-            .self_attn
-            .forward_causal(self.layer_norm1.forward(x.clone()))
-            + x;
-        let h = self.expand.forward(self.layer_norm2.forward(x.clone()));
+        let x = self.self_attn.forward_causal(self.norm1.forward(x.clone())) + x;
+        let h = self.expand.forward(self.norm2.forward(x.clone()));
         let h = match self.activation {
             Activation::QuickGelu => quick_gelu(h),
             Activation::Gelu => gelu(h),
@@ -392,6 +389,8 @@ fn transformers_key(path: &str) -> String {
             "to_k" => "k_proj",
             "to_v" => "v_proj",
             "to_out" => "out_proj",
+            "norm1" => "layer_norm1",
+            "norm2" => "layer_norm2",
             "expand" => "mlp.fc1",
             "contract" => "mlp.fc2",
             other => other,
@@ -450,7 +449,7 @@ mod tests {
     fn a_text_as_a_whole_is_its_first_end() {
         let encoded = Tensor::<3>::from_data([[[0.0], [1.0], [2.0], [3.0]]], &Device::flex());
         let at = |network: &ClipText, tokens: [u32; 4]| -> f32 {
-            let pooled = network.pooled(encoded.clone(), &[tokens.to_vec()]);
+            let pooled = network.pooled(&encoded, &[tokens.to_vec()]);
             pooled.into_scalar()
         };
         let (known, largest) = (network(Some(7)), network(None));

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import (
+    convert_controlnet_checkpoint,
     convert_ldm_unet_checkpoint,
     convert_ldm_vae_checkpoint,
 )
@@ -302,6 +303,31 @@ record("single.text", tokens=tokens.to(torch.int32))
 run("single.unet", big)
 x, z = torch.rand(1, 3, 16, 16) * 2 - 1, torch.randn(1, 4, 8, 8)
 record("single.vae", x=x, z=z, mean=vae.encode(x).latent_dist.mean, out=vae.decode(z).sample)
+
+# A ControlNet in the original layout, of the same U-Net.
+control = ControlNetModel.from_unet(big, conditioning_embedding_out_channels=(4, 4, 6, 8))
+control = disturb(control).half().float()
+state, own = {}, {}
+for key, value in control.state_dict().items():
+    if key.startswith("controlnet_down_blocks."):
+        _, i, leaf = key.split(".")
+        own[f"control_model.zero_convs.{i}.0.{leaf}"] = value
+    elif key.startswith("controlnet_mid_block."):
+        own[f"control_model.middle_block_out.0.{key.split('.')[-1]}"] = value
+    elif key.startswith("controlnet_cond_embedding."):
+        *name, leaf = key.split(".")[1:]
+        at = {"conv_in": 0, "conv_out": 14}.get(name[0]) if name[0] != "blocks" else 2 * int(name[1]) + 2
+        own[f"control_model.input_hint_block.{at}.{leaf}"] = value
+    else:
+        state[key] = value
+own |= {k.replace("model.diffusion_model.", "control_model."): v for k, v in ldm_unet(state).items()}
+back = convert_controlnet_checkpoint(dict(own), control.config)
+assert back.keys() == control.state_dict().keys()
+assert all(torch.equal(back[k], v) for k, v in control.state_dict().items())
+torch.save({k: v.half() for k, v in own.items()}, HERE / "control.pth")
+x, text, picture = torch.randn(1, 4, 8, 8), torch.randn(1, 5, 64), torch.rand(1, 3, 64, 64)
+down, mid = control(x, torch.tensor([20]), text, picture, return_dict=False)
+record("control", x=x, text=text, picture=picture, mid=mid, last=down[-1], first=down[0])
 
 # Numbers that do not lie in their order, that several tensors share, and of a type that only PyTorch has.
 counted = torch.arange(12.0)

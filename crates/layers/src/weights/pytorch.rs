@@ -2,6 +2,9 @@
 //!
 //! `torch.save` writes a zip archive, or wrote a bare stream before PyTorch 1.6, of a pickle that says which tensors there
 //! are and of the numbers. Nothing is compressed, so that the numbers are read where they lie.
+//!
+//! The maintained reader, `pytorch-reader` 0.22.1, refuses dictionaries that have a class as a key, as the checkpoints of
+//! training programs may have.
 
 mod archive;
 mod pickle;

@@ -233,7 +233,7 @@ impl Network<4> for Controlled {
             .map(|((network, scale), prepared)| {
                 network.forward(x.clone(), points, prepared).scale(*scale)
             })
-            .reduce(Residuals::add);
+            .reduce(|all, more| all + more);
         let unet = &prepared.unet;
         self.unet
             .forward_observed(x, points, unet, residuals, &mut |_, _| {})

@@ -8,6 +8,8 @@ mod transformer;
 pub use config::{ControlNetConfig, EncoderConfig, Mid, UnetConfig};
 pub use controlnet::{ControlNet, Controlled, ControlledCondition, ControlledPrepared};
 
+use std::ops::Add;
+
 use burn::module::Module;
 use burn::prelude::*;
 use clearway_diffusion::{Network, Point, Stack};
@@ -143,25 +145,6 @@ pub struct Residuals {
 }
 
 impl Residuals {
-    /// Those of two networks together.
-    ///
-    /// # Panics
-    ///
-    /// If the networks are of different shapes.
-    #[must_use]
-    pub fn add(self, other: Self) -> Self {
-        assert_eq!(
-            self.down.len(),
-            other.down.len(),
-            "the networks have different numbers of layers"
-        );
-        let down = self.down.into_iter().zip(other.down);
-        Self {
-            down: down.map(|(a, b)| a + b).collect(),
-            mid: self.mid + other.mid,
-        }
-    }
-
     /// Those of a network that is obeyed more or less.
     #[must_use]
     pub fn scale(self, scale: f64) -> Self {
@@ -180,6 +163,28 @@ impl Residuals {
     /// What is added behind the middle.
     pub fn mid(&self) -> &Tensor<4> {
         &self.mid
+    }
+}
+
+impl Add for Residuals {
+    type Output = Self;
+
+    /// Those of two networks together.
+    ///
+    /// # Panics
+    ///
+    /// If the networks are of different shapes.
+    fn add(self, other: Self) -> Self {
+        assert_eq!(
+            self.down.len(),
+            other.down.len(),
+            "the networks have different numbers of layers"
+        );
+        let down = self.down.into_iter().zip(other.down);
+        Self {
+            down: down.map(|(a, b)| a + b).collect(),
+            mid: self.mid + other.mid,
+        }
     }
 }
 
@@ -465,6 +470,7 @@ fn diffusers_key(path: &str) -> String {
     let names = path.split('.').filter_map(|name| match name {
         "encoder" => None,
         "to_out" => Some("to_out.0"),
+        "layers" => Some("transformer_blocks"),
         "expand" => Some("net.0.proj"),
         "contract" => Some("net.2"),
         "downsampler" => Some("downsamplers.0.conv"),

@@ -26,7 +26,7 @@ pub(super) struct TransformerConfig {
 }
 
 /// ```text
-/// h = proj_in(norm(x)), every pixel a token;   h = block(h) for each block;   y = x + proj_out(h)
+/// h = proj_in(norm(x)), every pixel a token;   h = layer(h) for each layer;   y = x + proj_out(h)
 /// ```
 ///
 /// Some networks have convolutions of one tap in place of the projections. That is the same matrix.
@@ -34,7 +34,7 @@ pub(super) struct TransformerConfig {
 pub(super) struct Transformer {
     norm: GroupNorm,
     proj_in: Linear,
-    transformer_blocks: Vec<TransformerBlock>,
+    layers: Vec<Layer>,
     proj_out: Linear,
 }
 
@@ -42,7 +42,7 @@ pub(super) struct Transformer {
 /// x ← x + attn₁(norm₁(x));   x ← x + attn₂(norm₂(x), text);   x ← x + ff(norm₃(x))
 /// ```
 #[derive(Module, Debug)]
-struct TransformerBlock {
+struct Layer {
     norm1: LayerNorm,
     attn1: Attention,
     norm2: LayerNorm,
@@ -92,8 +92,8 @@ impl TransformerConfig {
             }
             .init(device),
             proj_in: project(),
-            transformer_blocks: (0..layers)
-                .map(|_| TransformerBlock {
+            layers: (0..layers)
+                .map(|_| Layer {
                     norm1: norm(),
                     attn1: attention(channels),
                     norm2: norm(),
@@ -114,7 +114,7 @@ impl TransformerConfig {
 impl Transformer {
     /// What each block reads of a text `[batch, tokens, context]`, which stays for all steps.
     pub(super) fn keys(&self, text: &Tensor<3>) -> impl Iterator<Item = Keys> {
-        self.transformer_blocks
+        self.layers
             .iter()
             .map(|block| block.attn2.keys(text.clone()))
     }
@@ -132,7 +132,7 @@ impl Transformer {
             .reshape([batch, channels, height * width])
             .swap_dims(1, 2);
         let mut h = self.proj_in.forward(tokens);
-        for block in &self.transformer_blocks {
+        for block in &self.layers {
             let keys = keys.next().expect("`prepare` computed keys for each block");
             h = block.forward(h, keys);
         }
@@ -141,7 +141,7 @@ impl Transformer {
     }
 }
 
-impl TransformerBlock {
+impl Layer {
     fn forward(&self, x: Tensor<3>, keys: &Keys) -> Tensor<3> {
         let x = self.attn1.forward_self(self.norm1.forward(x.clone())) + x;
         let x = self.attn2.forward(self.norm2.forward(x.clone()), keys) + x;

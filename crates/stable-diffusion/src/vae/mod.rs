@@ -12,9 +12,9 @@ use burn::tensor::Tensor;
 #[derive(Clone, Debug)]
 pub enum Autoencoder {
     /// The one that the U-Net was trained on.
-    Kl(AutoencoderKl),
+    Kl(Box<AutoencoderKl>),
     /// A small one that imitates it.
-    Tiny(AutoencoderTiny),
+    Tiny(Box<AutoencoderTiny>),
 }
 
 /// A normal distribution over latents, or a single point.

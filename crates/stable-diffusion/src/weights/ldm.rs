@@ -13,6 +13,7 @@ use super::Component;
 const UNET: &str = "model.diffusion_model.";
 const AUTOENCODER: &str = "first_stage_model.";
 const CLIP: &str = "cond_stage_model.transformer.";
+const CONTROL: &str = "control_model.";
 const OPEN_CLIP: &str = "cond_stage_model.model.";
 
 /// The last layer of OpenCLIP's encoder, which Stable Diffusion 2 does not use.
@@ -52,6 +53,37 @@ pub(super) fn part(
         Component::Autoencoder => autoencoder(weights)?,
         Component::TextEncoder => text_encoder(weights)?,
     }))
+}
+
+/// The tensors of a ControlNet under diffusers' names, or the key by which it was looked for.
+pub(super) fn controlnet(weights: Weights) -> Result<Result<Weights, String>, WeightsError> {
+    /// Behind the convolutions of the picture stand activations, which are counted.
+    const LAST_HINT: usize = 14;
+    let key = "zero_convs.0.0.weight";
+    let found = [CONTROL, ""]
+        .into_iter()
+        .find(|prefix| weights.shape(&format!("{prefix}{key}")).is_some());
+    let Some(prefix) = found else {
+        return Ok(Err(format!("{CONTROL}{key}")));
+    };
+    let weights =
+        weights
+            .within(prefix)
+            .rename(|key| match key.split('.').collect::<Vec<_>>()[..] {
+                ["zero_convs", i, "0", leaf] => format!("controlnet_down_blocks.{i}.{leaf}"),
+                ["middle_block_out", "0", leaf] => format!("controlnet_mid_block.{leaf}"),
+                ["input_hint_block", i, leaf] => {
+                    let name = match i.parse::<usize>() {
+                        Ok(0) => "conv_in".into(),
+                        Ok(LAST_HINT) => "conv_out".into(),
+                        Ok(i) if i.is_multiple_of(2) => format!("blocks.{}", i / 2 - 1),
+                        _ => return key.into(),
+                    };
+                    format!("controlnet_cond_embedding.{name}.{leaf}")
+                }
+                _ => key.into(),
+            })?;
+    unet(weights).map(Ok)
 }
 
 /// Leaves out the layers from `used` on, as the original code does.

@@ -134,15 +134,23 @@ impl Files {
         }
     }
 
-    /// The weights of a network, under diffusers' names: where a low-rank update is [merged](Weights::merge) before the
-    /// network is loaded.
+    /// The weights of a network, under diffusers' names, a text encoder's without `text_model.` before them: where a
+    /// low-rank update is [merged](Weights::merge) before the network is loaded.
     ///
     /// # Errors
     ///
     /// If there are none, or the files are malformed.
     pub fn weights(&self, component: Component) -> Result<Weights, LoadError> {
         if self.is_folder {
-            return weights_in(&self.path.join(component.folder()));
+            let folder = self.path.join(component.folder());
+            let weights = weights_in(&folder)?;
+            return match component {
+                Component::TextEncoder => {
+                    let bare = weights.rename(|key| key.replacen("text_model.", "", 1));
+                    bare.map_err(in_file(&folder))
+                }
+                Component::Unet | Component::Autoencoder => Ok(weights),
+            };
         }
         let file = self.path.display().to_string();
         let weights = open(&self.path).map_err(in_file(&self.path))?;
@@ -157,17 +165,15 @@ impl Files {
 
     /// A network's configuration, of its folder or by the shapes of its tensors.
     fn config(&self, component: Component, weights: &Weights) -> Result<Config, LoadError> {
-        match self.folder() {
-            Some(folder) => Config::open(&folder.join(component.folder()).join(CONFIG)),
-            None => {
-                let said = match component {
-                    Component::TextEncoder => shapes::text_encoder(weights),
-                    Component::Unet => shapes::unet(weights),
-                    Component::Autoencoder => shapes::autoencoder(weights),
-                };
-                Config::new(format!("the shapes in {}", self.path.display()), said)
-            }
+        if let Some(folder) = self.folder() {
+            return Config::open(&folder.join(component.folder()).join(CONFIG));
         }
+        let said = match component {
+            Component::TextEncoder => shapes::text_encoder(weights),
+            Component::Unet => shapes::unet(weights),
+            Component::Autoencoder => shapes::autoencoder(weights),
+        };
+        Config::new(format!("the shapes in {}", self.path.display()), said)
     }
 
     /// The text encoder's configuration.
@@ -270,15 +276,29 @@ impl Files {
     }
 }
 
-/// Loads a ControlNet from a folder that diffusers' `save_pretrained` wrote.
+/// Loads a ControlNet: from a folder that diffusers' `save_pretrained` wrote, or from a single file in the layout of the
+/// original code.
 ///
 /// # Errors
 ///
 /// If anything that it needs is missing, malformed or not supported, or anything is left over.
-pub fn controlnet(folder: &Path, device: &Device) -> Result<ControlNet, LoadError> {
-    let config = ControlNetConfig::read(&Config::open(&folder.join(CONFIG))?)?;
-    let network = config.init(device).load(weights_in(folder)?);
-    network.map_err(in_file(folder))
+pub fn controlnet(path: &Path, device: &Device) -> Result<ControlNet, LoadError> {
+    let (config, weights) = if path.is_dir() {
+        (Config::open(&path.join(CONFIG))?, weights_in(path)?)
+    } else {
+        let weights = open(path).map_err(in_file(path))?;
+        let weights = ldm::controlnet(weights)
+            .map_err(in_file(path))?
+            .map_err(|key| LoadError::NoNetwork {
+                file: path.display().to_string(),
+                network: "ControlNet",
+                key,
+            })?;
+        let name = format!("the shapes in {}", path.display());
+        (Config::new(name, shapes::controlnet(&weights))?, weights)
+    };
+    let network = ControlNetConfig::read(&config)?.init(device).load(weights);
+    network.map_err(in_file(path))
 }
 
 /// Loads an autoencoder alone, large or tiny: from a folder that diffusers' `save_pretrained` wrote, or from a single
@@ -312,7 +332,8 @@ pub fn tiny_autoencoder(
         open(encoder).map_err(in_file(encoder))?,
         open(decoder).map_err(in_file(decoder))?,
     );
-    network.map(Autoencoder::Tiny).map_err(in_file(decoder))
+    let network = network.map_err(in_file(decoder))?;
+    Ok(Autoencoder::Tiny(Box::new(network)))
 }
 
 fn autoencoder_of(
@@ -326,10 +347,14 @@ fn autoencoder_of(
     )?;
     Ok(if is_tiny {
         let network = AutoencoderTinyConfig::read(config)?.init(device);
-        network.load(weights).map(Autoencoder::Tiny)
+        network
+            .load(weights)
+            .map(|network| Autoencoder::Tiny(Box::new(network)))
     } else {
         let network = AutoencoderKlConfig::read(config)?.init(device);
-        network.load(weights).map(Autoencoder::Kl)
+        network
+            .load(weights)
+            .map(|network| Autoencoder::Kl(Box::new(network)))
     })
 }
 

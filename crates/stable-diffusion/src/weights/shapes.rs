@@ -89,6 +89,22 @@ pub(super) fn unet(weights: &Weights) -> Value {
     })
 }
 
+pub(super) fn controlnet(weights: &Weights) -> Value {
+    let mut said = unet(weights);
+    let embedding = "controlnet_cond_embedding";
+    // Every other convolution of the picture has more channels than the one before.
+    let mut channels = vec![axis(weights, &format!("{embedding}.conv_in.weight"), 0)];
+    let layers = count(weights, &format!("{embedding}.blocks."));
+    channels.extend((0..layers / 2).map(|i| {
+        let key = format!("{embedding}.blocks.{}.weight", 2 * i + 1);
+        axis(weights, &key, 0)
+    }));
+    said["conditioning_embedding_out_channels"] = json!(channels);
+    let picture = axis(weights, &format!("{embedding}.conv_in.weight"), 1);
+    said["conditioning_channels"] = json!(picture);
+    said
+}
+
 pub(super) fn autoencoder(weights: &Weights) -> Value {
     let stages = count(weights, "encoder.down_blocks.");
     let channels = |i: usize| {
@@ -124,4 +140,81 @@ pub(super) fn text_encoder(weights: &Weights) -> Value {
         "max_position_embeddings": axis(weights, "embeddings.position_embedding.weight", 0),
         "hidden_act": if is_first { "quick_gelu" } else { "gelu" },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::{ClipTextConfig, UnetConfig};
+
+    /// Weights of these shapes, all zero.
+    fn weights(shapes: &[(&str, &[usize])]) -> Weights {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.safetensors");
+        let mut header = serde_json::Map::new();
+        let mut at = 0;
+        for (key, shape) in shapes {
+            let end = at + 2 * shape.iter().product::<usize>();
+            let entry = json!({"dtype": "F16", "shape": shape, "data_offsets": [at, end]});
+            header.insert((*key).into(), entry);
+            at = end;
+        }
+        let header = Value::Object(header).to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + at, 0);
+        std::fs::write(&path, bytes).expect("can be written");
+        Weights::open(&path).expect("is valid")
+    }
+
+    fn unet_that_reads(features: usize) -> UnetConfig {
+        let weights = weights(&[
+            ("conv_in.weight", &[320, 9, 3, 3]),
+            ("conv_out.weight", &[4, 320, 3, 3]),
+            ("time_embedding.cond_proj.weight", &[320, 256]),
+            ("down_blocks.0.resnets.0.conv1.weight", &[320, 1]),
+            (
+                "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+                &[320, features],
+            ),
+            ("down_blocks.1.resnets.0.conv1.weight", &[640, 1]),
+            ("down_blocks.1.resnets.1.conv1.weight", &[640, 1]),
+            ("up_blocks.0.resnets.0.conv1.weight", &[640, 1]),
+            ("up_blocks.1.attentions.0.norm.weight", &[320]),
+        ]);
+        let config = Config::new("shapes", unet(&weights)).expect("an object");
+        UnetConfig::read(&config).expect("it is supported")
+    }
+
+    #[test]
+    fn the_text_says_which_stable_diffusion_it_is() {
+        let first = unet_that_reads(768);
+        assert_eq!(first.encoder.in_channels, 9);
+        assert_eq!(first.encoder.block_out_channels, [320, 640]);
+        assert_eq!(first.encoder.layers_per_block, [1, 2]);
+        assert_eq!(first.encoder.down_attention, [true, false]);
+        assert_eq!(first.up_attention, [true, false]);
+        assert_eq!(first.encoder.mid, crate::Mid::None);
+        assert_eq!(first.encoder.time_cond_proj_dim, Some(256));
+        assert_eq!(first.encoder.heads, [8, 8]);
+        assert_eq!(unet_that_reads(1024).encoder.heads, [5, 10]);
+    }
+
+    #[test]
+    fn all_layers_of_the_first_text_encoder_are_used() {
+        for (features, layers, heads) in [(768, 2, 12), (1024, 1, 16)] {
+            let weights = weights(&[
+                ("embeddings.token_embedding.weight", &[40, features]),
+                ("embeddings.position_embedding.weight", &[7, features]),
+                ("encoder.layers.0.mlp.fc1.weight", &[8, features]),
+                ("encoder.layers.1.mlp.fc1.weight", &[8, features]),
+            ]);
+            let config = Config::new("shapes", text_encoder(&weights)).expect("an object");
+            let config = ClipTextConfig::read(&config).expect("it is supported");
+            assert_eq!(config.num_hidden_layers, layers);
+            assert_eq!(config.num_attention_heads, heads);
+            assert_eq!(config.eos_token_id, Some(39));
+        }
+    }
 }
