@@ -56,10 +56,10 @@ impl ModelArguments {
         let model = self
             .files()
             .and_then(|files| StableDiffusion::of(files, &Device::flex()));
-        Ok(model.map_err(|error| Error::Model {
+        model.map_err(|error| Error::Model {
             path: self.model.clone(),
             error: Box::new(error),
-        })?)
+        })
     }
 
     fn files(&self) -> Result<Files, clearway_stable_diffusion::GenerateError> {

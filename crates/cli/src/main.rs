@@ -51,7 +51,7 @@ enum Command {
     Policy(policy::Command),
     /// Make pictures with Stable Diffusion, check a model, or look into one
     #[command(subcommand)]
-    Image(image::Command),
+    Image(Box<image::Command>),
 }
 
 /// What a command that could run has to say.

@@ -182,16 +182,13 @@ impl LowRankUpdate {
                     });
                 }
             };
-            let alpha = match alpha {
-                Some(key) => {
-                    let shape = shape(&weights, &key);
-                    let values = weights.values(&key, &shape).map_err(in_file)?;
-                    values.first().copied().unwrap_or(rank as f32)
-                }
-                None => {
-                    let noted = noted.iter().find(|(name, _)| *name == component);
-                    noted.map_or(rank as f32, |(_, alpha)| *alpha)
-                }
+            let alpha = if let Some(key) = alpha {
+                let shape = shape(&weights, &key);
+                let values = weights.values(&key, &shape).map_err(in_file)?;
+                values.first().copied().unwrap_or(rank as f32)
+            } else {
+                let noted = noted.iter().find(|(name, _)| *name == component);
+                noted.map_or(rank as f32, |(_, alpha)| *alpha)
             };
             let delta = LowRank::new(
                 weights.values(&up, &up_shape).map_err(in_file)?,

@@ -183,17 +183,14 @@ impl<'a> Generation<'a> {
         (self.latents, self.done) = (None, 0);
         self.drawing = self.noise.clone();
         let (denoiser, stages) = (&*self.denoiser, &self.plan.stages[..]);
-        let sampler = match &self.clean {
-            Some(clean) => Sampler::refine(denoiser, &(), stages, clean.clone(), &mut self.drawing),
-            None => {
-                let device = &self.model.device;
-                Sampler::from_noise(denoiser, &(), stages, self.shape, device, &mut self.drawing)
-            }
+        let sampler = if let Some(clean) = &self.clean { Sampler::refine(denoiser, &(), stages, clean.clone(), &mut self.drawing) } else {
+            let device = &self.model.device;
+            Sampler::from_noise(denoiser, &(), stages, self.shape, device, &mut self.drawing)
         };
         Steps {
             sampler: Some(sampler),
             previewer: self.model.previewer.as_ref(),
-            steps: stages.len(),
+            count: stages.len(),
             latents: &mut self.latents,
             done: &mut self.done,
         }
@@ -357,7 +354,7 @@ impl PictureStep {
 pub struct Steps<'a> {
     sampler: Option<Sampler<'a, 4, Conditional>>,
     previewer: Option<&'a Autoencoder>,
-    steps: usize,
+    count: usize,
     latents: &'a mut Option<Tensor<4>>,
     done: &'a mut usize,
 }
@@ -367,7 +364,7 @@ impl Iterator for Steps<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let step = self.sampler.as_mut()?.next()?;
-        let place = Some((step.index + 1, self.steps));
+        let place = Some((step.index + 1, self.count));
         if let Err(error) = finite(&step.sample, Component::Unet, place) {
             self.sampler = None;
             return Some(Err(error));
@@ -376,7 +373,7 @@ impl Iterator for Steps<'_> {
         *self.done = step.index + 1;
         Some(Ok(PictureStep {
             index: step.index,
-            steps: self.steps,
+            steps: self.count,
             t: step.stage.at.t,
             clean: step.estimate.clean,
             latents: step.sample,
@@ -412,18 +409,6 @@ impl Given {
         generator: &mut Torch,
     ) -> Result<Self, GenerateError> {
         let device = model.device.clone();
-        let magnitude = plan.stages[0].at.level.magnitude();
-        // The executor multiplies by the magnitude.
-        let begin = |generator: &mut Torch| -> Vec<f32> {
-            let mut first = generator.draw(&shape);
-            if plan.start.total_cmp(&magnitude).is_ne() {
-                let factor = plan.start / magnitude;
-                for value in &mut first {
-                    *value = (f64::from(*value) * factor) as f32;
-                }
-            }
-            first
-        };
         let Some(source) = &request.source else {
             if is_inpainting {
                 return Err(GenerateError::Argument {
@@ -433,7 +418,7 @@ impl Given {
                 });
             }
             return Ok(Self {
-                first: begin(generator),
+                first: begin(generator, shape, plan),
                 clean: None,
                 channels: None,
                 pins: None,
@@ -469,45 +454,33 @@ impl Given {
         let is_partial = source.strength < 1.0;
         let planes = source.picture.planes();
         if is_inpainting {
-            let clean = match is_partial {
-                true => Some(sample(planes.clone(), generator)?),
-                false => None,
+            let clean = if is_partial {
+                Some(sample(planes.clone(), generator)?)
+            } else {
+                None
             };
-            let first = refined(&mut *generator, clean.as_ref(), shape, &begin);
-            let painted = match &source.mask {
-                Some(mask) => mask.is_white(),
-                None => vec![true; width as usize * height as usize],
-            };
-            let plane = painted.len();
-            let kept = planes
-                .iter()
-                .enumerate()
-                .map(|(i, &value)| match painted[i % plane] {
-                    true => 0.0,
-                    false => value,
-                });
+            let first = refined(generator, clean.as_ref(), shape, plan);
+            let painted = (source.mask.as_ref()).map_or_else(
+                || vec![true; width as usize * height as usize],
+                Picture::is_white,
+            );
+            let pixels = planes.iter().zip(painted.iter().cycle());
+            let kept = pixels.map(|(&value, &painted)| if painted { 0.0 } else { value });
             let kept = sample(kept.collect(), generator)?;
             // One pixel stands for its latent, as in diffusers.
-            let factor = network.factor();
-            let mask: Vec<f32> = (0..rows * columns)
-                .map(|at| {
-                    let (row, column) = (at / columns * factor, at % columns * factor);
-                    f32::from(u8::from(painted[row * width as usize + column]))
-                })
-                .collect();
-            let mask =
-                Tensor::<4>::from_data(TensorData::new(mask, [1, 1, rows, columns]), &device);
+            let mask = per_latent(&painted, network.factor(), [rows, columns], |of| of[0]);
+            let mask = Tensor::<4>::from_data(mask, &device).repeat_dim(0, batch);
             return Ok(Self {
                 first,
                 clean,
-                channels: Some(Tensor::cat(vec![mask.repeat_dim(0, batch), kept], 1)),
+                channels: Some(Tensor::cat(vec![mask, kept], 1)),
                 pins: None,
             });
         }
         let Some(mask) = &source.mask else {
             let clean = Some(sample(planes, generator)?);
             return Ok(Self {
-                first: refined(&mut *generator, clean.as_ref(), shape, &begin),
+                first: refined(generator, clean.as_ref(), shape, plan),
                 clean,
                 channels: None,
                 pins: None,
@@ -515,20 +488,12 @@ impl Given {
         };
         let mean = encode(planes)?.mean;
         // What a latent says reaches beyond its pixels; it stays where none of them is painted.
-        let painted = mask.is_white();
-        let factor = network.factor();
-        let stays: Vec<f32> = (0..rows * columns)
-            .map(|at| {
-                let (row, column) = (at / columns * factor, at % columns * factor);
-                let any = (0..factor * factor)
-                    .any(|i| painted[(row + i / factor) * width as usize + column + i % factor]);
-                f32::from(u8::from(!any))
-            })
-            .collect();
-        let stays = Tensor::<4>::from_data(TensorData::new(stays, [1, 1, rows, columns]), &device);
+        let stays = |painted: &[bool]| !painted.contains(&true);
+        let stays = per_latent(&mask.is_white(), network.factor(), [rows, columns], stays);
+        let stays = Tensor::<4>::from_data(stays, &device);
         let clean = is_partial.then(|| mean.clone().repeat_dim(0, batch));
         Ok(Self {
-            first: refined(&mut *generator, clean.as_ref(), shape, &begin),
+            first: refined(generator, clean.as_ref(), shape, plan),
             clean,
             channels: None,
             pins: Some(Pins::new(stays, mean)),
@@ -536,16 +501,46 @@ impl Given {
     }
 }
 
+/// What `of` says of the pixels of each latent, row by row, as one and zero: `[1, 1, rows, columns]`.
+fn per_latent(
+    pixels: &[bool],
+    factor: usize,
+    [rows, columns]: [usize; 2],
+    of: impl Fn(&[bool]) -> bool,
+) -> TensorData {
+    let values = (0..rows * columns).map(|at| {
+        let (row, column) = (at / columns * factor, at % columns * factor);
+        let block = (0..factor * factor).map(|i| {
+            let (row, column) = (row + i / factor, column + i % factor);
+            pixels[row * columns * factor + column]
+        });
+        f32::from(u8::from(of(&block.collect::<Vec<bool>>())))
+    });
+    TensorData::new(values.collect::<Vec<f32>>(), [1, 1, rows, columns])
+}
+
+/// What unit noise becomes for the executor, which multiplies it by the magnitude of the first level.
+fn begin(generator: &mut Torch, shape: [usize; 4], plan: &Plan) -> Vec<f32> {
+    let mut first = generator.draw(&shape);
+    let magnitude = plan.stages[0].at.level.magnitude();
+    if plan.start.total_cmp(&magnitude).is_ne() {
+        for value in &mut first {
+            *value = (f64::from(*value) * plan.start / magnitude) as f32;
+        }
+    }
+    first
+}
+
 /// The first draw: to be added to a sample, or to be one.
 fn refined(
     generator: &mut Torch,
     clean: Option<&Tensor<4>>,
     shape: [usize; 4],
-    begin: &dyn Fn(&mut Torch) -> Vec<f32>,
+    plan: &Plan,
 ) -> Vec<f32> {
     match clean {
         Some(_) => generator.draw(&shape),
-        None => begin(generator),
+        None => begin(generator, shape, plan),
     }
 }
 
@@ -652,32 +647,29 @@ fn denoiser(
     conditions: &[ControlledCondition],
 ) -> Result<Box<Conditional>, GenerateError> {
     let parameterization = model.scheduler().parameterization;
-    let denoiser: Box<Conditional> = match conditions {
-        [positive, negative] => {
-            let condition = Guidance {
-                positive: positive.clone(),
-                negative: negative.clone(),
+    let denoiser: Box<Conditional> = if let [positive, negative] = conditions {
+        let condition = Guidance {
+            positive: positive.clone(),
+            negative: negative.clone(),
+        };
+        if request.rescale > 0.0 {
+            let network = Rescaled {
+                network,
+                scale: request.scale,
+                rescale: request.rescale,
             };
-            if request.rescale > 0.0 {
-                let network = Rescaled {
-                    network,
-                    scale: request.scale,
-                    rescale: request.rescale,
-                };
-                let denoiser = parameterized(network, parameterization, plan)?;
-                Box::new(Conditioned::new(denoiser, &condition))
-            } else {
-                let denoiser = ClassifierFree {
-                    denoiser: parameterized(network, parameterization, plan)?,
-                    scale: request.scale,
-                };
-                Box::new(Conditioned::new(denoiser, &condition))
-            }
-        }
-        _ => {
             let denoiser = parameterized(network, parameterization, plan)?;
-            Box::new(Conditioned::new(denoiser, &conditions[0]))
+            Box::new(Conditioned::new(denoiser, &condition))
+        } else {
+            let denoiser = ClassifierFree {
+                denoiser: parameterized(network, parameterization, plan)?,
+                scale: request.scale,
+            };
+            Box::new(Conditioned::new(denoiser, &condition))
         }
+    } else {
+        let denoiser = parameterized(network, parameterization, plan)?;
+        Box::new(Conditioned::new(denoiser, &conditions[0]))
     };
     Ok(match model.scheduler().clip(sampling.method) {
         Some(threshold) => Box::new(Clip {

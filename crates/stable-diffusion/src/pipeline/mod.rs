@@ -215,18 +215,22 @@ impl StableDiffusion {
     ///
     /// If the files of one are there and cannot be read.
     pub fn tokenizer(&mut self) -> Result<&Tokenizer, GenerateError> {
-        if self.tokenizer.is_none() {
-            let folder = self.files.folder().map(|folder| folder.join("tokenizer"));
-            let tokenizer = match folder.filter(|folder| folder.is_dir()) {
-                Some(folder) => Tokenizer::load(&folder)?,
-                None if self.files.text_encoder_config()?.hidden_size > FEATURES => {
-                    Tokenizer::clip().with_padding(0)
-                }
-                None => Tokenizer::clip(),
-            };
-            self.tokenizer = Some(tokenizer);
-        }
-        Ok(self.tokenizer.as_ref().expect("it was loaded above"))
+        let tokenizer = match self.tokenizer.take() {
+            Some(tokenizer) => tokenizer,
+            None => self.load_tokenizer()?,
+        };
+        Ok(self.tokenizer.insert(tokenizer))
+    }
+
+    fn load_tokenizer(&self) -> Result<Tokenizer, GenerateError> {
+        let folder = self.files.folder().map(|folder| folder.join("tokenizer"));
+        Ok(match folder.filter(|folder| folder.is_dir()) {
+            Some(folder) => Tokenizer::load(&folder)?,
+            None if self.files.text_encoder_config()?.hidden_size > FEATURES => {
+                Tokenizer::clip().with_padding(0)
+            }
+            None => Tokenizer::clip(),
+        })
     }
 
     /// The text encoder.

@@ -258,22 +258,10 @@ impl SchedulerConfig {
             ])?,
             None => false,
         };
-        let method = match class.as_str() {
-            "PNDMScheduler" => {
-                root.unsupported(&[("skip_prk_steps", &[json!(true)])])?;
-                Some(Method::Pndm)
-            }
-            "DDIMScheduler" => Some(Method::Ddim),
-            "DDPMScheduler" => Some(Method::Ddpm),
-            "EulerDiscreteScheduler" => Some(Method::Euler),
-            "EulerAncestralDiscreteScheduler" => Some(Method::EulerAncestral),
-            "HeunDiscreteScheduler" => Some(Method::Heun),
-            "DPMSolverMultistepScheduler" if stochastic => Some(Method::SdeDpmSolver2M),
-            "DPMSolverMultistepScheduler" => Some(Method::DpmSolver2M),
-            "LCMScheduler" => Some(Method::Lcm),
-            "TCDScheduler" => Some(Method::Tcd),
-            _ => None,
-        };
+        let method = method_of(&class, stochastic);
+        if method == Some(Method::Pndm) {
+            root.unsupported(&[("skip_prk_steps", &[json!(true)])])?;
+        }
         // Of these classes alone clipping is the default.
         let clips = matches!(
             method,
@@ -354,6 +342,23 @@ impl SchedulerConfig {
             _ => None,
         }
     }
+}
+
+/// The solver of diffusers' name.
+fn method_of(class: &str, stochastic: bool) -> Option<Method> {
+    Some(match class {
+        "PNDMScheduler" => Method::Pndm,
+        "DDIMScheduler" => Method::Ddim,
+        "DDPMScheduler" => Method::Ddpm,
+        "EulerDiscreteScheduler" => Method::Euler,
+        "EulerAncestralDiscreteScheduler" => Method::EulerAncestral,
+        "HeunDiscreteScheduler" => Method::Heun,
+        "DPMSolverMultistepScheduler" if stochastic => Method::SdeDpmSolver2M,
+        "DPMSolverMultistepScheduler" => Method::DpmSolver2M,
+        "LCMScheduler" => Method::Lcm,
+        "TCDScheduler" => Method::Tcd,
+        _ => return None,
+    })
 }
 
 /// The table of the noise.
@@ -468,25 +473,22 @@ impl Sampling {
             }
             Spacing::Karras | Spacing::Exponential => None,
         };
-        let grid = match times {
-            Some(times) => Grid::at_times(schedule, &times, end)?,
-            None => {
-                if steps > table.len() {
-                    return Err(GridError::Steps {
-                        timesteps: table.len(),
-                        steps,
-                    }
-                    .into());
+        let grid = if let Some(times) = times { Grid::at_times(schedule, &times, end)? } else {
+            if steps > table.len() {
+                return Err(GridError::Steps {
+                    timesteps: table.len(),
+                    steps,
                 }
-                let grid = match spacing {
-                    Spacing::Exponential => Grid::exponential(schedule, steps, end)?,
-                    _ => Grid::karras(schedule, steps, end)?,
-                };
-                if method.is_in_sigma_space() {
-                    grid
-                } else {
-                    grid.with_rounded_times()
-                }
+                .into());
+            }
+            let grid = match spacing {
+                Spacing::Exponential => Grid::exponential(schedule, steps, end)?,
+                _ => Grid::karras(schedule, steps, end)?,
+            };
+            if method.is_in_sigma_space() {
+                grid
+            } else {
+                grid.with_rounded_times()
             }
         };
         let grid = match strength {
