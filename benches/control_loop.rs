@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             busy(|| deadlines(plans, "both busy"))?;
         }
         "commands" => commands(count.unwrap_or(100_000), Duration::from_millis(1), 100)?,
-        "soak" => commands(count.unwrap_or(1_000_000), Duration::from_micros(100), 10)?,
+        "soak" => commands(count.unwrap_or(1_000_000), Duration::from_micros(100), 100)?,
         // Run without an argument, as `cargo bench` does, it says what it could do.
         _ => println!("control_loop: deadlines [PLANS], commands [TICKS] or soak [TICKS]"),
     }
@@ -176,11 +176,12 @@ fn commands(ticks: usize, tick: Duration, ticks_a_period: u32) -> Result<(), Box
     });
     let mut replanner = Replanner::spawn(planner, settings, &seen.agent)?;
     let mut now_seen = observation(Duration::ZERO, &seen);
-    let mut took = Vec::with_capacity(ticks);
+    // Written once, so that what grows is not the measurement's own memory.
+    let mut took = vec![f64::NAN; ticks];
     let (mut fresh, mut step) = (0_usize, None);
     let begun = Instant::now();
     let mut memory = Vec::new();
-    for number in 0..ticks {
+    for (number, took) in took.iter_mut().enumerate() {
         let due = begun + tick * u32::try_from(number)?;
         while Instant::now() < due {
             std::hint::spin_loop();
@@ -189,7 +190,7 @@ fn commands(ticks: usize, tick: Duration, ticks_a_period: u32) -> Result<(), Box
         now_seen.clone_from(&observation(now, &seen));
         let before = Instant::now();
         let command = replanner.command(now, &now_seen);
-        took.push(before.elapsed().as_secs_f64() * 1e6);
+        *took = before.elapsed().as_secs_f64() * 1e6;
         fresh += usize::from(command.status == Status::Fresh);
         let action = [0, 1].map(|i| command.position[i].clamp(0.0, pusht::SIZE));
         if step.replace(command.step) != Some(command.step) {

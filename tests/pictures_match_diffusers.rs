@@ -368,6 +368,64 @@ fn low_rank_updates_of_both_kinds() {
     assert!(difference(sum, both(&[("lora_kohya", 0.5)])) < PICTURE);
 }
 
+/// The update under peft's names, with other notes about it.
+fn noted(path: &Path, notes: &dyn Fn(&mut serde_json::Value)) -> Result<(), Failure> {
+    let whole = std::fs::read(golden("lora_peft.safetensors"))?;
+    let (length, rest) = whole.split_first_chunk::<8>().ok_or("a header")?;
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header: serde_json::Value = serde_json::from_slice(header)?;
+    let note = &mut header["__metadata__"]["lora_adapter_metadata"];
+    let mut noted = serde_json::from_str(note.as_str().ok_or("a text")?)?;
+    notes(&mut noted);
+    *note = noted.to_string().into();
+    let header = header.to_string();
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.extend(data);
+    Ok(std::fs::write(path, bytes)?)
+}
+
+#[test]
+fn what_peft_notes_about_an_update_counts() -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("noted.safetensors");
+    let with = |notes: &dyn Fn(&mut serde_json::Value)| -> Result<_, Failure> {
+        noted(&path, notes)?;
+        let mut model = plain().with_lora(&path, 1.0)?;
+        Ok(run(&mut model, &ddim(2)).1)
+    };
+    let as_it_is = with(&|_| ())?;
+    // Alpha over the root of the rank, which is 3 in the U-Net.
+    let stable = with(&|notes| notes["unet.use_rslora"] = true.into())?;
+    let larger = with(&|notes| notes["unet.lora_alpha"] = (6.0 * 3.0_f64.sqrt()).into())?;
+    assert!(difference(stable.clone(), larger) < PICTURE);
+    assert!(difference(stable, as_it_is.clone()) > 100.0 * PICTURE);
+    // Patterns of all layers are an alpha for all; of one, for that.
+    let layers = "to_[qkv]|to_out.0|proj_in|ff.net.0.proj|conv1|conv_shortcut|time_emb_proj";
+    let patterns = with(&|notes| {
+        notes["unet.lora_alpha"] = 1.into();
+        notes["unet.alpha_pattern"] = serde_json::json!({ layers: 6 });
+    })?;
+    assert!(difference(patterns, as_it_is.clone()) < PICTURE);
+    let one = with(&|notes| notes["unet.alpha_pattern"] = serde_json::json!({"to_q": 60}))?;
+    assert!(difference(one, as_it_is) > 100.0 * PICTURE);
+
+    for (key, value) in [
+        ("unet.lora_alpha", serde_json::json!("six")),
+        ("unet.use_rslora", serde_json::json!(1)),
+        ("unet.alpha_pattern", serde_json::json!([6])),
+        ("unet.alpha_pattern", serde_json::json!({"to_q": "six"})),
+        ("unet.alpha_pattern", serde_json::json!({"(": 6})),
+    ] {
+        noted(&path, &|notes| notes[key] = value.clone())?;
+        let error = plain()
+            .with_lora(&path, 1.0)
+            .expect_err("peft writes no such thing");
+        assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
+    }
+    Ok(())
+}
+
 #[test]
 fn pins_keep_what_is_outside_of_the_mask() -> Result<(), Failure> {
     let mut model = plain();
@@ -1062,5 +1120,42 @@ fn parameters_are_in_the_picture() -> Result<(), Failure> {
         assert_eq!(read.loras[0].name, "lora_peft");
         assert_eq!((read.width, read.height), (64, 64));
     }
+    Ok(())
+}
+
+#[test]
+#[ignore = "a decoder of full size, 512 by 512: half a minute; CLEARWAY_WHOLE=1 decodes without bands"]
+fn a_full_size_decode_lays_out_little() -> Result<(), Failure> {
+    let config =
+        serde_json::json!({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2});
+    let config = clearway_stable_diffusion::Config::new("config.json", config)?;
+    let config = clearway_stable_diffusion::AutoencoderKlConfig::read(&config)?;
+    let network = config.init(&Device::flex());
+    let random = |side| {
+        let normal = burn::tensor::Distribution::Normal(0.0, 1.0);
+        Tensor::<4>::random([1, 4, side, side], normal, &Device::flex())
+    };
+    // Draws the weights.
+    network.decode(random(2));
+    let peak = || -> Result<usize, Failure> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.split_whitespace().next());
+        Ok(kilobytes.ok_or("no peak")?.parse::<usize>()? / 1024)
+    };
+    let (before, start) = (peak()?, std::time::Instant::now());
+    let z = random(64);
+    let picture = if std::env::var_os("CLEARWAY_WHOLE").is_some() {
+        network.decode(z)
+    } else {
+        network.decode_within(z, 256 << 20)
+    };
+    assert_eq!(picture.dims(), [1, 3, 512, 512]);
+    assert!(host(picture).iter().all(|value| value.is_finite()));
+    println!(
+        "{} s, at most {} MB, {before} MB before",
+        start.elapsed().as_secs(),
+        peak()?
+    );
     Ok(())
 }

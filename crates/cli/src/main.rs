@@ -56,7 +56,7 @@ enum Command {
     Log(log::Command),
     /// Make pictures with Stable Diffusion, check a model, or look into one
     #[command(subcommand)]
-    Image(image::Command),
+    Image(Box<image::Command>),
 }
 
 /// What a command that could run has to say.

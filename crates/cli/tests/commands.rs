@@ -414,7 +414,13 @@ fn pictures_are_made_of_pictures() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let info = text(&clearway(&["image", "info", &out]).stdout);
     assert!(info.starts_with("a fox <lora:lora_peft:0.7>"), "{info}");
+}
 
+#[test]
+fn what_makes_no_picture_is_said() {
+    let model = tiny_model();
+    let file = |name: &str| format!("{model}/{name}");
+    let (source, mask, out) = (file("source.png"), file("mask.png"), scratch("none.png"));
     for (arguments, said) in [
         (
             vec!["generate", "--size", "60x64"],

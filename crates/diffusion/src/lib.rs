@@ -42,8 +42,8 @@ pub use parameterization::{Parameterization, ParameterizationError, Parameterize
 pub use sampler::{Sampler, Step};
 pub use schedule::{Cosine, Discrete, Edm, Exploding, FlowMatching, Line, Schedule, ScheduleError};
 pub use solver::{
-    Consistency, Ddim, Ddpm, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Midpoint, Pndm,
-    SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, Variance,
+    Consistency, Ddim, Ddpm, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Method, Midpoint, Pndm,
+    SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, UnknownMethod, Variance,
 };
 pub use wrapper::{
     ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled, Stack,

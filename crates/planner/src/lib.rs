@@ -24,6 +24,7 @@ mod planner;
 pub mod replanner;
 mod sampling;
 
+pub use clearway_diffusion::{Method, UnknownMethod};
 pub use error::{LoadError, ObservationError};
 pub use image::{Image, ImageError};
 pub use lerobot::Policy;
@@ -34,4 +35,4 @@ pub use replanner::{
     Command, Failure, Health, Horizon, Layout, Plans, Reason, Replanner, ReplannerError, Settings,
     Status,
 };
-pub use sampling::{Method, Sampling, SamplingError, UnknownMethod};
+pub use sampling::{Sampling, SamplingError};

@@ -16,7 +16,7 @@ use ndarray::{Array2, ArrayView1};
 use crate::lerobot::{BetaSchedule, Prediction};
 use crate::network::Prepared;
 use crate::plan::{Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
-use crate::sampling::Sampling;
+use crate::sampling::{Sampling, clipped_noise};
 use crate::{Observation, Policy};
 
 /// The most candidates of a plan; they share network passes, so memory grows with them.
@@ -921,7 +921,7 @@ fn compile(
         Some(range) => Box::new(Clip {
             denoiser: parameterized,
             threshold: Threshold::Static { range },
-            noise: sampling.method.clipped_noise(),
+            noise: clipped_noise(sampling.method),
         }),
         None => Box::new(parameterized),
     };

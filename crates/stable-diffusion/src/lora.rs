@@ -6,15 +6,18 @@
 //! | diffusers before peft | `unet...attn1.processor.to_q_lora.down.weight`, `.up.weight`; `...q_proj.lora_linear_layer.down.weight` |
 //! | kohya | `lora_unet_down_blocks_0_..._to_q.lora_down.weight`, `.lora_up.weight`, `.alpha`; `lora_te_..` |
 //!
-//! The update is `scale · alpha / rank · B A`. Alpha is a tensor beside the two, or what peft notes about the file; it is
-//! the rank where neither is there.
+//! The update is `scale · alpha / rank · B A`. Alpha is a tensor beside the two, or what peft notes about the file, for all
+//! layers (`lora_alpha`) or for those of a pattern (`alpha_pattern`); it is the rank where none is there. Where peft notes
+//! `use_rslora`, it is `alpha / √rank`: "A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA", Kalajdzievski,
+//! 2023, arXiv:2312.03732, equation 4.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use clearway_layers::weights::LowRank;
 use clearway_layers::{Weights, WeightsError};
-use serde_json::Value;
+use regex::Regex;
+use serde_json::{Map, Value};
 
 use crate::weights::{Component, open};
 
@@ -73,6 +76,18 @@ pub enum LoraError {
         file: String,
         /// Where it does not fit.
         error: WeightsError,
+    },
+    /// What peft notes about the file is not what peft writes.
+    #[error("{file}: `{key}` of `lora_adapter_metadata` is {found}; {expected} is needed")]
+    Note {
+        /// The file.
+        file: String,
+        /// The entry.
+        key: String,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
     },
     /// The scale is no number.
     #[error("the scale of {file} is {scale}, which is not finite")]
@@ -145,7 +160,7 @@ impl LowRankUpdate {
         if parts.is_empty() {
             return Err(LoraError::Empty { file });
         }
-        let noted = noted(&weights);
+        let noted = Noted::of(&file, &weights)?;
         let mut updates = Vec::new();
         for (module, Parts { up, down, alpha }) in parts {
             let half = |key: Option<String>, half| {
@@ -182,19 +197,23 @@ impl LowRankUpdate {
                     });
                 }
             };
+            let note = noted.iter().find(|note| note.component == component);
             let alpha = if let Some(key) = alpha {
                 let shape = shape(&weights, &key);
                 let values = weights.values(&key, &shape).map_err(in_file)?;
-                values.first().copied().unwrap_or(rank as f32)
+                values.first().map(|&alpha| f64::from(alpha))
             } else {
-                let noted = noted.iter().find(|(name, _)| *name == component);
-                noted.map_or(rank as f32, |(_, alpha)| *alpha)
+                note.and_then(|note| note.alpha(&inner))
+            };
+            let divisor = match note {
+                Some(note) if note.is_rank_stabilized => (rank as f64).sqrt(),
+                _ => rank as f64,
             };
             let delta = LowRank::new(
                 weights.values(&up, &up_shape).map_err(in_file)?,
                 weights.values(&down, &down_shape).map_err(in_file)?,
                 rank,
-                (scale * f64::from(alpha) / rank as f64) as f32,
+                (scale * alpha.unwrap_or(rank as f64) / divisor) as f32,
             );
             updates.push(Update {
                 component,
@@ -252,21 +271,82 @@ impl LowRankUpdate {
     }
 }
 
-/// The alphas that diffusers notes about a file, where it does.
-fn noted(weights: &Weights) -> Vec<(Component, f32)> {
-    let text = weights.metadata().get("lora_adapter_metadata");
-    let Some(Ok(Value::Object(entries))) = text.map(|text| serde_json::from_str(text)) else {
-        return Vec::new();
-    };
-    let names = [
-        ("unet.lora_alpha", Component::Unet),
-        ("text_encoder.lora_alpha", Component::TextEncoder),
-    ];
-    let alphas = names.into_iter().filter_map(|(name, component)| {
-        let alpha = entries.get(name)?.as_f64()?;
-        Some((component, alpha as f32))
-    });
-    alphas.collect()
+/// What peft notes about the updates of a network: diffusers writes it into the file's metadata.
+#[derive(Debug)]
+struct Noted {
+    component: Component,
+    alpha: Option<f64>,
+    /// Alphas of the layers whose name ends in a pattern.
+    patterns: Vec<(Regex, f64)>,
+    is_rank_stabilized: bool,
+}
+
+impl Noted {
+    /// The notes of a file; none where it has none.
+    fn of(file: &str, weights: &Weights) -> Result<Vec<Self>, LoraError> {
+        let Some(text) = weights.metadata().get("lora_adapter_metadata") else {
+            return Ok(Vec::new());
+        };
+        let wrong = |key: &str, found: String, expected| LoraError::Note {
+            file: file.to_owned(),
+            key: key.to_owned(),
+            found,
+            expected,
+        };
+        let entries: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|error| wrong("the whole", error.to_string(), "a JSON object"))?;
+        let networks = [
+            ("unet", Component::Unet),
+            ("text_encoder", Component::TextEncoder),
+        ];
+        let mut notes = Vec::new();
+        for (name, component) in networks {
+            let entry = |key: &str| {
+                let key = format!("{name}.{key}");
+                let value = entries.get(&key).filter(|value| !value.is_null());
+                value.map(|value| (key, value))
+            };
+            let number = |key: &str, value: &Value| {
+                let number = value.as_f64();
+                number.ok_or_else(|| wrong(key, value.to_string(), "a number"))
+            };
+            let alpha = entry("lora_alpha")
+                .map(|(key, value)| number(&key, value))
+                .transpose()?;
+            let is_rank_stabilized = match entry("use_rslora") {
+                None => false,
+                Some((key, value)) => value
+                    .as_bool()
+                    .ok_or_else(|| wrong(&key, value.to_string(), "true or false"))?,
+            };
+            let mut patterns = Vec::new();
+            if let Some((key, value)) = entry("alpha_pattern") {
+                let alphas = value.as_object();
+                let alphas = alphas.ok_or_else(|| wrong(&key, value.to_string(), "an object"))?;
+                for (pattern, alpha) in alphas {
+                    // As peft matches it.
+                    let regex = Regex::new(&format!(r"^(.*\.)?({pattern})$"));
+                    let regex =
+                        regex.map_err(|_| wrong(&key, pattern.clone(), "names or patterns"))?;
+                    patterns.push((regex, number(&key, alpha)?));
+                }
+            }
+            notes.push(Self {
+                component,
+                alpha,
+                patterns,
+                is_rank_stabilized,
+            });
+        }
+        Ok(notes)
+    }
+
+    /// The alpha of a layer.
+    fn alpha(&self, module: &str) -> Option<f64> {
+        let mut patterns = self.patterns.iter();
+        let own = patterns.find(|(pattern, _)| pattern.is_match(module));
+        own.map(|(_, alpha)| *alpha).or(self.alpha)
+    }
 }
 
 enum Part {

@@ -71,7 +71,7 @@ def run(name, network, size=(8, 8), time=(500, 3), **options):
 
 # A U-Net and a ControlNet beside it, on latents of odd sizes.
 plain = unet(
-    block_out_channels=(8, 16, 16),
+    block_out_channels=(8, 8, 16),
     layers_per_block=2,
     down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
     up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),

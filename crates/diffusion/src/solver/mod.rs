@@ -6,6 +6,7 @@ mod ddpm;
 mod dpm_solver;
 mod heun;
 mod lcm;
+mod method;
 mod pndm;
 mod tcd;
 
@@ -15,6 +16,7 @@ pub use ddpm::{Ddpm, Variance};
 pub use dpm_solver::{DpmSolver2M, Midpoint, SdeDpmSolver2M};
 pub use heun::Heun;
 pub use lcm::Lcm;
+pub use method::{Method, UnknownMethod};
 pub use pndm::Pndm;
 pub use tcd::Tcd;
 

@@ -396,10 +396,6 @@ struct Given {
 }
 
 impl Given {
-    #[expect(
-        clippy::too_many_lines,
-        reason = "one case after the other, as diffusers draws them: the order of the noise is the picture"
-    )]
     fn new(
         model: &mut StableDiffusion,
         request: &Request,
@@ -409,18 +405,6 @@ impl Given {
         generator: &mut Torch,
     ) -> Result<Self, GenerateError> {
         let device = model.device.clone();
-        let magnitude = plan.stages[0].at.level.magnitude();
-        // The executor multiplies by the magnitude.
-        let begin = |generator: &mut Torch| -> Vec<f32> {
-            let mut first = generator.draw(&shape);
-            if plan.start.total_cmp(&magnitude).is_ne() {
-                let factor = plan.start / magnitude;
-                for value in &mut first {
-                    *value = (f64::from(*value) * factor) as f32;
-                }
-            }
-            first
-        };
         let Some(source) = &request.source else {
             if is_inpainting {
                 return Err(GenerateError::Argument {
@@ -430,7 +414,7 @@ impl Given {
                 });
             }
             return Ok(Self {
-                first: begin(generator),
+                first: begin(generator, shape, plan),
                 clean: None,
                 channels: None,
                 pins: None,
@@ -471,38 +455,28 @@ impl Given {
             } else {
                 None
             };
-            let first = refined(&mut *generator, clean.as_ref(), shape, &begin);
-            let painted = match &source.mask {
-                Some(mask) => mask.is_white(),
-                None => vec![true; width as usize * height as usize],
-            };
-            let plane = painted.len();
-            let kept = planes
-                .iter()
-                .enumerate()
-                .map(|(i, &value)| if painted[i % plane] { 0.0 } else { value });
+            let first = refined(generator, clean.as_ref(), shape, plan);
+            let painted = (source.mask.as_ref()).map_or_else(
+                || vec![true; width as usize * height as usize],
+                Picture::is_white,
+            );
+            let pixels = planes.iter().zip(painted.iter().cycle());
+            let kept = pixels.map(|(&value, &painted)| if painted { 0.0 } else { value });
             let kept = sample(kept.collect(), generator)?;
             // One pixel stands for its latent, as in diffusers.
-            let factor = network.factor();
-            let mask: Vec<f32> = (0..rows * columns)
-                .map(|at| {
-                    let (row, column) = (at / columns * factor, at % columns * factor);
-                    f32::from(u8::from(painted[row * width as usize + column]))
-                })
-                .collect();
-            let mask =
-                Tensor::<4>::from_data(TensorData::new(mask, [1, 1, rows, columns]), &device);
+            let mask = per_latent(&painted, network.factor(), [rows, columns], |of| of[0]);
+            let mask = Tensor::<4>::from_data(mask, &device).repeat_dim(0, batch);
             return Ok(Self {
                 first,
                 clean,
-                channels: Some(Tensor::cat(vec![mask.repeat_dim(0, batch), kept], 1)),
+                channels: Some(Tensor::cat(vec![mask, kept], 1)),
                 pins: None,
             });
         }
         let Some(mask) = &source.mask else {
             let clean = Some(sample(planes, generator)?);
             return Ok(Self {
-                first: refined(&mut *generator, clean.as_ref(), shape, &begin),
+                first: refined(generator, clean.as_ref(), shape, plan),
                 clean,
                 channels: None,
                 pins: None,
@@ -510,20 +484,12 @@ impl Given {
         };
         let mean = encode(planes)?.mean;
         // What a latent says reaches beyond its pixels; it stays where none of them is painted.
-        let painted = mask.is_white();
-        let factor = network.factor();
-        let stays: Vec<f32> = (0..rows * columns)
-            .map(|at| {
-                let (row, column) = (at / columns * factor, at % columns * factor);
-                let any = (0..factor * factor)
-                    .any(|i| painted[(row + i / factor) * width as usize + column + i % factor]);
-                f32::from(u8::from(!any))
-            })
-            .collect();
-        let stays = Tensor::<4>::from_data(TensorData::new(stays, [1, 1, rows, columns]), &device);
+        let stays = |painted: &[bool]| !painted.contains(&true);
+        let stays = per_latent(&mask.is_white(), network.factor(), [rows, columns], stays);
+        let stays = Tensor::<4>::from_data(stays, &device);
         let clean = is_partial.then(|| mean.clone().repeat_dim(0, batch));
         Ok(Self {
-            first: refined(&mut *generator, clean.as_ref(), shape, &begin),
+            first: refined(generator, clean.as_ref(), shape, plan),
             clean,
             channels: None,
             pins: Some(Pins::new(stays, mean)),
@@ -531,16 +497,46 @@ impl Given {
     }
 }
 
+/// What `of` says of the pixels of each latent, row by row, as one and zero: `[1, 1, rows, columns]`.
+fn per_latent(
+    pixels: &[bool],
+    factor: usize,
+    [rows, columns]: [usize; 2],
+    of: impl Fn(&[bool]) -> bool,
+) -> TensorData {
+    let values = (0..rows * columns).map(|at| {
+        let (row, column) = (at / columns * factor, at % columns * factor);
+        let block = (0..factor * factor).map(|i| {
+            let (row, column) = (row + i / factor, column + i % factor);
+            pixels[row * columns * factor + column]
+        });
+        f32::from(u8::from(of(&block.collect::<Vec<bool>>())))
+    });
+    TensorData::new(values.collect::<Vec<f32>>(), [1, 1, rows, columns])
+}
+
+/// What unit noise becomes for the executor, which multiplies it by the magnitude of the first level.
+fn begin(generator: &mut Torch, shape: [usize; 4], plan: &Plan) -> Vec<f32> {
+    let mut first = generator.draw(&shape);
+    let magnitude = plan.stages[0].at.level.magnitude();
+    if plan.start.total_cmp(&magnitude).is_ne() {
+        for value in &mut first {
+            *value = (f64::from(*value) * plan.start / magnitude) as f32;
+        }
+    }
+    first
+}
+
 /// The first draw: to be added to a sample, or to be one.
 fn refined(
     generator: &mut Torch,
     clean: Option<&Tensor<4>>,
     shape: [usize; 4],
-    begin: &dyn Fn(&mut Torch) -> Vec<f32>,
+    plan: &Plan,
 ) -> Vec<f32> {
     match clean {
         Some(_) => generator.draw(&shape),
-        None => begin(generator),
+        None => begin(generator, shape, plan),
     }
 }
 

@@ -14,10 +14,11 @@ mod generation;
 mod request;
 mod sampling;
 
+pub use clearway_diffusion::Method;
 pub use error::GenerateError;
 pub use generation::{Generation, Made, PictureStep, Steps};
 pub use request::{Control, Request, Source, Text};
-pub use sampling::{Method, Plan, Sampling, SchedulerConfig, Spacing, UnknownName};
+pub use sampling::{Plan, Sampling, SchedulerConfig, Spacing, UnknownName};
 
 use std::path::{Path, PathBuf};
 

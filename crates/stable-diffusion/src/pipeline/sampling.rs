@@ -4,9 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use clearway_diffusion::{
-    Ddim, Ddpm, Discrete, DpmSolver2M, End, Euler, EulerAncestral, Exploding, Grid, GridError,
-    Heun, Lcm, Line, Parameterization, Pndm, Schedule, ScheduleError, SdeDpmSolver2M, Solver,
-    Stage, Tcd, Threshold, timesteps,
+    Discrete, End, Exploding, Grid, GridError, Lcm, Line, Method, Parameterization, Schedule,
+    ScheduleError, Stage, Threshold, timesteps,
 };
 use serde_json::{Value, json};
 
@@ -14,87 +13,26 @@ use super::GenerateError;
 use crate::LoadError;
 use crate::config::{Config, Entry};
 
-/// A solver, by the name that the field gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Method {
-    /// [`Ddim`], deterministic.
-    Ddim,
-    /// [`Ddpm`] with the posterior's variance.
-    Ddpm,
-    /// [`Euler`].
-    Euler,
-    /// [`EulerAncestral`].
-    EulerAncestral,
-    /// [`DpmSolver2M`].
-    DpmSolver2M,
-    /// [`SdeDpmSolver2M`].
-    SdeDpmSolver2M,
-    /// [`Heun`]: two passes a step, one in the last.
-    Heun,
-    /// [`Pndm`]: one pass more than steps.
-    Pndm,
-    /// [`Lcm`], for networks distilled to be sampled so, or updated by an LCM-LoRA.
-    Lcm,
-    /// [`Tcd`] with `gamma = 0.3`, for networks distilled to be sampled so.
-    Tcd,
-}
-
-impl Method {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::Ddim,
-        Self::Ddpm,
-        Self::Euler,
-        Self::EulerAncestral,
-        Self::DpmSolver2M,
-        Self::SdeDpmSolver2M,
-        Self::Heun,
-        Self::Pndm,
-        Self::Lcm,
-        Self::Tcd,
-    ];
-
-    /// Its name in commands and files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ddim => "ddim",
-            Self::Ddpm => "ddpm",
-            Self::Euler => "euler",
-            Self::EulerAncestral => "euler-a",
-            Self::DpmSolver2M => "dpmpp2m",
-            Self::SdeDpmSolver2M => "dpmpp2m-sde",
-            Self::Heun => "heun",
-            Self::Pndm => "pndm",
-            Self::Lcm => "lcm",
-            Self::Tcd => "tcd",
-        }
-    }
-
-    /// How its levels are spaced in diffusers where a model does not say.
-    fn usual_spacing(self) -> Spacing {
-        match self {
-            Self::Ddim | Self::Ddpm | Self::Pndm => Spacing::Leading,
-            Self::Lcm | Self::Tcd => Spacing::Distilled,
-            _ => Spacing::Linspace,
-        }
-    }
-
-    /// Whether diffusers writes it in σ-space, where Karras' grids are told fractional times and the first noise has
-    /// the deviation σ.
-    fn is_in_sigma_space(self) -> bool {
-        matches!(self, Self::Euler | Self::EulerAncestral | Self::Heun)
-    }
-
-    fn is_multistep(self) -> bool {
-        matches!(self, Self::DpmSolver2M | Self::SdeDpmSolver2M)
+/// How a method's levels are spaced in diffusers where a model does not say.
+fn usual_spacing(method: Method) -> Spacing {
+    match method {
+        Method::Ddim | Method::Ddpm | Method::Pndm => Spacing::Leading,
+        Method::Lcm | Method::Tcd | Method::Consistency => Spacing::Distilled,
+        _ => Spacing::Linspace,
     }
 }
 
-impl fmt::Display for Method {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
+/// Whether diffusers writes a method in σ-space, where Karras' grids are told fractional times and the first noise has
+/// the deviation σ.
+fn is_in_sigma_space(method: Method) -> bool {
+    matches!(
+        method,
+        Method::Euler | Method::EulerAncestral | Method::Heun
+    )
+}
+
+fn is_multistep(method: Method) -> bool {
+    matches!(method, Method::DpmSolver2M | Method::SdeDpmSolver2M)
 }
 
 /// How the levels of a grid are spaced.
@@ -155,19 +93,6 @@ pub struct UnknownName {
     pub name: String,
     /// Those that there are.
     pub known: String,
-}
-
-impl FromStr for Method {
-    type Err = UnknownName;
-
-    fn from_str(name: &str) -> Result<Self, UnknownName> {
-        let named = Self::ALL.into_iter().find(|method| method.name() == name);
-        named.ok_or_else(|| UnknownName {
-            kind: "solver",
-            name: name.to_owned(),
-            known: Self::ALL.map(Self::name).join(", "),
-        })
-    }
 }
 
 impl FromStr for Spacing {
@@ -238,7 +163,6 @@ impl SchedulerConfig {
     /// # Errors
     ///
     /// If an entry has a value that cannot be, or one that is not supported.
-    #[expect(clippy::too_many_lines, reason = "one entry after the other")]
     pub fn read(config: &Config) -> Result<Self, LoadError> {
         let root = config.root();
         root.unsupported(&[
@@ -259,22 +183,10 @@ impl SchedulerConfig {
             ])?,
             None => false,
         };
-        let method = match class.as_str() {
-            "PNDMScheduler" => {
-                root.unsupported(&[("skip_prk_steps", &[json!(true)])])?;
-                Some(Method::Pndm)
-            }
-            "DDIMScheduler" => Some(Method::Ddim),
-            "DDPMScheduler" => Some(Method::Ddpm),
-            "EulerDiscreteScheduler" => Some(Method::Euler),
-            "EulerAncestralDiscreteScheduler" => Some(Method::EulerAncestral),
-            "HeunDiscreteScheduler" => Some(Method::Heun),
-            "DPMSolverMultistepScheduler" if stochastic => Some(Method::SdeDpmSolver2M),
-            "DPMSolverMultistepScheduler" => Some(Method::DpmSolver2M),
-            "LCMScheduler" => Some(Method::Lcm),
-            "TCDScheduler" => Some(Method::Tcd),
-            _ => None,
-        };
+        let method = method_of(&class, stochastic);
+        if method == Some(Method::Pndm) {
+            root.unsupported(&[("skip_prk_steps", &[json!(true)])])?;
+        }
         // Of these classes alone clipping is the default.
         let clips = matches!(
             method,
@@ -349,12 +261,29 @@ impl SchedulerConfig {
     pub(super) fn clip(&self, method: Method) -> Option<Threshold> {
         match method {
             Method::Ddim | Method::Ddpm | Method::Lcm | Method::Tcd => self.clip,
-            _ if method.is_multistep() => {
+            _ if is_multistep(method) => {
                 (self.clip).filter(|clip| matches!(clip, Threshold::Dynamic { .. }))
             }
             _ => None,
         }
     }
+}
+
+/// The solver of diffusers' name.
+fn method_of(class: &str, stochastic: bool) -> Option<Method> {
+    Some(match class {
+        "PNDMScheduler" => Method::Pndm,
+        "DDIMScheduler" => Method::Ddim,
+        "DDPMScheduler" => Method::Ddpm,
+        "EulerDiscreteScheduler" => Method::Euler,
+        "EulerAncestralDiscreteScheduler" => Method::EulerAncestral,
+        "HeunDiscreteScheduler" => Method::Heun,
+        "DPMSolverMultistepScheduler" if stochastic => Method::SdeDpmSolver2M,
+        "DPMSolverMultistepScheduler" => Method::DpmSolver2M,
+        "LCMScheduler" => Method::Lcm,
+        "TCDScheduler" => Method::Tcd,
+        _ => return None,
+    })
 }
 
 /// The table of the noise.
@@ -444,22 +373,22 @@ impl Sampling {
             _ => config.sigmas_end_at_zero,
         };
         let end = if ends_clean { End::Clean } else { End::At(0.0) };
-        let spacing = match method.usual_spacing() {
+        let spacing = match usual_spacing(method) {
             Spacing::Distilled => self.spacing.unwrap_or(Spacing::Distilled),
             usual => self.spacing.or(config.spacing).unwrap_or(usual),
         };
         let offset = config.steps_offset;
         let more = || steps.checked_add(1).unwrap_or(steps);
         let times = match spacing {
-            Spacing::Leading if method.is_multistep() => {
+            Spacing::Leading if is_multistep(method) => {
                 let mut times = timesteps::leading(table, more(), offset)?;
                 times.pop();
                 Some(times)
             }
             Spacing::Leading => Some(timesteps::leading(table, steps, offset)?),
             Spacing::Trailing => Some(timesteps::trailing(table, steps)?),
-            Spacing::Linspace if method.is_multistep() => Some(timesteps::multistep(table, steps)?),
-            Spacing::Linspace if method.is_in_sigma_space() => {
+            Spacing::Linspace if is_multistep(method) => Some(timesteps::multistep(table, steps)?),
+            Spacing::Linspace if is_in_sigma_space(method) => {
                 Some(timesteps::linspaced(table, steps)?)
             }
             Spacing::Linspace => Some(timesteps::linspaced_whole(table, steps)?),
@@ -483,7 +412,7 @@ impl Sampling {
                 Spacing::Exponential => Grid::exponential(schedule, steps, end)?,
                 _ => Grid::karras(schedule, steps, end)?,
             };
-            if method.is_in_sigma_space() {
+            if is_in_sigma_space(method) {
                 grid
             } else {
                 grid.with_rounded_times()
@@ -499,24 +428,16 @@ impl Sampling {
             }
             None => grid,
         };
-        let solver: Box<dyn Solver> = match method {
-            Method::Ddim => Box::new(Ddim::default()),
-            Method::Ddpm => Box::new(Ddpm::default()),
-            Method::Euler => Box::new(Euler),
-            Method::EulerAncestral => Box::new(EulerAncestral),
-            Method::DpmSolver2M => Box::new(DpmSolver2M::default()),
-            Method::SdeDpmSolver2M => Box::new(SdeDpmSolver2M::default()),
-            Method::Heun => Box::new(Heun),
-            Method::Pndm => Box::new(Pndm),
+        let solver = match method {
             Method::Lcm => Box::new(Lcm {
                 timestep_scaling: config.timestep_scaling,
                 ..Lcm::default()
             }),
-            Method::Tcd => Box::new(Tcd { gamma: 0.3 }),
+            method => method.solver(),
         };
         let level = grid.start().level;
         // In σ-space diffusers begins with σ · noise, but for a leading grid, which begins with √(σ² + 1) · noise.
-        let start = if method.is_in_sigma_space() && spacing != Spacing::Leading {
+        let start = if is_in_sigma_space(method) && spacing != Spacing::Leading {
             level.sigma
         } else {
             level.magnitude()

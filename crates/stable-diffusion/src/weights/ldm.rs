@@ -106,63 +106,45 @@ pub(super) fn leave_out_layers(weights: &mut Weights, used: usize) {
     }
 }
 
-/// The beginnings of keys, cut at their third dot: `input_blocks.4.1.`.
-fn modules(weights: &Weights) -> BTreeSet<String> {
-    let module = |key: &str| {
-        let end = key.match_indices('.').nth(2)?.0;
-        Some(key[..=end].to_owned())
-    };
-    weights.keys().filter_map(module).collect()
+/// What the numbered modules of one way through the U-Net are, by the beginnings of their keys: `input_blocks.4.1.`.
+///
+/// A block ends where height and width change. Numbers may be left out, as in networks from which blocks were taken.
+fn names(weights: &Weights, numbered: &str, way: &str) -> BTreeMap<String, String> {
+    let keys: BTreeSet<&str> = weights.keys().collect();
+    let modules: BTreeSet<(usize, usize)> = (keys.iter())
+        .filter_map(|key| {
+            let mut parts = key.strip_prefix(numbered)?.split('.');
+            let number = parts.next()?.parse().ok()?;
+            Some((number, parts.next()?.parse().ok()?))
+        })
+        .collect();
+    let mut names = BTreeMap::new();
+    let (mut block, mut layers) = (0, 0);
+    for (number, part) in modules {
+        let module = format!("{numbered}{number}.{part}.");
+        let has = |leaf: &str| keys.contains(format!("{module}{leaf}").as_str());
+        let name = if has("op.weight") {
+            (block, layers) = (block + 1, 0);
+            format!("{way}.{}.downsamplers.0.", block - 1)
+        } else if has("conv.weight") {
+            (block, layers) = (block + 1, 0);
+            format!("{way}.{}.upsamplers.0.", block - 1)
+        } else if has("in_layers.0.weight") {
+            layers += 1;
+            format!("{way}.{block}.resnets.{}.", layers - 1)
+        } else if has("norm.weight") && layers > 0 {
+            format!("{way}.{block}.attentions.{}.", layers - 1)
+        } else {
+            continue;
+        };
+        names.insert(module, name);
+    }
+    names
 }
 
 fn unet(weights: Weights) -> Result<Weights, WeightsError> {
-    let modules = modules(&weights);
-    let keys: BTreeSet<String> = weights.keys().map(str::to_owned).collect();
-    let has = |module: &str| modules.contains(module);
-    let mut names: BTreeMap<String, String> = BTreeMap::new();
-    let (mut block, mut layer) = (0, 0);
-    for n in 1.. {
-        let module = |part: usize| format!("input_blocks.{n}.{part}.");
-        if !has(&module(0)) {
-            break;
-        }
-        if keys.contains(&format!("{}op.weight", module(0))) {
-            names.insert(module(0), format!("down_blocks.{block}.downsamplers.0."));
-            (block, layer) = (block + 1, 0);
-        } else {
-            names.insert(module(0), format!("down_blocks.{block}.resnets.{layer}."));
-            names.insert(
-                module(1),
-                format!("down_blocks.{block}.attentions.{layer}."),
-            );
-            layer += 1;
-        }
-    }
-    (block, layer) = (0, 0);
-    for n in 0.. {
-        let module = |part: usize| format!("output_blocks.{n}.{part}.");
-        if !has(&module(0)) {
-            break;
-        }
-        names.insert(module(0), format!("up_blocks.{block}.resnets.{layer}."));
-        let mut is_last = false;
-        for part in 1..=2 {
-            if keys.contains(&format!("{}conv.weight", module(part))) {
-                names.insert(module(part), format!("up_blocks.{block}.upsamplers.0."));
-                is_last = true;
-            } else {
-                names.insert(
-                    module(part),
-                    format!("up_blocks.{block}.attentions.{layer}."),
-                );
-            }
-        }
-        (block, layer) = if is_last {
-            (block + 1, 0)
-        } else {
-            (block, layer + 1)
-        };
-    }
+    let mut names = names(&weights, "input_blocks.", "down_blocks");
+    names.append(&mut self::names(&weights, "output_blocks.", "up_blocks"));
     weights.rename(|key| {
         for (before, now) in [
             ("time_embed.0.", "time_embedding.linear_1."),
@@ -330,4 +312,60 @@ fn text_encoder(weights: Weights) -> Result<Weights, WeightsError> {
         }
     }
     Ok(weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::weights;
+    use super::*;
+
+    /// One number a tensor.
+    fn renamed(keys: &[&str]) -> Vec<String> {
+        let shapes: Vec<(&str, &[usize])> = keys.iter().map(|key| (*key, &[1][..])).collect();
+        let weights = unet(weights(&shapes)).expect("no two are the same");
+        weights.keys().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn numbers_may_be_left_out() {
+        // A network of one layer a block, with the numbers that it would have had with two.
+        let gaps = [
+            "input_blocks.1.0.in_layers.0.weight",
+            "input_blocks.1.1.norm.weight",
+            "input_blocks.3.0.op.weight",
+            "input_blocks.4.0.in_layers.0.weight",
+            "output_blocks.0.0.in_layers.0.weight",
+            "output_blocks.1.0.in_layers.0.weight",
+            "output_blocks.2.2.conv.weight",
+            "output_blocks.3.0.out_layers.3.weight",
+            "output_blocks.3.0.in_layers.0.weight",
+            "output_blocks.3.1.norm.weight",
+        ];
+        let none = [
+            "input_blocks.1.0.in_layers.0.weight",
+            "input_blocks.1.1.norm.weight",
+            "input_blocks.2.0.op.weight",
+            "input_blocks.3.0.in_layers.0.weight",
+            "output_blocks.0.0.in_layers.0.weight",
+            "output_blocks.1.0.in_layers.0.weight",
+            "output_blocks.1.1.conv.weight",
+            "output_blocks.2.0.out_layers.3.weight",
+            "output_blocks.2.0.in_layers.0.weight",
+            "output_blocks.2.1.norm.weight",
+        ];
+        let expected = [
+            "down_blocks.0.attentions.0.norm.weight",
+            "down_blocks.0.downsamplers.0.conv.weight",
+            "down_blocks.0.resnets.0.norm1.weight",
+            "down_blocks.1.resnets.0.norm1.weight",
+            "up_blocks.0.resnets.0.norm1.weight",
+            "up_blocks.0.resnets.1.norm1.weight",
+            "up_blocks.0.upsamplers.0.conv.weight",
+            "up_blocks.1.attentions.0.norm.weight",
+            "up_blocks.1.resnets.0.conv2.weight",
+            "up_blocks.1.resnets.0.norm1.weight",
+        ];
+        assert_eq!(renamed(&gaps), expected);
+        assert_eq!(renamed(&none), expected);
+    }
 }

@@ -467,3 +467,30 @@ pub(crate) fn without_taps(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Weights of these shapes, all zero.
+    pub(super) fn weights(shapes: &[(&str, &[usize])]) -> Weights {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.safetensors");
+        let mut header = serde_json::Map::new();
+        let mut at = 0;
+        for (key, shape) in shapes {
+            let end = at + 2 * shape.iter().product::<usize>();
+            let entry = json!({"dtype": "F16", "shape": shape, "data_offsets": [at, end]});
+            header.insert((*key).into(), entry);
+            at = end;
+        }
+        let header = Value::Object(header).to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + at, 0);
+        std::fs::write(&path, bytes).expect("can be written");
+        Weights::open(&path).expect("is valid")
+    }
+}

@@ -144,29 +144,10 @@ pub(super) fn text_encoder(weights: &Weights) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::weights;
     use super::*;
     use crate::config::Config;
     use crate::{ClipTextConfig, UnetConfig};
-
-    /// Weights of these shapes, all zero.
-    fn weights(shapes: &[(&str, &[usize])]) -> Weights {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("x.safetensors");
-        let mut header = serde_json::Map::new();
-        let mut at = 0;
-        for (key, shape) in shapes {
-            let end = at + 2 * shape.iter().product::<usize>();
-            let entry = json!({"dtype": "F16", "shape": shape, "data_offsets": [at, end]});
-            header.insert((*key).into(), entry);
-            at = end;
-        }
-        let header = Value::Object(header).to_string();
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend(header.as_bytes());
-        bytes.resize(bytes.len() + at, 0);
-        std::fs::write(&path, bytes).expect("can be written");
-        Weights::open(&path).expect("is valid")
-    }
 
     fn unet_that_reads(features: usize) -> UnetConfig {
         let weights = weights(&[
