@@ -358,7 +358,6 @@ fn pictures_say_how_they_were_made() {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one command after the other")]
 fn pictures_are_made_of_pictures() {
     let model = tiny_model();
     let file = |name: &str| format!("{model}/{name}");
