@@ -11,6 +11,7 @@ use clearway_diffusion::{Level, Network, Point};
 use clearway_layers::Weights;
 use clearway_planner::lerobot::{BetaSchedule, NoiseScheduler, Prediction};
 use clearway_planner::{Budget, History, Image, Observation, Planner, Policy, Problem};
+use clearway_sim::PushT;
 use clearway_tests::{repository, shared};
 
 /// One rounding of the normalization in f32, which LeRobot uses, on values of at most about 2.
@@ -283,6 +284,47 @@ fn a_policy_sees_as_in_lerobot() {
     if let Some(folder) = shared("fixtures/lerobot/image_groupnorm") {
         sees_as_in_lerobot(&folder);
     }
+}
+
+/// The picture that `PushT` shows conditions a policy that sees, the same as bytes and as numbers, and moves with the world.
+#[test]
+fn pusht_feeds_a_policy_that_sees() {
+    let Some(folder) = shared("fixtures/lerobot/image_groupnorm") else {
+        return;
+    };
+    let period = Duration::from_millis(100);
+    let planner = Planner::load(&folder, period, &Device::flex()).expect("it loads");
+    let mut world = PushT::reset(3);
+    let mut plan = |as_bytes: bool| {
+        let picture = world.picture();
+        let (height, width) = (picture.height(), picture.width());
+        let bytes = picture.into_bytes();
+        let image = if as_bytes {
+            Image::from_rgb8(height, width, bytes)
+        } else {
+            let plane = height * width;
+            let values: Vec<f32> = (0..3 * plane)
+                .map(|at| f32::from(bytes[at % plane * 3 + at / plane]) / 255.0)
+                .collect();
+            Image::from_chw(height, width, values)
+        };
+        let seen = Observation::new(period)
+            .with("observation.state", world.observation().agent)
+            .with_image("observation.image", image.expect("a picture"));
+        let history = History::new(vec![seen]).expect("one");
+        let condition = planner.policy().condition(&history).expect("it is seen");
+        let plan = planner.plan(&Problem::new(&history), Budget::default(), 1);
+        assert_eq!(plan.expect("a plan").trajectory.len(), 8);
+        if !as_bytes {
+            world.step([500.0, 500.0]).expect("a finite action");
+        }
+        condition
+    };
+    let (bytes, numbers, later) = (plan(true), plan(false), plan(true));
+    assert_eq!(bytes, numbers);
+    // Beyond the agent's own two numbers the features of the picture have changed.
+    let state = 2;
+    assert_ne!(bytes[state..bytes.len() / 2], later[state..bytes.len() / 2]);
 }
 
 /// Each layout that LeRobot 0.4.4 writes and one of 0.3.3: see the script.

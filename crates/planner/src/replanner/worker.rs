@@ -37,13 +37,13 @@ pub enum Failure {
         "the plan has {actions} actions of {dof} coordinates; {expected_actions} of {expected_dof} were promised"
     )]
     Layout {
-        /// What it has.
+        /// The plan's actions.
         actions: usize,
-        /// What it has.
+        /// Their coordinates.
         dof: usize,
-        /// What the layout says.
+        /// The layout's actions.
         expected_actions: usize,
-        /// What the layout says.
+        /// Their coordinates.
         expected_dof: usize,
     },
     /// The plan cannot come to rest.
@@ -181,6 +181,7 @@ impl Worker {
             previous: base.actions.clone().filter(|_| !request.rests),
             overlap: self.settings.overlap(&self.layout),
             limits: self.limits().cloned(),
+            // Until it is answered; `answer` writes what came of it before anyone sees this.
             result: Err(Failure::Plan(PlanError::Observation(
                 crate::ObservationError::Empty,
             ))),
