@@ -22,18 +22,28 @@ mod conv1d;
 mod conv2d;
 mod conv_transpose1d;
 mod embedding;
+mod epilogue;
 mod group_norm;
+// The one place with unsafe code.
+#[allow(unsafe_code)]
+mod kernel;
 mod layer_norm;
 mod linear;
+mod parameter;
+mod threads;
 pub mod weights;
 
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
 pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv2d::{Conv2d, Conv2dConfig};
 pub use embedding::{Order, SinusoidalEmbedding};
+pub use epilogue::{Epilogue, Modulation};
 pub use group_norm::{GroupNorm, GroupNormConfig};
+pub use kernel::{Activation, Level, Precision};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
+pub use parameter::{PackReport, Packed, Parameter};
+pub use threads::in_pool;
 pub use weights::{Weights, WeightsError};
 
 use burn::module::Param;
