@@ -191,6 +191,7 @@ mod tests {
     use burn::tensor::ops::ConvOptions;
 
     use super::*;
+    use crate::{Activation, GroupNormConfig, Modulation};
 
     #[test]
     fn it_is_a_convolution() {
@@ -215,6 +216,70 @@ mod tests {
                 // 15 products in f32, in another order.
                 assert!(difference < 2e-6, "{difference}");
             }
+        }
+    }
+
+    /// Of the largest value: sums of 400 products in f32 in another order, and what follows them.
+    const ROUNDING: f32 = 4e-6;
+
+    #[test]
+    fn packed_it_is_the_same_layer() {
+        let device = Device::flex();
+        let random =
+            |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        for (kernel_size, stride, padding, time) in [(5, 1, 2, 16), (3, 2, 1, 7), (1, 1, 0, 4)] {
+            let plain = Conv1dConfig {
+                channels_in: 80,
+                channels_out: 24,
+                kernel_size,
+                stride,
+                padding,
+            }
+            .init(&device);
+            let mut packed = plain.clone();
+            let norm = GroupNormConfig {
+                n_groups: 3,
+                channels: 24,
+                epsilon: 1e-5,
+            }
+            .init(&device);
+            let report = packed.pack(Precision::F32);
+            // 24 rows fill two panels of sixteen.
+            let bytes = 4 * (32 * 80 * kernel_size + 24);
+            assert_eq!((report.layers, report.bytes), (1, bytes));
+            assert_eq!(report.parameters, plain.num_params());
+            assert_eq!(packed.num_params(), plain.num_params());
+            for batch in [1, 3] {
+                let x = random([batch, 80, time]);
+                let shape = plain.forward(x.clone()).dims();
+                let modulation = Modulation {
+                    values: random([1, batch, 48]).squeeze_dim(0),
+                    scales: true,
+                };
+                let residual = random(shape);
+                let epilogue = |normalization| Epilogue {
+                    normalization,
+                    activation: Activation::Mish,
+                    modulation: Some(modulation.clone()),
+                    residual: Some(residual.clone()),
+                };
+                let expected = plain.forward_then(x.clone(), epilogue(Some(&norm)));
+                // With a norm that is not packed, and with one that is.
+                let first = packed.forward_then(x.clone(), epilogue(Some(&norm)));
+                let mut packed_norm = norm.clone();
+                assert_eq!(packed_norm.pack().parameters, 48);
+                let second = packed.forward_then(x, epilogue(Some(&packed_norm)));
+                for y in [first, second] {
+                    let error: f32 = (y - expected.clone()).abs().max().into_scalar();
+                    let largest: f32 = expected.clone().abs().max().into_scalar();
+                    assert!(error <= ROUNDING * largest, "{error:e} of {largest}");
+                }
+            }
+            let again: f32 = (packed.weight.val() - plain.weight.val())
+                .abs()
+                .max()
+                .into_scalar();
+            assert_eq!(again, 0.0);
         }
     }
 }

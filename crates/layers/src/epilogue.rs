@@ -2,7 +2,7 @@
 
 use burn::prelude::*;
 
-use crate::kernel::Activation;
+use crate::kernel::{self, Activation, Level};
 use crate::{GroupNorm, activation};
 
 /// What follows a convolution over time, in this order. Where the weights are packed, it is computed with the
@@ -32,6 +32,14 @@ pub struct Modulation {
 }
 
 impl Activation {
+    /// Applies the activation in place, on the CPU.
+    ///
+    /// Against exact arithmetic, Mish, SiLU and sigmoid are within 4e-7 of their value or, where that is less, 1e-36; GELU
+    /// is within 4e-7 of `|x|`.
+    pub fn apply(self, x: &mut [f32]) {
+        kernel::apply(Level::detected(), self, x);
+    }
+
     /// Applies the activation, element by element.
     pub fn forward<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {

@@ -142,3 +142,42 @@ fn packed<const D: usize>(
     );
     tensor(y, shape, &device)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    #[test]
+    fn packed_it_is_the_same_layer() {
+        let device = Device::flex();
+        // Of outputs of about 0.6: weights and inputs are each rounded to 2⁻⁹, at random.
+        for (precision, tolerance) in [(Precision::F32, 2e-6), (Precision::Bf16, 2e-2)] {
+            let plain = LinearConfig {
+                d_input: 77,
+                d_output: 50,
+                bias: true,
+            }
+            .init(&device);
+            let mut packed = plain.clone();
+            assert_eq!(packed.pack(precision).parameters, plain.num_params());
+            let normal = Distribution::Normal(0.0, 1.0);
+            let x = Tensor::<3>::random([2, 5, 77], normal, &device);
+            let expected = plain.forward(x.clone());
+            let whole: f32 = (packed.forward(x.clone()) - expected.clone())
+                .abs()
+                .max()
+                .into_scalar();
+            assert!(whole < tolerance, "{precision}: {whole:e}");
+            let rows: Tensor<2> = x.reshape([10, 77]);
+            let parts = packed.forward_part(rows.clone().narrow(1, 0, 31), 0)
+                + packed.forward_part(rows.narrow(1, 31, 46), 31);
+            let sum: f32 = (packed.add_bias(parts) - expected.reshape([10, 50]))
+                .abs()
+                .max()
+                .into_scalar();
+            assert!(sum < tolerance, "{precision}, in parts: {sum:e}");
+        }
+    }
+}

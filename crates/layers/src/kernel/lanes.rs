@@ -30,6 +30,8 @@ pub(super) trait Lanes {
     type Vector: Copy;
     /// Sixteen words of 32 bits: an f32, or two bf16 with the first in the low half.
     type Word: Copy;
+    /// Whether [`product_of_pairs`](Self::product_of_pairs) is an instruction.
+    const PAIRS: bool = false;
     /// How many vectors of sums fit into the registers, beside weights and inputs.
     const SUMS: usize;
 
@@ -53,10 +55,21 @@ pub(super) trait Lanes {
 
     unsafe fn load_words(from: *const u32) -> Self::Word;
     unsafe fn splat_word(x: u32) -> Self::Word;
-    /// `sum + w · x`, of f32.
-    unsafe fn product_f32(sum: Self::Vector, w: Self::Word, x: Self::Word) -> Self::Vector;
-    /// `sum + w₀ x₀ + w₁ x₁`, of pairs of bf16, summed in f32.
-    unsafe fn product_bf16(sum: Self::Vector, w: Self::Word, x: Self::Word) -> Self::Vector;
+    /// The words as f32.
+    unsafe fn as_f32(words: Self::Word) -> Self::Vector;
+    /// The first bf16 of each word.
+    unsafe fn first(words: Self::Word) -> Self::Vector;
+    /// The second bf16 of each word.
+    unsafe fn second(words: Self::Word) -> Self::Vector;
+    /// `sum + w₀ x₀ + w₁ x₁`, of pairs of bf16, summed in f32. Subnormal numbers may count as zero.
+    #[inline(always)]
+    unsafe fn product_of_pairs(sum: Self::Vector, w: Self::Word, x: Self::Word) -> Self::Vector {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            let second = Self::mul_add(Self::second(w), Self::second(x), sum);
+            Self::mul_add(Self::first(w), Self::first(x), second)
+        }
+    }
     /// Fetches a cache line that will be read soon. Any address will do.
     unsafe fn prefetch(from: *const u32);
 }

@@ -21,7 +21,9 @@ mod product;
 mod window;
 
 pub use elementwise::Activation;
+pub(crate) use elementwise::apply;
 pub use level::Level;
-pub use panels::{Panels, Precision};
-pub use product::{Affine, Epilogue, Film, Layout, Normalization, product};
-pub use window::Window;
+pub(crate) use panels::Panels;
+pub use panels::Precision;
+pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product};
+pub(crate) use window::Window;

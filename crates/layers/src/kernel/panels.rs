@@ -9,8 +9,9 @@ use super::lanes::LANES;
 use super::memory::Words;
 
 /// How many words of depth are summed before the sum is added to the others. Short sums round less: the error of one
-/// grows with the root of its length. It is also what stays in the fastest cache while all outputs are computed.
-pub(super) const CHUNK: usize = 256;
+/// grows with the root of its length. It is also what stays in the fastest cache while all outputs are computed: four
+/// panels take 32 KiB.
+pub(super) const CHUNK: usize = 128;
 
 /// What packed weights are stored in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,8 +19,8 @@ pub(super) const CHUNK: usize = 256;
 pub enum Precision {
     /// 32 bits.
     F32,
-    /// The upper 16 bits of an f32, rounded to the nearest. What a layer reads is rounded too; sums are in f32. Each
-    /// product is then wrong by up to 2⁻⁸ of itself, at random.
+    /// The upper 16 bits of an f32, rounded to the nearest: wrong by up to 2⁻⁹ of itself. Where the CPU multiplies bf16,
+    /// what a layer reads is rounded too. Sums are in f32.
     Bf16,
 }
 
@@ -50,7 +51,7 @@ impl fmt::Display for Precision {
 ///
 /// A kernel that computes sixteen rows reads one panel from its first word to its last.
 #[derive(Debug)]
-pub struct Panels {
+pub(crate) struct Panels {
     words: Words,
     precision: Precision,
     rows: usize,
@@ -60,7 +61,7 @@ pub struct Panels {
 
 impl Panels {
     /// Lays out `weight(row, depth, tap)`.
-    pub fn new(
+    pub(crate) fn new(
         precision: Precision,
         [rows, depth, taps]: [usize; 3],
         weight: impl Fn(usize, usize, usize) -> f32 + Sync,
@@ -112,7 +113,7 @@ impl Panels {
     }
 
     /// A weight, as it was rounded.
-    pub fn weight(&self, row: usize, depth: usize, tap: usize) -> f32 {
+    pub(crate) fn weight(&self, row: usize, depth: usize, tap: usize) -> f32 {
         let numbers = self.precision.numbers_a_word();
         let word = depth / numbers;
         let start = word / CHUNK * CHUNK;
@@ -128,27 +129,27 @@ impl Panels {
     }
 
     /// What the weights are stored in.
-    pub fn precision(&self) -> Precision {
+    pub(crate) fn precision(&self) -> Precision {
         self.precision
     }
 
     /// How many outputs the weights have.
-    pub fn rows(&self) -> usize {
+    pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
     /// How many inputs the weights have at each tap.
-    pub fn depth(&self) -> usize {
+    pub(crate) fn depth(&self) -> usize {
         self.depth
     }
 
     /// How many taps the weights have.
-    pub fn taps(&self) -> usize {
+    pub(crate) fn taps(&self) -> usize {
         self.taps
     }
 
     /// The memory that the weights take, in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.words)
     }
 

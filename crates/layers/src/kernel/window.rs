@@ -2,22 +2,22 @@
 
 /// `y[first + step · t] = Σ_j W_j x[origin + stride · t + j]` for `t` in `0..positions`, with `x` zero outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub(crate) struct Window {
     /// Where the first output's first tap lies; before the input where there is padding.
-    pub origin: isize,
+    pub(crate) origin: isize,
     /// The distance between the inputs of two outputs.
-    pub stride: usize,
+    pub(crate) stride: usize,
     /// How many outputs there are.
-    pub positions: usize,
+    pub(crate) positions: usize,
     /// Where the first output lies.
-    pub first: usize,
+    pub(crate) first: usize,
     /// The distance between two outputs.
-    pub step: usize,
+    pub(crate) step: usize,
 }
 
 impl Window {
     /// The window of a linear layer.
-    pub fn point(positions: usize) -> Self {
+    pub(crate) fn point(positions: usize) -> Self {
         Self {
             origin: 0,
             stride: 1,
@@ -32,7 +32,7 @@ impl Window {
     /// # Panics
     ///
     /// If the input with its padding is shorter than the kernel.
-    pub fn convolution(length: usize, taps: usize, stride: usize, padding: usize) -> Self {
+    pub(crate) fn convolution(length: usize, taps: usize, stride: usize, padding: usize) -> Self {
         let padded = length + 2 * padding;
         assert!(
             padded >= taps,
@@ -50,14 +50,14 @@ impl Window {
     /// The taps of a transposed convolution that meet in every `stride`-th output, in the order of their inputs.
     ///
     /// An output at `stride · q + phase - padding` is `Σ_m W[phase + stride · m] x[q - m]`: a convolution of its own.
-    pub fn taps_of_phase(taps: usize, stride: usize, phase: usize) -> Vec<usize> {
+    pub(crate) fn taps_of_phase(taps: usize, stride: usize, phase: usize) -> Vec<usize> {
         let mut taps: Vec<usize> = (phase..taps).step_by(stride).collect();
         taps.reverse();
         taps
     }
 
     /// The window of a phase of a transposed convolution; `None` where it has no output.
-    pub fn phase(
+    pub(crate) fn phase(
         length: usize,
         taps: usize,
         stride: usize,

@@ -16,7 +16,7 @@ pub(in super::super) struct Avx2;
 type Vector = [__m256; 2];
 type Word = [__m256i; 2];
 
-const HIGH: i32 = 0xffff_0000_u32.cast_signed();
+const UPPER: i32 = 0xffff_0000_u32.cast_signed();
 
 /// `2ⁿ` for whole `n` in `-126..=127`.
 #[inline(always)]
@@ -135,29 +135,29 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn product_f32(sum: Vector, w: Word, x: Word) -> Vector {
-        let mut out = sum;
-        for i in 0..2 {
-            out[i] = unsafe {
-                _mm256_fmadd_ps(_mm256_castsi256_ps(w[i]), _mm256_castsi256_ps(x[i]), sum[i])
-            };
-        }
-        out
+    unsafe fn as_f32(words: Word) -> Vector {
+        unsafe { [_mm256_castsi256_ps(words[0]), _mm256_castsi256_ps(words[1])] }
     }
 
     #[inline(always)]
-    unsafe fn product_bf16(sum: Vector, w: Word, x: Word) -> Vector {
-        let mut out = sum;
-        for i in 0..2 {
-            out[i] = unsafe {
-                let low_w = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w[i]));
-                let low_x = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x[i]));
-                let high_w = _mm256_castsi256_ps(_mm256_and_si256(w[i], _mm256_set1_epi32(HIGH)));
-                let high_x = _mm256_castsi256_ps(_mm256_and_si256(x[i], _mm256_set1_epi32(HIGH)));
-                _mm256_fmadd_ps(high_w, high_x, _mm256_fmadd_ps(low_w, low_x, sum[i]))
-            };
+    unsafe fn first(words: Word) -> Vector {
+        unsafe {
+            Self::as_f32([
+                _mm256_slli_epi32::<16>(words[0]),
+                _mm256_slli_epi32::<16>(words[1]),
+            ])
         }
-        out
+    }
+
+    #[inline(always)]
+    unsafe fn second(words: Word) -> Vector {
+        unsafe {
+            let upper = _mm256_set1_epi32(UPPER);
+            Self::as_f32([
+                _mm256_and_si256(words[0], upper),
+                _mm256_and_si256(words[1], upper),
+            ])
+        }
     }
 
     #[inline(always)]

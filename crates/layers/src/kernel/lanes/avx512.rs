@@ -10,14 +10,14 @@ use std::arch::x86_64::{
 
 use super::Lanes;
 
-/// AVX-512F. Products of bf16 are two products of f32.
+/// AVX-512F.
 pub(in super::super) struct Avx512;
 
 /// AVX-512F with BF16.
 pub(in super::super) struct Avx512Bf16;
 
 macro_rules! avx512 {
-    ($name:ty, $product_bf16:item) => {
+    ($name:ty, $($more:item)*) => {
         // SAFETY of every block below: the trait's contract grants the instruction set, and pointers that are valid for
         // sixteen words.
         impl Lanes for $name {
@@ -98,11 +98,24 @@ macro_rules! avx512 {
             }
 
             #[inline(always)]
-            unsafe fn product_f32(sum: __m512, w: __m512i, x: __m512i) -> __m512 {
-                unsafe { _mm512_fmadd_ps(_mm512_castsi512_ps(w), _mm512_castsi512_ps(x), sum) }
+            unsafe fn as_f32(words: __m512i) -> __m512 {
+                unsafe { _mm512_castsi512_ps(words) }
             }
 
-            $product_bf16
+            #[inline(always)]
+            unsafe fn first(words: __m512i) -> __m512 {
+                unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)) }
+            }
+
+            #[inline(always)]
+            unsafe fn second(words: __m512i) -> __m512 {
+                const UPPER: i32 = 0xffff_0000_u32.cast_signed();
+                unsafe {
+                    _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(UPPER)))
+                }
+            }
+
+            $($more)*
 
             #[inline(always)]
             unsafe fn prefetch(from: *const u32) {
@@ -112,26 +125,15 @@ macro_rules! avx512 {
     };
 }
 
-avx512!(
-    Avx512,
-    #[inline(always)]
-    unsafe fn product_bf16(sum: __m512, w: __m512i, x: __m512i) -> __m512 {
-        unsafe {
-            let high = _mm512_set1_epi32(0xffff_0000_u32.cast_signed());
-            let low_w = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w));
-            let low_x = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
-            let high_w = _mm512_castsi512_ps(_mm512_and_si512(w, high));
-            let high_x = _mm512_castsi512_ps(_mm512_and_si512(x, high));
-            _mm512_fmadd_ps(high_w, high_x, _mm512_fmadd_ps(low_w, low_x, sum))
-        }
-    }
-);
+avx512! { Avx512, }
 
-avx512!(
+avx512! {
     Avx512Bf16,
+    const PAIRS: bool = true;
+
     #[inline(always)]
-    unsafe fn product_bf16(sum: __m512, w: __m512i, x: __m512i) -> __m512 {
+    unsafe fn product_of_pairs(sum: __m512, w: __m512i, x: __m512i) -> __m512 {
         // SAFETY: besides, both types are sixteen words in which every pattern of bits is a value.
         unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(w), std::mem::transmute(x)) }
     }
-);
+}

@@ -117,26 +117,18 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    unsafe fn product_f32(sum: Vector, w: Word, x: Word) -> Vector {
-        unsafe {
-            each!(sum, i => {
-                vfmaq_f32(sum[i], vreinterpretq_f32_u32(w[i]), vreinterpretq_f32_u32(x[i]))
-            })
-        }
+    unsafe fn as_f32(words: Word) -> Vector {
+        unsafe { each!([vdupq_n_f32(0.0); 4], i => vreinterpretq_f32_u32(words[i])) }
     }
 
     #[inline(always)]
-    unsafe fn product_bf16(sum: Vector, w: Word, x: Word) -> Vector {
-        unsafe {
-            each!(sum, i => {
-                let high = vdupq_n_u32(0xffff_0000);
-                let low_w = vreinterpretq_f32_u32(vshlq_n_u32::<16>(w[i]));
-                let low_x = vreinterpretq_f32_u32(vshlq_n_u32::<16>(x[i]));
-                let high_w = vreinterpretq_f32_u32(vandq_u32(w[i], high));
-                let high_x = vreinterpretq_f32_u32(vandq_u32(x[i], high));
-                vfmaq_f32(vfmaq_f32(sum[i], low_w, low_x), high_w, high_x)
-            })
-        }
+    unsafe fn first(words: Word) -> Vector {
+        unsafe { Self::as_f32(each!(words, i => vshlq_n_u32::<16>(words[i]))) }
+    }
+
+    #[inline(always)]
+    unsafe fn second(words: Word) -> Vector {
+        unsafe { Self::as_f32(each!(words, i => vandq_u32(words[i], vdupq_n_u32(0xffff_0000)))) }
     }
 
     #[inline(always)]

@@ -114,15 +114,18 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn product_f32(sum: Vector, w: [u32; LANES], x: [u32; LANES]) -> Vector {
-        each(|i| sum[i] + f32::from_bits(w[i]) * f32::from_bits(x[i]))
+    unsafe fn as_f32(words: [u32; LANES]) -> Vector {
+        each(|i| f32::from_bits(words[i]))
     }
 
     #[inline(always)]
-    unsafe fn product_bf16(sum: Vector, w: [u32; LANES], x: [u32; LANES]) -> Vector {
-        let low = |word: u32| f32::from_bits(word << 16);
-        let high = |word: u32| f32::from_bits(word & 0xffff_0000);
-        each(|i| sum[i] + low(w[i]) * low(x[i]) + high(w[i]) * high(x[i]))
+    unsafe fn first(words: [u32; LANES]) -> Vector {
+        each(|i| f32::from_bits(words[i] << 16))
+    }
+
+    #[inline(always)]
+    unsafe fn second(words: [u32; LANES]) -> Vector {
+        each(|i| f32::from_bits(words[i] & 0xffff_0000))
     }
 
     #[inline(always)]
