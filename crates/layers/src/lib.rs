@@ -15,6 +15,11 @@
 //! [key map](weights::Weights::load) and never a second network. Parameters are lazy: `init` allocates nothing, and a
 //! network whose weights are loaded afterwards is never filled with random numbers first.
 //!
+//! A parameter is [plain or packed](Parameter). [`Linear`], [`Conv1d`], [`ConvTranspose1d`] and [`GroupNorm`] can be
+//! packed, `layer.pack(Precision::Bf16)`: then they compute on the CPU, in kernels that read the weights once, in order, and
+//! do all that [follows](Epilogue) a convolution in the same sweep. The kernels choose their [instructions](Level) when the
+//! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
+//!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
 pub mod activation;
@@ -24,8 +29,8 @@ mod conv_transpose1d;
 mod embedding;
 mod epilogue;
 mod group_norm;
-// The one place with unsafe code.
-#[allow(unsafe_code)]
+// The one place with unsafe code. What a kernel calls must be inlined into it to be compiled for its instruction set.
+#[allow(unsafe_code, clippy::inline_always)]
 mod kernel;
 mod layer_norm;
 mod linear;

@@ -771,6 +771,8 @@ impl Tile {
     ///
     /// The CPU must have the instruction set of `S`. There must be `M` panels of `depth` vectors, `depth` rows of `N`
     /// inputs, and `M` times `N` vectors of sums.
+    // Indices that are known when it is compiled keep the sums in registers.
+    #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn add<S: Lanes, const FORMAT: u8, const M: usize, const N: usize>(&self) {
         // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.

@@ -1,11 +1,11 @@
 //! AVX-512: one register of sixteen.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_prefetch,
-    _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_div_ps, _mm512_dpbf16_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps,
-    _mm512_mul_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    __m512, __m512bh, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
+    _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_div_ps,
+    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
 };
 
 use super::Lanes;
@@ -134,6 +134,10 @@ avx512! {
     #[inline(always)]
     unsafe fn product_of_pairs(sum: __m512, w: __m512i, x: __m512i) -> __m512 {
         // SAFETY: besides, both types are sixteen words in which every pattern of bits is a value.
-        unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(w), std::mem::transmute(x)) }
+        unsafe {
+            let w = std::mem::transmute::<__m512i, __m512bh>(w);
+            let x = std::mem::transmute::<__m512i, __m512bh>(x);
+            _mm512_dpbf16_ps(sum, w, x)
+        }
     }
 }
