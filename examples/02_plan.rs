@@ -34,7 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let plan = planner.plan(&Problem::new(&history), Budget::default(), 1)?;
     println!(
         "{}: {} in {:.1?}",
-        plan.sampling, plan.outcome, plan.elapsed
+        planner.sampling(),
+        plan.outcome,
+        plan.elapsed
     );
     for action in plan.trajectory.waypoints() {
         println!(
@@ -62,14 +64,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         method: Method::DpmSolver2M,
         steps: 2,
     };
-    let plan = planner.with_candidates(1)?.with_sampling(two_steps)?.plan(
-        &Problem::new(&history),
-        Budget::default(),
-        1,
-    )?;
+    let planner = planner.with_candidates(1)?.with_sampling(two_steps)?;
+    let plan = planner.plan(&Problem::new(&history), Budget::default(), 1)?;
     println!(
         "{}: {} in {:.1?}",
-        plan.sampling, plan.outcome, plan.elapsed
+        planner.sampling(),
+        plan.outcome,
+        plan.elapsed
     );
     Ok(())
 }

@@ -5,8 +5,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{
     ClassifierFree, Clip, ClippedNoise, Consistency, Cosine, Cost, Ddim, Ddpm, Denoiser, Discrete,
     DpmSolver2M, End, Estimate, FlowMatching, Gaussian, Grid, Guidance, Guided, Heun, Inpaint,
-    Level, Network, Noise, Parameterization, Parameterized, Pins, Pndm, Point, Sampler, Schedule,
-    SdeDpmSolver2M, Seeded, Solver, SolverError, Stage, Tcd, Threshold, normal, timesteps,
+    Level, Network, Noise, Parameterization, Parameterized, Pins, Pndm, Point, Rescaled, Sampler,
+    Schedule, SdeDpmSolver2M, Seeded, Solver, SolverError, Stage, Tcd, Threshold, normal,
+    timesteps,
 };
 
 /// f32 arithmetic on values near one.
@@ -89,6 +90,49 @@ fn classifier_free_guidance_in_one_pass_equals_two_passes() {
         let noise = down.noise.clone() + (up.noise - down.noise).mul_scalar(3.0);
         assert!(worst(one.clean, clean) < ROUNDING);
         assert!(worst(one.noise, noise) < ROUNDING);
+    }
+}
+
+#[test]
+fn rescaled_guidance_has_the_spread_of_the_conditional_prediction() {
+    let (x, positive, negative) = (
+        random(1, [2, 16, 2]),
+        random(2, [2, 16, 2]),
+        random(3, [2, 16, 2]),
+    );
+    let condition = Guidance {
+        positive: positive.clone(),
+        negative: negative.clone(),
+    };
+    let rescaled = |rescale| Rescaled {
+        network: Affine,
+        scale: 5.0,
+        rescale,
+    };
+    let pass = |rescale, points: &[Point]| {
+        let network = rescaled(rescale);
+        network.forward(x.clone(), points, &network.prepare(&condition))
+    };
+    // Sample by sample, in f64.
+    let deviation = |x: &Tensor<3>, row: usize| {
+        let x: Vec<f32> = values(x.clone().narrow(0, row, 1));
+        let mean = x.iter().map(|&v| f64::from(v)).sum::<f64>() / x.len() as f64;
+        let squares = x.iter().map(|&v| (f64::from(v) - mean).powi(2));
+        (squares.sum::<f64>() / x.len() as f64).sqrt()
+    };
+    for points in [vec![point(40.0)], vec![point(40.0), point(70.0)]] {
+        let up = Affine.forward(x.clone(), &points, &positive);
+        let down = Affine.forward(x.clone(), &points, &negative);
+        let plain = down.clone() + (up.clone() - down).mul_scalar(5.0);
+        assert!(worst(pass(0.0, &points), plain.clone()) < ROUNDING);
+        let whole = pass(1.0, &points);
+        for row in 0..2 {
+            let (wide, wanted) = (deviation(&plain, row), deviation(&up, row));
+            assert!(wide > 2.0 * wanted, "guidance widens");
+            assert!((deviation(&whole, row) - wanted).abs() < 1e-5);
+        }
+        let most = (whole.mul_scalar(0.7)) + plain.mul_scalar(0.3);
+        assert!(worst(pass(0.7, &points), most) < ROUNDING);
     }
 }
 

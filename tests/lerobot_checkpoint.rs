@@ -124,6 +124,33 @@ impl Shape {
     }
 }
 
+/// What varies between policies that see. The network that looks is a ResNet-18: LeRobot has none that is smaller.
+#[derive(Clone, Debug)]
+pub struct Cameras {
+    pub names: Vec<&'static str>,
+    pub size: [usize; 2],
+    pub crop: Option<[usize; 2]>,
+    pub keypoints: usize,
+    pub group_norm: bool,
+    pub separate: bool,
+    /// Whether the policy reads an environment state too.
+    pub environment: bool,
+}
+
+impl Cameras {
+    pub fn two() -> Self {
+        Self {
+            names: vec!["observation.images.front", "observation.images.wrist"],
+            size: [40, 36],
+            crop: Some([33, 34]),
+            keypoints: 4,
+            group_norm: true,
+            separate: false,
+            environment: false,
+        }
+    }
+}
+
 /// A policy's folder before it is written.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -219,16 +246,71 @@ impl Checkpoint {
             config,
             pre,
             post,
-            model: unet(shape, random),
+            model: unet(shape, STATE + ENVIRONMENT, random),
             pre_state: state.clone(),
             post_state: state,
             legacy: false,
         }
     }
 
+    /// A valid policy with cameras, whose images are normalized by mean and deviation.
+    pub fn seeing(shape: &Shape, mode: &str, cameras: &Cameras, random: &mut Random) -> Self {
+        let mut this = Self::new(shape, mode, random);
+        this.see(cameras);
+        for name in &cameras.names {
+            for (statistic, at) in [("mean", 0.45), ("std", 0.3), ("min", 0.1), ("max", 0.9)] {
+                let values: Vec<f32> = (0..3).map(|_| at + 0.1 * random.signed()).collect();
+                let entry = Entry::new(format!("{name}.{statistic}"), &[3, 1, 1], values);
+                this.pre_state.push(entry);
+            }
+        }
+        let environment = if cameras.environment { ENVIRONMENT } else { 0 };
+        let features = 2 * cameras.keypoints * cameras.names.len();
+        this.model = unet(shape, STATE + features + environment, random);
+        if cameras.separate {
+            for i in 0..cameras.names.len() {
+                let name = format!("diffusion.rgb_encoder.{i}");
+                this.model.extend(rgb_encoder(&name, cameras, random));
+            }
+        } else {
+            let entries = rgb_encoder("diffusion.rgb_encoder", cameras, random);
+            this.model.extend(entries);
+        }
+        this
+    }
+
+    /// Adds cameras to the configuration and the preprocessor alone.
+    pub fn see(&mut self, cameras: &Cameras) {
+        self.config["vision_backbone"] = json!("resnet18");
+        self.config["resize_shape"] = json!(null);
+        self.config["crop_ratio"] = json!(1.0);
+        self.config["crop_shape"] = json!(cameras.crop);
+        self.config["use_group_norm"] = json!(cameras.group_norm);
+        self.config["spatial_softmax_num_keypoints"] = json!(cameras.keypoints);
+        self.config["use_separate_rgb_encoder_per_camera"] = json!(cameras.separate);
+        let [height, width] = cameras.size;
+        let normalizer = &mut self.pre["steps"][3]["config"]["features"];
+        for features in [&mut self.config["input_features"], normalizer] {
+            for name in &cameras.names {
+                features[name] = json!({ "type": "VISUAL", "shape": [3, height, width] });
+            }
+            if !cameras.environment {
+                let features = features.as_object_mut().expect("a map");
+                features.remove("observation.environment_state");
+            }
+        }
+    }
+
     /// A checkpoint of LeRobot 0.3.3 of one of 0.4: the statistics that a mode needs become buffers of the model.
     #[must_use]
     pub fn into_legacy(mut self, statistics: Option<[&str; 2]>) -> Self {
+        let inputs = self.config["input_features"].as_object().expect("a map");
+        let images: Vec<String> = inputs
+            .iter()
+            .filter(|(_, feature)| feature["type"] == "VISUAL")
+            .map(|(name, _)| name.clone())
+            .collect();
+        let mut buffers: Vec<(&str, &str, &str)> = Vec::new();
         for statistic in statistics.into_iter().flatten() {
             for (layer, feature) in [
                 ("normalize_inputs", "observation.state"),
@@ -236,12 +318,27 @@ impl Checkpoint {
                 ("normalize_targets", "action"),
                 ("unnormalize_outputs", "action"),
             ] {
-                let key = format!("{feature}.{statistic}");
-                let entry = self.pre_state.iter().find(|e| e.key == key);
-                let mut entry = entry.expect("is there").clone();
-                entry.key = format!("{layer}.buffer_{}.{statistic}", feature.replace('.', "_"));
-                self.model.push(entry);
+                if feature == "action" || inputs.contains_key(feature) {
+                    buffers.push((layer, feature, statistic));
+                }
             }
+        }
+        for image in &images {
+            for statistic in ["mean", "std"] {
+                buffers.push(("normalize_inputs", image, statistic));
+            }
+        }
+        for (layer, feature, statistic) in buffers {
+            let key = format!("{feature}.{statistic}");
+            let entry = self.pre_state.iter().find(|e| e.key == key);
+            let mut entry = entry.expect("is there").clone();
+            entry.key = format!("{layer}.buffer_{}.{statistic}", feature.replace('.', "_"));
+            self.model.push(entry);
+        }
+        // Keys that came later.
+        if let Some(config) = self.config.as_object_mut() {
+            config.remove("resize_shape");
+            config.remove("crop_ratio");
         }
         self.legacy = true;
         self
@@ -277,13 +374,65 @@ impl Checkpoint {
     }
 }
 
-/// The tensors of LeRobot's network.
-fn unet(shape: &Shape, random: &mut Random) -> Vec<Entry> {
+/// The tensors of LeRobot's `DiffusionRgbEncoder`, in which torchvision's layers are a list.
+fn rgb_encoder(name: &str, cameras: &Cameras, random: &mut Random) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut tensor = |key: String, shape: &[usize], at: f32, scale: f32| {
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> = (0..n).map(|_| at + scale * random.signed()).collect();
+        entries.push(Entry::new(format!("{name}.{key}"), shape, values));
+    };
+    let mut conv_norm = |conv: &str, norm: &str, from: usize, to: usize, kernel: usize| {
+        let scale = (3.0 / (from * kernel * kernel) as f32).sqrt();
+        let shape = [to, from, kernel, kernel];
+        tensor(format!("backbone.{conv}.weight"), &shape, 0.0, scale);
+        tensor(format!("backbone.{norm}.weight"), &[to], 1.0, 0.3);
+        tensor(format!("backbone.{norm}.bias"), &[to], 0.0, 0.3);
+        if !cameras.group_norm {
+            tensor(format!("backbone.{norm}.running_mean"), &[to], 0.0, 0.3);
+            tensor(format!("backbone.{norm}.running_var"), &[to], 1.0, 0.5);
+            tensor(
+                format!("backbone.{norm}.num_batches_tracked"),
+                &[],
+                99.0,
+                0.0,
+            );
+        }
+    };
+    conv_norm("0", "1", 3, 64, 7);
+    let mut from = 64;
+    for (stage, to) in [64, 128, 256, 512].into_iter().enumerate() {
+        for block in 0..2 {
+            let name = format!("{}.{block}", 4 + stage);
+            let unit = |i: usize| [format!("{name}.conv{i}"), format!("{name}.bn{i}")];
+            let ([conv1, bn1], [conv2, bn2]) = (unit(1), unit(2));
+            conv_norm(&conv1, &bn1, from, to, 3);
+            conv_norm(&conv2, &bn2, to, to, 3);
+            if from != to {
+                let [conv, norm] = [0, 1].map(|i| format!("{name}.downsample.{i}"));
+                conv_norm(&conv, &norm, from, to, 1);
+            }
+            from = to;
+        }
+    }
+    let k = cameras.keypoints;
+    tensor("pool.nets.weight".into(), &[k, 512, 1, 1], 0.0, 0.3);
+    tensor("pool.nets.bias".into(), &[k], 0.0, 0.3);
+    // Five times halved, rounded up.
+    let [rows, columns] = cameras.crop.unwrap_or(cameras.size).map(|n| n.div_ceil(32));
+    tensor("pool.pos_grid".into(), &[rows * columns, 2], 0.0, 1.0);
+    tensor("out.weight".into(), &[2 * k, 2 * k], 0.0, 0.5);
+    tensor("out.bias".into(), &[2 * k], 0.3, 0.5);
+    entries
+}
+
+/// The tensors of LeRobot's network, for a condition of so many values an observation.
+fn unet(shape: &Shape, observed: usize, random: &mut Random) -> Vec<Entry> {
     let mut tensors = Tensors {
         entries: Vec::new(),
         random,
     };
-    let condition = shape.embed_dim + N_OBS * (STATE + ENVIRONMENT);
+    let condition = shape.embed_dim + N_OBS * observed;
     let dims = &shape.down_dims;
     let n = dims.len();
     let e = shape.embed_dim;

@@ -1,7 +1,7 @@
-//! Every layout in which LeRobot has saved state-only diffusion policies loads, and computes what its formulas say.
+//! Every layout in which LeRobot has saved diffusion policies loads, and computes what its formulas say.
 //!
 //! The reference is a second network, written in plain f64 loops over the tensors of the file, and tied to LeRobot by
-//! the golden outputs of `models/pusht`.
+//! the golden outputs of `models/pusht`. What cameras see is tied to LeRobot in `lerobot_policies_match.rs`.
 
 mod lerobot_checkpoint;
 
@@ -13,10 +13,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Level, Network, Point};
 use clearway_layers::Weights;
 use clearway_planner::normalization::Mode;
-use clearway_planner::{History, LoadError, Observation, Policy};
+use clearway_planner::{History, Image, LoadError, Observation, Policy};
 use lerobot_checkpoint::{
-    ACTION, Checkpoint, ENVIRONMENT, Entry, LFS_POINTER, N_OBS, POST, POST_STATE, PRE, PRE_STATE,
-    Random, STATE, Shape,
+    ACTION, CONFIG, Cameras, Checkpoint, ENVIRONMENT, Entry, LFS_POINTER, N_OBS, POST, POST_STATE,
+    PRE, PRE_STATE, Random, STATE, Shape,
 };
 use serde_json::json;
 
@@ -498,15 +498,350 @@ fn wrong_observations_are_errors_that_name_them() {
     }
 }
 
+/// A picture of random bytes, of the size of [`Cameras::two`].
+fn picture(random: &mut Random) -> Image {
+    let [height, width] = Cameras::two().size;
+    let bytes: Vec<u8> = (0..3 * height * width)
+        .map(|_| random.below(256) as u8)
+        .collect();
+    Image::from_rgb8(height, width, bytes).expect("has the size")
+}
+
+fn condition(policy: &Policy, observation: Observation) -> Vec<f32> {
+    let history = History::new(vec![observation]).expect("one");
+    policy.condition(&history).expect("is complete")
+}
+
+/// The same pictures, normalized with statistics whose formulas differ by 1e-8, or in other batches.
+const SEEN: f32 = 1e-5;
+
+fn near(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < SEEN)
+}
+
 #[test]
-fn camera_policies_are_refused_by_name() {
-    let mut checkpoint = Checkpoint::new(&Shape::tiny(), "MIN_MAX", &mut Random(7));
-    checkpoint.config["input_features"]["observation.images.wrist"] =
-        json!({ "type": "VISUAL", "shape": [3, 96, 96] });
-    let error = load(&checkpoint).expect_err("has a camera");
+fn policies_that_see_load_in_every_layout() {
+    let mut random = Random(7);
+    let pictures = [picture(&mut random), picture(&mut random)];
+    for (group_norm, separate, environment) in [
+        (true, false, false),
+        (true, true, true),
+        (false, false, true),
+        (false, true, false),
+    ] {
+        let cameras = Cameras {
+            group_norm,
+            separate,
+            environment,
+            ..Cameras::two()
+        };
+        let modern = Checkpoint::seeing(&Shape::tiny(), "MIN_MAX", &cameras, &mut random);
+        let policy = load(&modern).expect("is valid");
+        let trained = modern.model.iter().filter(|entry| {
+            let kept = [
+                "running_mean",
+                "running_var",
+                "num_batches_tracked",
+                "pos_grid",
+            ];
+            !kept.iter().any(|buffer| entry.key.ends_with(buffer))
+        });
+        let count: usize = trained.map(|entry| entry.values.len()).sum();
+        assert_eq!(policy.parameters(), count);
+
+        let observed = |first: &Image, second: &Image| {
+            let seen = Observation::new(Duration::ZERO)
+                .with("observation.state", [0.5, -0.5])
+                .with_image(cameras.names[0], first.clone())
+                .with_image(cameras.names[1], second.clone());
+            if environment {
+                seen.with("observation.environment_state", [1.0; ENVIRONMENT])
+            } else {
+                seen
+            }
+        };
+        let found = condition(&policy, observed(&pictures[0], &pictures[1]));
+        let features = 2 * cameras.keypoints;
+        let rest = if environment { ENVIRONMENT } else { 0 };
+        assert_eq!(found.len(), N_OBS * (STATE + 2 * features + rest));
+        assert_eq!(policy.config().condition_dim(), found.len());
+        // The only observation is seen twice.
+        assert!(near(&found[..found.len() / 2], &found[found.len() / 2..]));
+        let [first, second] = [STATE, STATE + features].map(|at| &found[at..at + features]);
+        assert!(first.iter().chain(second).any(|value| *value > 0.0));
+        assert!(!near(first, second));
+
+        // A camera's features are of its own image alone.
+        let other = condition(&policy, observed(&pictures[1], &pictures[1]));
+        assert!(!near(first, &other[STATE..STATE + features]));
+        assert!(near(&found[..STATE], &other[..STATE]));
+        let after = STATE + features..found.len() / 2;
+        assert!(near(&found[after.clone()], &other[after]));
+
+        // As LeRobot 0.3.3 saved it.
+        let legacy = load(&modern.into_legacy(Some(["min", "max"]))).expect("is valid");
+        let again = condition(&legacy, observed(&pictures[0], &pictures[1]));
+        assert!(near(&found, &again));
+    }
+}
+
+#[test]
+fn cameras_come_in_the_order_of_the_file_and_under_their_names() {
+    let mut random = Random(8);
+    let cameras = Cameras::two();
+    let mut checkpoint = Checkpoint::seeing(&Shape::tiny(), "MIN_MAX", &cameras, &mut random);
+    checkpoint.pre["steps"][0]["config"]["rename_map"] = json!({ "cam0": cameras.names[1] });
+    let folder = tempfile::tempdir().expect("a folder");
+    checkpoint.write(folder.path());
+    let sorted = Policy::load(folder.path(), &Device::flex()).expect("is valid");
+    // Two names that are as long change places.
+    let text = checkpoint.config.to_string();
+    let [front, wrist] = [cameras.names[0], cameras.names[1]];
+    let text = text
+        .replace(front, "-")
+        .replace(wrist, front)
+        .replace('-', wrist);
+    assert!(text.find(wrist) < text.find(front));
+    std::fs::write(folder.path().join(CONFIG), text).expect("can be written");
+    let reversed = Policy::load(folder.path(), &Device::flex()).expect("is valid");
+    let names = |policy: &Policy| policy.vision().expect("sees").config().cameras.clone();
+    assert_eq!(names(&sorted), [front, wrist]);
+    assert_eq!(names(&reversed), [wrist, front]);
+    let vision = reversed.vision().expect("sees");
+    assert_eq!(vision.observed_names(), ["cam0", front]);
+
+    let seen = Observation::new(Duration::ZERO)
+        .with("observation.state", [0.5, -0.5])
+        .with_image(front, picture(&mut random))
+        .with_image("cam0", picture(&mut random));
+    let [a, b] = [&sorted, &reversed].map(|policy| condition(policy, seen.clone()));
+    let features = 2 * cameras.keypoints;
+    let [first, second] = [STATE, STATE + features].map(|at| at..at + features);
+    assert!(near(&a[first.clone()], &b[second.clone()]));
+    assert!(near(&a[second], &b[first]));
+    assert!(!near(&a, &b));
+}
+
+#[test]
+fn wrong_images_are_errors_that_name_them() {
+    let mut random = Random(9);
+    let cameras = Cameras::two();
+    let checkpoint = Checkpoint::seeing(&Shape::tiny(), "MIN_MAX", &cameras, &mut random);
+    let policy = load(&checkpoint).expect("is valid");
+    let seen = Observation::new(Duration::ZERO)
+        .with("observation.state", [0.5, -0.5])
+        .with_image(cameras.names[0], picture(&mut random));
+    let message = |observation: &Observation| {
+        let history = History::new(vec![observation.clone()]).expect("one");
+        policy
+            .condition(&history)
+            .expect_err("is wrong")
+            .to_string()
+    };
+    // A vector under the camera's name is no image.
+    for seen in [seen.clone(), seen.clone().with(cameras.names[1], [0.0; 3])] {
+        assert_eq!(
+            message(&seen),
+            "the observation lacks the image `observation.images.wrist`"
+        );
+    }
+    let small = Image::from_rgb8(36, 40, [0; 3 * 36 * 40]).expect("has the size");
     assert_eq!(
-        error.to_string(),
-        "the policy sees through the camera `observation.images.wrist`; camera policies are not supported yet"
+        message(&seen.with_image(cameras.names[1], small)),
+        "the image `observation.images.wrist` has 36 x 40 pixels where 40 x 36 are needed (height x width)"
+    );
+}
+
+#[test]
+fn features_that_are_not_finite_name_their_camera() {
+    let mut random = Random(10);
+    let cameras = Cameras {
+        group_norm: false,
+        separate: true,
+        ..Cameras::two()
+    };
+    let mut checkpoint = Checkpoint::seeing(&Shape::tiny(), "MIN_MAX", &cameras, &mut random);
+    // A variance cannot be negative; its root is none.
+    let key = "diffusion.rgb_encoder.1.backbone.7.1.bn2.running_var";
+    let entry = checkpoint.model.iter_mut().find(|entry| entry.key == key);
+    entry.expect("is there").values[3] = -1.0;
+    let policy = load(&checkpoint).expect("has finite numbers");
+    let seen = Observation::new(Duration::ZERO)
+        .with("observation.state", [0.5, -0.5])
+        .with_image(cameras.names[0], picture(&mut random))
+        .with_image(cameras.names[1], picture(&mut random));
+    let history = History::new(vec![seen]).expect("one");
+    assert_eq!(
+        policy
+            .condition(&history)
+            .expect_err("has no root")
+            .to_string(),
+        "the features of the image `observation.images.wrist` are not finite: the policy's weights are broken"
+    );
+}
+
+/// A broken copy of a policy that sees, and a word of what its error must say.
+type Broken = (fn(&mut Checkpoint), &'static str);
+
+#[test]
+fn models_and_statistics_of_cameras_are_checked() {
+    fn entry<'a>(entries: &'a mut [Entry], key: &str) -> &'a mut Entry {
+        let found = entries.iter_mut().find(|entry| entry.key == key);
+        found.expect("is there")
+    }
+    fn without(entries: &mut Vec<Entry>, key: &str) {
+        let before = entries.len();
+        entries.retain(|entry| entry.key != key);
+        assert_eq!(entries.len() + 1, before, "{key}");
+    }
+    let cameras = Cameras {
+        group_norm: false,
+        ..Cameras::two()
+    };
+    let valid = Checkpoint::seeing(&Shape::tiny(), "MIN_MAX", &cameras, &mut Random(13));
+    load(&valid).expect("is valid");
+    let table: [Broken; 22] = [
+        // The configuration says another network than the model holds.
+        (|c| c.config["use_group_norm"] = json!(true), "running_mean"),
+        (
+            |c| c.config["use_separate_rgb_encoder_per_camera"] = json!(true),
+            "rgb_encoder.0.",
+        ),
+        (
+            |c| c.config["vision_backbone"] = json!("resnet34"),
+            "backbone.4.2.conv1.weight",
+        ),
+        (
+            |c| c.config["vision_backbone"] = json!("resnet50"),
+            "backbone.4.0.conv1.weight",
+        ),
+        (
+            |c| c.config["spatial_softmax_num_keypoints"] = json!(5),
+            "cond_encoder",
+        ),
+        (
+            |c| c.config["crop_shape"] = json!([32, 32]),
+            "pool.pos_grid",
+        ),
+        // Tensors.
+        (
+            |c| {
+                without(
+                    &mut c.model,
+                    "diffusion.rgb_encoder.backbone.7.1.conv2.weight",
+                )
+            },
+            "7.1.conv2.weight` is missing",
+        ),
+        (
+            |c| without(&mut c.model, "diffusion.rgb_encoder.backbone.1.running_var"),
+            "1.running_var` is missing",
+        ),
+        (
+            |c| without(&mut c.model, "diffusion.rgb_encoder.pool.pos_grid"),
+            "pos_grid` is missing",
+        ),
+        (
+            |c| {
+                c.model
+                    .push(Entry::new("diffusion.rgb_encoder.fc.weight", &[1], [0.0]))
+            },
+            "fc.weight",
+        ),
+        (
+            |c| {
+                c.model.push(Entry::new(
+                    "diffusion.rgb_encoder.backbone.2.num_batches_tracked",
+                    &[],
+                    [0.0],
+                ))
+            },
+            "backbone.2.num",
+        ),
+        (
+            |c| entry(&mut c.model, "diffusion.rgb_encoder.out.bias").values[3] = f32::NAN,
+            "not finite",
+        ),
+        (
+            |c| {
+                entry(&mut c.model, "diffusion.rgb_encoder.backbone.0.weight").shape =
+                    vec![64, 3, 49]
+            },
+            "[64, 3, 49]",
+        ),
+        // Statistics.
+        (
+            |c| without(&mut c.pre_state, "observation.images.wrist.std"),
+            "wrist.std` is missing",
+        ),
+        (
+            |c| entry(&mut c.pre_state, "observation.images.wrist.mean").shape = vec![3],
+            "[3, 1, 1]",
+        ),
+        (
+            |c| entry(&mut c.pre_state, "observation.images.front.std").values[2] = -0.1,
+            "negative",
+        ),
+        (
+            |c| {
+                entry(&mut c.pre_state, "observation.images.front.std").values[1] = 0.0;
+                c.pre["steps"][3]["config"]["eps"] = json!(1e-300);
+            },
+            "not finite in f32",
+        ),
+        // The preprocessor says something else than the configuration.
+        (
+            |c| c.pre["steps"][3]["config"]["norm_map"]["VISUAL"] = json!("MIN_MAX"),
+            "VISUAL",
+        ),
+        (
+            |c| {
+                c.pre["steps"][3]["config"]["features"]["observation.images.front"]["shape"] =
+                    json!([3, 40, 35])
+            },
+            "[3, 40, 36]",
+        ),
+        (
+            |c| {
+                c.pre["steps"][3]["config"]["features"]["observation.images.front"]["type"] =
+                    json!("STATE")
+            },
+            "VISUAL",
+        ),
+        (
+            |c| {
+                let features = &mut c.pre["steps"][3]["config"]["features"];
+                features
+                    .as_object_mut()
+                    .expect("a map")
+                    .remove("observation.images.front");
+            },
+            "lacks",
+        ),
+        (
+            |c| {
+                c.pre["steps"][0]["config"]["rename_map"] =
+                    json!({ "observation.images.front": "other" })
+            },
+            "rename_map",
+        ),
+    ];
+    for (i, (breaks, word)) in table.into_iter().enumerate() {
+        let mut broken = valid.clone();
+        breaks(&mut broken);
+        let message = load(&broken).expect_err("is broken").to_string();
+        assert!(message.contains(word), "{i}: {message}");
+    }
+    // The statistics of cameras are in neither place.
+    let mut legacy = valid.into_legacy(Some(["min", "max"]));
+    without(
+        &mut legacy.model,
+        "normalize_inputs.buffer_observation_images_wrist.std",
+    );
+    let message = load(&legacy).expect_err("is broken").to_string();
+    assert!(
+        message.contains("images_wrist.std` is missing"),
+        "{message}"
     );
 }
 

@@ -2,6 +2,9 @@
 //!
 //! 12,000 folders, each a valid one that was broken in one way, of a kind that cannot be valid: two thirds as LeRobot
 //! writes them from 0.4 on, one third as it did before, with the statistics in the model.
+//!
+//! Those are policies without a camera, whose files are small. What a configuration can say wrongly of cameras is found
+//! before the model is opened: those folders have none. See `lerobot_layouts_load.rs` for the models.
 
 mod lerobot_checkpoint;
 
@@ -14,8 +17,8 @@ use std::time::{Duration, Instant};
 use burn::tensor::Device;
 use clearway_planner::{Budget, History, Observation, Outcome, Planner, Policy, Problem};
 use lerobot_checkpoint::{
-    ACTION, CONFIG, Checkpoint, ENVIRONMENT, Entry, LFS_POINTER, MODEL, POST, POST_STATE, PRE,
-    PRE_STATE, Random, STATE, Shape, header, with_header,
+    ACTION, CONFIG, Cameras, Checkpoint, ENVIRONMENT, Entry, LFS_POINTER, MODEL, POST, POST_STATE,
+    PRE, PRE_STATE, Random, STATE, Shape, header, with_header,
 };
 use serde_json::{Value, json};
 
@@ -935,4 +938,179 @@ fn before_they_are_broken_they_plan() {
             assert!((a - b).abs() < 1e-4, "{mode}: {a} and {b}");
         }
     }
+}
+
+/// What a configuration cannot say of the cameras of [`Cameras::two`].
+fn impossible_cameras() -> Vec<(&'static str, Value)> {
+    let image = |shape: Value| json!({ "type": "VISUAL", "shape": shape });
+    let two = |first: Value, second: Value| {
+        let state = json!({ "type": "STATE", "shape": [STATE] });
+        json!({ "observation.state": state, "a": image(first), "b": image(second) })
+    };
+    let valid = json!([3, 40, 36]);
+    let cameras = |n: usize| {
+        let mut features = two(valid.clone(), valid.clone());
+        for i in 2..n {
+            features[format!("camera {i}")] = image(valid.clone());
+        }
+        features
+    };
+    let mut values = vec![
+        ("vision_backbone", json!("resnet")),
+        ("vision_backbone", json!("resnet20")),
+        ("vision_backbone", json!("ResNet18")),
+        ("vision_backbone", json!("wide_resnet50_2")),
+        ("vision_backbone", json!("vit_b_16")),
+        ("vision_backbone", json!("../resnet18")),
+        ("crop_shape", json!([41, 34])),
+        ("crop_shape", json!([33, 37])),
+        ("spatial_softmax_num_keypoints", json!((1 << 16) + 1)),
+        ("resize_shape", json!([1 << 12, 1 << 12])),
+        ("n_obs_steps", json!(0)),
+        ("normalization_mapping", json!({ "VISUAL": "MAX_MIN" })),
+        // More cameras than anyone has.
+        ("input_features", cameras(65)),
+        ("input_features", cameras(10_000)),
+        // Small enough each, and not together.
+        (
+            "input_features",
+            two(json!([3, 2100, 2100]), json!([3, 2100, 2100])),
+        ),
+        // Another size than the first camera's.
+        ("input_features", two(valid.clone(), json!([3, 40, 37]))),
+        ("input_features", two(json!([3, 39, 36]), valid.clone())),
+        // No state.
+        ("input_features", json!({ "a": image(valid.clone()) })),
+    ];
+    for wrong in [
+        json!(null),
+        json!(1),
+        json!("true"),
+        json!([true]),
+        json!({}),
+    ] {
+        for key in [
+            "use_group_norm",
+            "use_separate_rgb_encoder_per_camera",
+            "vision_backbone",
+        ] {
+            values.push((key, wrong.clone()));
+        }
+    }
+    for wrong in [
+        json!(0),
+        json!(-1),
+        json!(1.5),
+        json!(null),
+        json!("4"),
+        json!([4]),
+    ] {
+        values.push(("spatial_softmax_num_keypoints", wrong));
+    }
+    for wrong in [
+        json!([]),
+        json!([33]),
+        json!([33, 34, 1]),
+        json!([0, 34]),
+        json!([33, -1]),
+        json!([33.5, 34]),
+        json!([1_u64 << 40, 34]),
+        json!(33),
+        json!("33"),
+        json!(false),
+        json!({ "height": 33 }),
+    ] {
+        values.push(("crop_shape", wrong.clone()));
+        values.push(("resize_shape", wrong));
+    }
+    for wrong in [
+        json!([]),
+        json!([40, 36]),
+        json!([1, 40, 36]),
+        json!([4, 40, 36]),
+        json!([40, 36, 3]),
+        json!([3, 0, 36]),
+        json!([3, 40, -36]),
+        json!([3, 40, 5000]),
+        json!([3, 1_u64 << 40, 1_u64 << 40]),
+        json!([3, 40, 36, 1]),
+        json!(["3", 40, 36]),
+        json!(null),
+    ] {
+        values.push(("input_features", two(wrong.clone(), wrong)));
+    }
+    values
+}
+
+#[test]
+fn configurations_whose_cameras_cannot_be_are_errors() {
+    let mut valid = Checkpoint::new(&Shape::tiny(), "MIN_MAX", &mut Random(1));
+    valid.see(&Cameras::two());
+    let folder = tempfile::tempdir().expect("a folder");
+    let message = |config: &Value| {
+        fs::write(folder.path().join(CONFIG), config.to_string()).expect("can be written");
+        let load = || Policy::load(folder.path(), &Device::flex());
+        let loaded = catch_unwind(AssertUnwindSafe(load)).expect("no panic");
+        loaded.expect_err("has no model").to_string()
+    };
+    // Before it is broken, what it lacks is the model.
+    let found = message(&valid.config);
+    assert!(found.starts_with("model.safetensors"), "{found}");
+    let refused = |what: &str, config: &Value| {
+        let found = message(config);
+        assert!(found.starts_with("config.json"), "{what}: {found}");
+        assert!(found.len() < 500, "{what}: {found}");
+    };
+    for (key, value) in impossible_cameras() {
+        let mut config = valid.config.clone();
+        config[key] = value.clone();
+        refused(&format!("{key} is {value:.100}"), &config);
+    }
+    for key in [
+        "vision_backbone",
+        "crop_shape",
+        "use_group_norm",
+        "spatial_softmax_num_keypoints",
+        "use_separate_rgb_encoder_per_camera",
+    ] {
+        let mut config = valid.config.clone();
+        config.as_object_mut().expect("an object").remove(key);
+        refused(&format!("no {key}"), &config);
+    }
+    // A policy that resizes needs the ratio.
+    let mut resizes = valid.config.clone();
+    resizes["resize_shape"] = json!([50, 60]);
+    for ratio in [0.01, 0.5, 1.0] {
+        resizes["crop_ratio"] = json!(ratio);
+        let found = message(&resizes);
+        assert_eq!(
+            found.starts_with("model.safetensors"),
+            ratio > 0.1,
+            "{found}"
+        );
+    }
+    for ratio in [
+        json!(0),
+        json!(-0.5),
+        json!(1.1),
+        json!("1"),
+        json!(null),
+        json!(1e300),
+    ] {
+        resizes["crop_ratio"] = ratio.clone();
+        refused(&format!("a ratio of {ratio}"), &resizes);
+    }
+    resizes
+        .as_object_mut()
+        .expect("an object")
+        .remove("crop_ratio");
+    refused("no ratio", &resizes);
+    // Many points of many cameras.
+    let mut points = valid.config.clone();
+    for i in 0..8 {
+        points["input_features"][format!("camera {i}")] =
+            json!({ "type": "VISUAL", "shape": [3, 40, 36] });
+    }
+    points["spatial_softmax_num_keypoints"] = json!(1 << 16);
+    refused("many points", &points);
 }

@@ -11,7 +11,7 @@ use clearway_tests::repository;
 use serde_json::Value;
 
 /// What each library knows of the workspace. A crate that is not here yet needs a row, and the code map the same one.
-const KNOWS: [(&str, &[&str]); 7] = [
+const KNOWS: [(&str, &[&str]); 8] = [
     ("crates/layers", &[]),
     ("crates/diffusion", &[]),
     ("crates/motion", &[]),
@@ -19,6 +19,7 @@ const KNOWS: [(&str, &[&str]); 7] = [
         "crates/planner",
         &["clearway-layers", "clearway-diffusion", "clearway-motion"],
     ),
+    ("crates/log", &["clearway-planner", "clearway-motion"]),
     (
         "crates/stable-diffusion",
         &["clearway-layers", "clearway-diffusion"],

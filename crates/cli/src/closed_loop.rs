@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clearway_motion::Trajectory;
-use clearway_planner::{Budget, Denoising, History, Observation, Plan, Planner, Problem};
+use clearway_planner::{Budget, Denoising, History, Image, Observation, Plan, Planner, Problem};
 use clearway_sim::{PushT, pusht};
 use rand::{Rng as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
@@ -75,6 +75,7 @@ struct Running {
     index: usize,
     world: PushT,
     history: History,
+    sight: Sight,
     /// How many observations the policy sees.
     looks_back: usize,
     replans: usize,
@@ -88,9 +89,7 @@ pub(crate) fn period() -> Duration {
 /// Says what cannot run before anything is written.
 pub(crate) fn check(planner: &Planner, settings: &Settings) -> Result<(), Error> {
     let config = planner.policy().config();
-    if config.action.len != 2 {
-        return Err(Error::Task(config.action.len));
-    }
+    Sight::of(planner)?;
     let Some(noise) = &settings.noise else {
         return Ok(());
     };
@@ -125,6 +124,7 @@ pub(crate) fn run(
     settings: &Settings,
     mut each: impl FnMut(&Episode),
 ) -> Result<Outcome, Error> {
+    let sight = Sight::of(planner)?;
     let mut waiting = 0..settings.episodes;
     let mut running: Vec<Running> = Vec::new();
     let mut done: Vec<(usize, Episode)> = Vec::new();
@@ -138,6 +138,7 @@ pub(crate) fn run(
                 index,
                 seed,
                 planner.policy().config().n_obs_steps,
+                &sight,
             ));
         }
         if running.is_empty() {
@@ -243,13 +244,14 @@ impl Latencies {
 }
 
 impl Running {
-    fn new(index: usize, seed: u64, looks_back: usize) -> Self {
+    fn new(index: usize, seed: u64, looks_back: usize, sight: &Sight) -> Self {
         let world = PushT::reset(seed);
         let start = world.observation();
         let mut one = Self {
             index,
             world,
             history: History::default(),
+            sight: sight.clone(),
             looks_back,
             replans: 0,
             episode: Episode {
@@ -264,7 +266,7 @@ impl Running {
             },
         };
         one.history
-            .push(observation(0, &start))
+            .push(one.sight.observe(0, &one.world, &start))
             .expect("the first observation is newest");
         one
     }
@@ -287,7 +289,8 @@ impl Running {
             // gym-pusht's actions are those of a square; it leaves it to the caller to stay within.
             let action = [0, 1].map(|i| action.position[i].clamp(0.0, pusht::SIZE));
             let seen = self.world.step(action)?;
-            self.history.push(observation(self.world.steps(), &seen))?;
+            self.history
+                .push(self.sight.observe(self.world.steps(), &self.world, &seen))?;
             let episode = &mut self.episode;
             episode.states.push(seen.state());
             episode.actions.push(action);
@@ -309,11 +312,60 @@ impl Running {
     }
 }
 
-/// What LeRobot's PushT policies call what the world shows.
-fn observation(step: usize, seen: &pusht::Observation) -> Observation {
-    Observation::new(period() * u32::try_from(step).unwrap_or(u32::MAX))
-        .with("observation.state", seen.agent)
-        .with("observation.environment_state", seen.key_points)
+/// What a PushT policy is shown, by the names that LeRobot's policies have for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sight {
+    /// The cameras of the policy; all see the same.
+    cameras: Vec<String>,
+}
+
+impl Sight {
+    /// What a policy wants to see, if PushT can show it.
+    pub(crate) fn of(planner: &Planner) -> Result<Self, Error> {
+        let config = planner.policy().config();
+        if config.action.len != 2 {
+            return Err(Error::Task(config.action.len));
+        }
+        let Some(vision) = planner.policy().vision() else {
+            return Ok(Self {
+                cameras: Vec::new(),
+            });
+        };
+        let size = vision.config().size;
+        if size != [pusht::PICTURE_SIZE; 2] {
+            return Err(Error::Sight {
+                found: size,
+                shown: pusht::PICTURE_SIZE,
+            });
+        }
+        Ok(Self {
+            cameras: vision.observed_names().to_vec(),
+        })
+    }
+
+    /// What the world shows, in a step of the robot's clock.
+    pub(crate) fn observe(
+        &self,
+        step: usize,
+        world: &PushT,
+        seen: &pusht::Observation,
+    ) -> Observation {
+        let step = u32::try_from(step).unwrap_or(u32::MAX);
+        let mut observation = Observation::new(period() * step)
+            .with("observation.state", seen.agent)
+            .with("observation.environment_state", seen.key_points);
+        if self.cameras.is_empty() {
+            return observation;
+        }
+        let picture = world.picture();
+        let (height, width) = (picture.height(), picture.width());
+        let image = Image::from_rgb8(height, width, picture.into_bytes())
+            .expect("a picture has three bytes a pixel");
+        for camera in &self.cameras {
+            observation = observation.with_image(camera, image.clone());
+        }
+        observation
+    }
 }
 
 /// The initial noise of every replan of every episode.

@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use clearway_log::LogError;
 use clearway_motion::{SpaceError, TrajectoryError};
 use clearway_planner::{HistoryError, LoadError, PlanError, PlannerError};
 use clearway_sim::SimError;
+use clearway_stable_diffusion::{GenerateError, PictureError};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -15,6 +17,15 @@ pub(crate) enum Error {
     },
     #[error("there is no policy in {}: give a folder written by LeRobot's save_pretrained with --policy", .0.display())]
     NoPolicy(PathBuf),
+    #[error("cannot use the model in {}: {error}", path.display())]
+    Model {
+        path: PathBuf,
+        error: Box<GenerateError>,
+    },
+    #[error("{} {error}", path.display())]
+    Picture { path: PathBuf, error: PictureError },
+    #[error(transparent)]
+    Generate(#[from] Box<GenerateError>),
     #[error("cannot read {}: {reason}", path.display())]
     Read { path: PathBuf, reason: String },
     #[error("cannot write {}: {reason}", path.display())]
@@ -40,6 +51,11 @@ pub(crate) enum Error {
         "this policy makes {0} numbers an action, PushT takes 2: it was trained for another task"
     )]
     Task(usize),
+    #[error(
+        "this policy sees {} x {} pixels, PushT shows {shown} x {shown}: it was trained for another task",
+        found[0], found[1]
+    )]
+    Sight { found: [usize; 2], shown: usize },
     #[error("{argument} {reason}")]
     Argument {
         argument: &'static str,
@@ -49,6 +65,16 @@ pub(crate) enum Error {
     Plan(#[from] PlanError),
     #[error(transparent)]
     Observations(#[from] HistoryError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("there is no plan in {}: give a file written with --log", .0.display())]
+    NoPlan(PathBuf),
+    #[error("decision {plan} (message {message}) cannot be made by this policy: {error}")]
+    SetUp {
+        message: u64,
+        plan: u64,
+        error: Box<PlannerError>,
+    },
     #[error(transparent)]
     Sim(#[from] SimError),
     #[error(transparent)]
@@ -63,6 +89,12 @@ pub(crate) enum Error {
     #[cfg(not(feature = "rerun"))]
     #[error("this binary cannot record: build it with the feature `rerun`, which is on by default")]
     Record,
+}
+
+impl From<GenerateError> for Error {
+    fn from(error: GenerateError) -> Self {
+        Self::Generate(Box::new(error))
+    }
 }
 
 impl Error {

@@ -1,4 +1,4 @@
-//! The `clearway` command: plans and simulates from the shell.
+//! The `clearway` command: plans, simulates and makes pictures from the shell.
 //!
 //! Exit codes: 0 success, 1 a check that ran and failed, 2 a wrong argument or input.
 #![allow(clippy::print_stderr, reason = "a command says what went wrong")]
@@ -6,10 +6,13 @@
 mod closed_loop;
 mod demo;
 mod error;
+mod image;
+mod log;
 mod output;
 mod policy;
 #[cfg(feature = "rerun")]
 mod recording;
+mod replan;
 mod sampling;
 mod sim;
 mod statistics;
@@ -24,7 +27,7 @@ use error::Error;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Diffusion planning for robots.
+/// Diffusion for robots: plans, and pictures on the same engine.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 struct Arguments {
@@ -48,6 +51,12 @@ enum Command {
     /// Look into a policy, check it, or plan with it
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Look into the log of a control loop, or make its decisions again
+    #[command(subcommand)]
+    Log(log::Command),
+    /// Make pictures with Stable Diffusion, check a model, or look into one
+    #[command(subcommand)]
+    Image(image::Command),
 }
 
 /// What a command that could run has to say.
@@ -94,5 +103,7 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sim(command) => sim::run(&command),
         Command::Policy(command) => policy::run(&command),
+        Command::Log(command) => log::run(&command),
+        Command::Image(command) => image::run(&command),
     }
 }

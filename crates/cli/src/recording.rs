@@ -1,10 +1,16 @@
 //! Episodes as rerun recordings.
 
+mod control_loop;
+
 use std::time::Duration;
 
+use clearway_planner::Plan;
 use clearway_sim::pusht;
+use clearway_viz::rerun::blueprint::Blueprint;
 use clearway_viz::rerun::{RecordingStream, Scalars};
 use clearway_viz::{self as viz, colour, timeline};
+
+pub(crate) use control_loop::LoopRecorder;
 
 use crate::closed_loop::{self, Episode, Replan};
 use crate::error::Error;
@@ -17,12 +23,7 @@ pub(crate) struct Recorder(RecordingStream);
 impl Recorder {
     /// Opens a `.rrd` file, or connects to a viewer at a `rerun+http://` address: the one socket of this program.
     pub(crate) fn open(target: &str) -> Result<Self, Error> {
-        let blueprint = viz::pusht_blueprint();
-        Ok(Self(if target.contains("://") {
-            viz::connect(APPLICATION, target, blueprint)?
-        } else {
-            viz::save(APPLICATION, target, blueprint)?
-        }))
+        Ok(Self(open(target, APPLICATION, viz::pusht_blueprint())?))
     }
 
     /// Logs episodes one after another on one time axis, and completes the recording.
@@ -36,6 +37,19 @@ impl Recorder {
         rec.flush_blocking()
             .map_err(|error| Error::write("the recording".as_ref(), &error))
     }
+}
+
+/// Opens a `.rrd` file, or connects to a viewer at a `rerun+http://` address.
+fn open(
+    target: &str,
+    application: &'static str,
+    blueprint: Blueprint,
+) -> Result<RecordingStream, Error> {
+    Ok(if target.contains("://") {
+        viz::connect(application, target, blueprint)?
+    } else {
+        viz::save(application, target, blueprint)?
+    })
 }
 
 /// Steps and passes since the first episode of a recording.
@@ -138,9 +152,24 @@ fn log_replan(
         &Scalars::single(milliseconds(plan.elapsed)),
     )?;
     let title = format!("plan {number} of episode {}", episode.seed);
-    let facts = [
+    let facts = facts(plan);
+    let facts: Vec<(&str, &str)> = facts
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    rec.log("decision", &viz::decision(&title, &facts))?;
+    Ok(())
+}
+
+/// What is said of a plan.
+fn facts(plan: &Plan) -> [(&'static str, String); 6] {
+    let sampling = plan.sampling;
+    [
         ("outcome", plan.outcome.to_string()),
-        ("sampling", plan.sampling.to_string()),
+        (
+            "sampling",
+            sampling.map_or_else(String::new, |sampling| sampling.to_string()),
+        ),
         (
             "candidate",
             format!("{} of {}", plan.chosen + 1, plan.candidates.len()),
@@ -148,13 +177,7 @@ fn log_replan(
         ("latency", format!("{:.1} ms", milliseconds(plan.elapsed))),
         ("seed", plan.seed.to_string()),
         ("model", plan.model.chars().take(12).collect()),
-    ];
-    let facts: Vec<(&str, &str)> = facts
-        .iter()
-        .map(|(name, value)| (*name, value.as_str()))
-        .collect();
-    rec.log("decision", &viz::decision(&title, &facts))?;
-    Ok(())
+    ]
 }
 
 fn milliseconds(time: Duration) -> f64 {

@@ -11,12 +11,14 @@ use serde::Serialize;
 use crate::closed_loop::{self, Episode, Outcome, RecordedNoise, Settings};
 use crate::error::{Error, check_writable, write_json, write_whole};
 use crate::output::say;
-use crate::{Verdict, sampling, statistics};
+use crate::{Verdict, replan, sampling, statistics};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Push a T-shaped block onto its target
     Pusht(Pusht),
+    /// The same with plans that overlap: the next is made while the last is executed
+    Replan(replan::Arguments),
 }
 
 /// The arguments of `clearway sim pusht`.
@@ -60,6 +62,7 @@ pub(crate) struct Pusht {
 pub(crate) fn run(command: &Command) -> Result<Verdict, Error> {
     match command {
         Command::Pusht(arguments) => pusht(arguments),
+        Command::Replan(arguments) => replan::run(arguments),
     }
 }
 

@@ -276,3 +276,211 @@ fn a_closed_pipe_is_no_failure() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(Path::new(&json).exists());
 }
+
+fn tiny_model() -> String {
+    let folder = repository("tests/golden/stable_diffusion/pipeline");
+    folder.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn pictures_say_how_they_were_made() {
+    let (model, out) = (tiny_model(), scratch("made.png"));
+    let output = clearway(&[
+        "image",
+        "generate",
+        "--model",
+        &model,
+        "--prompt",
+        "a (red:1.2) fox",
+        "--negative",
+        "blurry",
+        "--seed",
+        "5",
+        "--steps",
+        "3",
+        "--solver",
+        "euler-a",
+        "--grid",
+        "karras",
+        "--size",
+        "48x64",
+        "--out",
+        &out,
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(
+        output.stderr.is_empty(),
+        "no progress where output is piped"
+    );
+    assert_eq!(text(&output.stdout).trim(), out);
+    let output = clearway(&["image", "info", &out]);
+    let said = text(&output.stdout);
+    for part in [
+        "a (red:1.2) fox\n",
+        "Negative prompt: blurry\n",
+        "Steps: 3, Sampler: euler-a, Schedule type: karras",
+        "Seed: 5, Size: 48x64",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+
+    // The same again is the same file; two pictures are two files, whose seeds follow each other.
+    let (again, two) = (scratch("again.png"), scratch("two.png"));
+    for (out, count) in [(&again, "1"), (&two, "2")] {
+        let output = clearway(&[
+            "image",
+            "generate",
+            "--model",
+            &model,
+            "--prompt",
+            "a (red:1.2) fox",
+            "--negative",
+            "blurry",
+            "--seed",
+            "5",
+            "--steps",
+            "3",
+            "--solver",
+            "euler-a",
+            "--grid",
+            "karras",
+            "--size",
+            "48x64",
+            "--out",
+            out,
+            "--count",
+            count,
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    assert_eq!(std::fs::read(&again).unwrap(), std::fs::read(&out).unwrap());
+    assert!(Path::new(&scratch("two-5.png")).exists() && Path::new(&scratch("two-6.png")).exists());
+}
+
+#[test]
+#[expect(clippy::too_many_lines, reason = "one command after the other")]
+fn pictures_are_made_of_pictures() {
+    let model = tiny_model();
+    let file = |name: &str| format!("{model}/{name}");
+    let (source, mask, lora) = (
+        file("source.png"),
+        file("mask.png"),
+        file("lora_kohya.safetensors:0.5"),
+    );
+    let (out, preview) = (scratch("changed.png"), scratch("preview.png"));
+    let output = clearway(&[
+        "image",
+        "img2img",
+        "--model",
+        &model,
+        "--image",
+        &source,
+        "--strength",
+        "0.5",
+        "--steps",
+        "4",
+        "--lora",
+        &lora,
+        "--out",
+        &out,
+        "--preview",
+        &preview,
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(Path::new(&preview).exists());
+    let info = text(&clearway(&["image", "info", &out]).stdout);
+    assert!(
+        info.contains("<lora:lora_kohya:0.5>") && info.contains("Denoising strength: 0.5"),
+        "{info}"
+    );
+    let output = clearway(&[
+        "image",
+        "inpaint",
+        "--model",
+        &model,
+        "--image",
+        &source,
+        "--mask",
+        &mask,
+        "--steps",
+        "4",
+        "--out",
+        &out,
+        "--prompt",
+        "a fox <lora:lora_peft:0.7>",
+        "--lora-dir",
+        &model,
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let info = text(&clearway(&["image", "info", &out]).stdout);
+    assert!(info.starts_with("a fox <lora:lora_peft:0.7>"), "{info}");
+
+    for (arguments, said) in [
+        (
+            vec!["generate", "--size", "60x64"],
+            vec!["60 × 64", "multiples of 8"],
+        ),
+        (
+            vec!["generate", "--prompt", "<lora:x:1>"],
+            vec!["`x`", "--lora-dir"],
+        ),
+        (vec!["generate", "--lora", &mask], vec!["mask.png"]),
+        (
+            vec!["img2img", "--image", "no.png"],
+            vec!["no.png", "No such file"],
+        ),
+        (
+            vec!["img2img", "--image", "Cargo.toml"],
+            vec!["Cargo.toml is neither a PNG nor a JPEG"],
+        ),
+        (
+            vec![
+                "inpaint",
+                "--image",
+                &source,
+                "--mask",
+                &source,
+                "--strength",
+                "0",
+            ],
+            vec!["strength is 0"],
+        ),
+    ] {
+        let mut all = vec![
+            "image",
+            arguments[0],
+            "--model",
+            &model,
+            "--steps",
+            "2",
+            "--out",
+            &out,
+        ];
+        all.extend(&arguments[1..]);
+        assert_fails(&all, &said);
+    }
+    assert_fails(
+        &["image", "info", "no-such-file"],
+        &["no-such-file", "cannot be read"],
+    );
+}
+
+#[test]
+fn a_model_says_what_it_holds() {
+    let said = text(&clearway(&["image", "info", &tiny_model()]).stdout);
+    for part in [
+        "text encoder",
+        "U-Net",
+        "autoencoder",
+        "F16",
+        "1000 timesteps",
+        "solver pndm",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let lora = format!("{}/lora_peft.safetensors", tiny_model());
+    assert_eq!(
+        text(&clearway(&["image", "info", &lora]).stdout).trim(),
+        "LoRA of 67 layers"
+    );
+}

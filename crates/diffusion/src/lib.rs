@@ -15,7 +15,7 @@
 //! | which levels are visited? | [`Grid`], [`timesteps`] |
 //! | what does the network predict? | [`Parameterization`] |
 //! | how is a step made? | [`Solver`]: a list of [`Stage`]s that can be printed and tested without a network |
-//! | what shall the sample be? | [`ClassifierFree`], [`Guided`], [`Inpaint`], [`Clip`] |
+//! | what shall the sample be? | [`ClassifierFree`], [`Rescaled`], [`Guided`], [`Inpaint`], [`Clip`] |
 //! | in which order? | `Inpaint<Guided<Clip<ClassifierFree<Parameterized<Network>>>>>` |
 //! | who draws the noise? | [`Seeded`], [`Torch`], on the host |
 //! | who runs it? | [`Sampler`], an iterator over steps |
@@ -46,5 +46,6 @@ pub use solver::{
     SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, Variance,
 };
 pub use wrapper::{
-    ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Stack, Threshold,
+    ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled, Stack,
+    Threshold,
 };

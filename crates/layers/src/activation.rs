@@ -26,6 +26,28 @@ pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     burn::tensor::activation::silu(x)
 }
 
+/// `gelu(x) = x · Φ(x) = x/2 · (1 + erf(x/√2))`, element by element: the exact form, as in Stable Diffusion's networks.
+///
+/// "Gaussian Error Linear Units (GELUs)", Hendrycks and Gimpel, 2016, arXiv:1606.08415.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    burn::tensor::activation::gelu(x)
+}
+
+/// `quick_gelu(x) = x / (1 + e^(-1.702 x))`, element by element: the approximation that CLIP was trained with.
+///
+/// "Gaussian Error Linear Units (GELUs)", Hendrycks and Gimpel, 2016, arXiv:1606.08415, section 2.
+pub fn quick_gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let gate = burn::tensor::activation::sigmoid(x.clone().mul_scalar(1.702));
+    x * gate
+}
+
+/// `relu(x) = max(0, x)`, element by element; NaN stays NaN.
+///
+/// "Rectified Linear Units Improve Restricted Boltzmann Machines", Nair and Hinton, 2010.
+pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    burn::tensor::activation::relu(x)
+}
+
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, Tensor, TensorData};
@@ -50,6 +72,30 @@ mod tests {
             assert!(
                 (exact - f64::from(y)).abs() <= tolerance,
                 "mish({x}) is {exact}, not {y}"
+            );
+        }
+    }
+
+    #[test]
+    fn gelu_is_exact_and_quick_gelu_is_not() {
+        // Φ of a few arguments, and x σ(1.702 x), to ten digits.
+        let table = [
+            (-3.0_f32, -0.004_049_694_1, -0.018_071_309_7),
+            (-1.0, -0.158_655_253_9, -0.154_204_234_1),
+            (-0.1, -0.046_017_216_3, -0.045_755_241_9),
+            (0.0, 0.0, 0.0),
+            (0.5, 0.345_731_230_6, 0.350_388_436_6),
+            (2.0, 1.954_499_736_1, 1.935_658_623_1),
+        ];
+        let x = Tensor::<1>::from_data(table.map(|(x, _, _)| x), &Device::flex());
+        let exact: Vec<f32> = gelu(x.clone()).into_data().try_to_vec().expect("f32");
+        let quick: Vec<f32> = quick_gelu(x).into_data().try_to_vec().expect("f32");
+        for (i, (x, gelu, quick_gelu)) in table.iter().enumerate() {
+            // f32 rounding of values of at most 2.
+            assert!((f64::from(exact[i]) - gelu).abs() < 3e-7, "gelu({x})");
+            assert!(
+                (f64::from(quick[i]) - quick_gelu).abs() < 3e-7,
+                "quick_gelu({x})"
             );
         }
     }

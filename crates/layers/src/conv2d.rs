@@ -149,10 +149,10 @@ mod tests {
             let bias: Vec<f32> = data.try_to_vec().expect("f32");
             let mut at = 0;
             for n in 0..batch {
-                for o in 0..channels {
+                for (o, &bias) in bias.iter().enumerate().take(channels) {
                     for r in 0..height {
                         for c in 0..width {
-                            let mut sum = f64::from(bias[o]);
+                            let mut sum = f64::from(bias);
                             for i in 0..3 {
                                 for j in 0..kernel_size {
                                     for k in 0..kernel_size {

@@ -120,4 +120,72 @@ impl GroupNorm {
         let x = x * weight.reshape([1, channels, 1]) + self.bias.val().reshape([1, channels, 1]);
         x.reshape(shape)
     }
+
+    /// What [`forward`](Self::forward) multiplies each channel of `x` by, and what it adds then, each
+    /// `[batch, channels, 1, 1]`.
+    ///
+    /// With it a part of a large picture can be normalized as in the whole. The statistics are taken in bands of rows,
+    /// so that nothing of the picture's size is laid out.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, channels, height, width]`
+    ///
+    /// # Panics
+    ///
+    /// If `x` does not have as many channels as the layer, or no pixels.
+    pub fn affine(&self, x: &Tensor<4>, rows: usize) -> [Tensor<4>; 2] {
+        let weight = self.weight.val();
+        let [channels] = weight.dims();
+        assert_shape!(x, [_, channels, _, _]);
+        let [batch, _, height, width] = x.dims();
+        let rows = rows.clamp(1, height);
+        let groups = self.n_groups;
+        let numbers = (channels / groups * height * width) as f64;
+        // Sums over all bands of what `of` makes of one: `[batch, groups, 1]`.
+        let total = |of: &dyn Fn(Tensor<3>) -> Tensor<3>| {
+            let sums = (0..height).step_by(rows).map(|start| {
+                let band = x.clone().narrow(2, start, rows.min(height - start));
+                let each = band.dims().iter().product::<usize>() / (batch * groups);
+                of(band.reshape([batch, groups, each])).sum_dim(2)
+            });
+            sums.reduce(|a, b| a + b).expect("there is a band")
+        };
+        let mean = total(&|band| band).div_scalar(numbers);
+        let variance = total(&|band| (band - mean.clone()).square()).div_scalar(numbers);
+        let scale = variance.add_scalar(self.epsilon).sqrt().recip();
+        let each = |of_group: Tensor<3>| {
+            let of_group = of_group.repeat_dim(2, channels / groups);
+            of_group.reshape([batch, channels, 1, 1])
+        };
+        let weight = each(scale) * weight.reshape([1, channels, 1, 1]);
+        let bias = self.bias.val().reshape([1, channels, 1, 1]) - each(mean) * weight.clone();
+        [weight, bias]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    #[test]
+    fn bands_are_normalized_as_the_whole() {
+        let device = Device::flex();
+        let config = GroupNormConfig {
+            n_groups: 2,
+            channels: 6,
+            epsilon: 1e-5,
+        };
+        let layer = config.init(&device);
+        let x = Tensor::random([2, 6, 7, 5], Distribution::Normal(3.0, 2.0), &device);
+        let whole = layer.forward(x.clone());
+        for rows in [1, 3, 7, 100] {
+            let [scale, offset] = layer.affine(&x, rows);
+            let parts = x.clone() * scale + offset;
+            let most: f32 = (parts - whole.clone()).abs().max().into_scalar();
+            assert!(most < 5e-6, "{rows} rows: {most}");
+        }
+    }
 }

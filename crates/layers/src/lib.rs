@@ -6,9 +6,15 @@
 //! | [`Conv1d`], [`ConvTranspose1d`] | convolution over time |
 //! | [`Conv2d`] | convolution over pictures |
 //! | [`GroupNorm`], [`LayerNorm`] | normalization over groups of channels, over features |
-//! | [`activation`] | Mish, SiLU |
+//! | [`BatchNorm`] | normalization by the statistics of training |
+//! | [`SpatialSoftmax`] | where feature maps are active |
+//! | [`Resize`] | pictures of another size |
+//! | [`attention`], [`causal_attention`] | each query reads a mean of values |
+//! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
+//! | [`upsample_nearest_2x`] | larger pictures |
+//! | [`activation`] | Mish, SiLU, ReLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
-//! | [`weights`] | strict loading of safetensors files |
+//! | [`weights`] | strict loading of safetensors and PyTorch files |
 //!
 //! A layer is made by its configuration, `XConfig { .. }.init(&device)`, and computes with `forward`. Its parameters
 //! have the names and the memory layout of PyTorch's, so that loading a checkpoint of the field is a
@@ -23,11 +29,16 @@
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
 pub mod activation;
+mod attention;
+mod batch_norm;
 mod conv1d;
 mod conv2d;
 mod conv_transpose1d;
 mod embedding;
 mod epilogue;
+mod feed_forward;
+#[cfg(test)]
+mod golden;
 mod group_norm;
 // The one place with unsafe code. What a kernel calls must be inlined into it to be compiled for its instruction set.
 #[allow(unsafe_code, clippy::inline_always)]
@@ -35,21 +46,30 @@ mod kernel;
 mod layer_norm;
 mod linear;
 mod parameter;
+mod resize;
+mod spatial_softmax;
 mod threads;
+mod upsample;
 pub mod weights;
 
+pub use attention::{attention, causal_attention};
+pub use batch_norm::{BatchNorm, BatchNormConfig};
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
 pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv2d::{Conv2d, Conv2dConfig};
 pub use embedding::{Order, SinusoidalEmbedding};
 pub use epilogue::{Epilogue, Modulation};
+pub use feed_forward::{GegluFeedForward, GegluFeedForwardConfig};
 pub use group_norm::{GroupNorm, GroupNormConfig};
 pub use kernel::{Activation, Level, Precision};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
 pub use parameter::{PackReport, Packed, Parameter};
+pub use resize::Resize;
+pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use threads::in_pool;
-pub use weights::{Weights, WeightsError};
+pub use upsample::upsample_nearest_2x;
+pub use weights::{LowRank, Weights, WeightsError};
 
 use burn::module::Param;
 use burn::nn::Initializer;

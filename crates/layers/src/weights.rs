@@ -1,9 +1,16 @@
-//! Strict loading of weights from safetensors files.
+//! Strict loading of weights from safetensors and PyTorch files.
 //!
 //! A file is checked before it is believed: the header has a bounded length and no key twice, the tensors cover the
 //! file without gap or overlap, every parameter finds a tensor of its shape, every number is finite, and nothing is
 //! left over. No tensor is read before its shape is known to be the wanted one, so that a file can claim any size
 //! without costing memory.
+//!
+//! Tensors are read one at a time, in blocks, straight into the f32 numbers that are kept. A memory map would save
+//! nothing here: every number is looked at once, to be converted and checked. And a file that is cut short while it is
+//! mapped ends the process, where a read ends in an error.
+
+mod low_rank;
+mod pytorch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,13 +21,19 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Tensor, TensorData, bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::Value;
 
 /// The longest header that is read, in bytes. Stable Diffusion's 1130 tensors need 0.1 MB.
 pub const MAX_HEADER: u64 = 8 << 20;
 
 /// How a git-lfs pointer begins: the file that a clone leaves in place of a large one until `git lfs pull`.
 pub const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
+pub use low_rank::LowRank;
+
+/// How many bytes are read at a time: whole numbers of any type.
+const BLOCK: usize = 1 << 16;
 
 /// How many keys an error message lists.
 const LISTED_KEYS: usize = 5;
@@ -41,6 +54,12 @@ pub enum WeightsError {
     /// The header is not what the format says.
     #[error("is not a safetensors file: {reason}")]
     Header {
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file is not what `torch.save` writes, or holds what is not read here.
+    #[error("is not a readable PyTorch file: {reason}")]
+    Pytorch {
         /// What is wrong.
         reason: String,
     },
@@ -76,9 +95,27 @@ pub enum WeightsError {
         /// The shape in the file.
         found: Vec<usize>,
     },
+    /// A low-rank update does not fit its tensor.
+    #[error("the update of tensor `{key}` is of shape {found:?}; the tensor's is {expected:?}")]
+    Update {
+        /// The tensor's key.
+        key: String,
+        /// The tensor's shape, its axes behind the first laid together.
+        expected: [usize; 2],
+        /// The shape of the update.
+        found: [usize; 2],
+    },
     /// A tensor is not of a floating-point type.
     #[error("tensor `{key}` is of type {found} where F64, F32, F16 or BF16 is needed")]
     Dtype {
+        /// The tensor's key.
+        key: String,
+        /// The type in the file.
+        found: String,
+    },
+    /// A tensor does not hold whole numbers.
+    #[error("tensor `{key}` is of type {found} where I64 or I32 is needed")]
+    NotWhole {
         /// The tensor's key.
         key: String,
         /// The type in the file.
@@ -125,30 +162,53 @@ fn listed(keys: &[String]) -> String {
     list.join(", ")
 }
 
-/// The tensors of a safetensors file, and which of them were used.
+/// The tensors of a file, or of the files that one network is spread over, and which of them were used.
 ///
-/// The header is read at once, a tensor when it is asked for.
-#[derive(Debug)]
+/// The headers are read at once, a tensor when it is asked for.
+#[derive(Debug, Default)]
 pub struct Weights {
-    file: File,
-    /// Where the tensors' bytes begin.
-    data: u64,
-    tensors: BTreeMap<String, TensorInfo>,
+    files: Vec<File>,
+    tensors: BTreeMap<String, Stored>,
+    updates: BTreeMap<String, Vec<LowRank>>,
     used: BTreeSet<String>,
+    metadata: BTreeMap<String, String>,
+}
+
+/// A tensor that was not read yet.
+#[derive(Clone, Debug)]
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    place: Place,
+}
+
+/// Where a tensor's numbers lie.
+#[derive(Clone, Debug)]
+struct Place {
+    /// In which of `Weights::files`.
+    file: usize,
+    /// The byte of the first number.
+    start: u64,
+    /// The extent and the distance between neighbours of each axis, where numbers do not lie in row-major order.
+    strided: Option<Vec<(usize, usize)>>,
+    /// How many numbers are left out before the first, in row-major order; none unless strided.
+    skip: usize,
+}
+
+impl Stored {
+    fn numbers(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 impl Weights {
-    /// Opens a file, and reads and checks its header.
+    /// Opens a safetensors file, and reads and checks its header.
     ///
     /// # Errors
     ///
     /// If it is no regular file, the header is malformed, or the tensors do not cover the file exactly.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
-        // Asked before opening: opening a pipe would wait for its writer.
-        if !std::fs::metadata(path)?.is_file() {
-            return Err(WeightsError::NotAFile);
-        }
-        let mut file = File::open(path)?;
+        let mut file = regular_file(path)?;
         let size = file.metadata()?.len();
         let malformed = |reason: String| WeightsError::Header { reason };
         let mut begin = Vec::new();
@@ -185,7 +245,7 @@ impl Weights {
         }
         let mut header = vec![0; length as usize];
         file.read_exact(&mut header)?;
-        let Header(tensors) =
+        let Header(tensors, metadata) =
             serde_json::from_slice(&header).map_err(|error| malformed(error.to_string()))?;
         // The format's own crate checks that the tensors touch without gap or overlap and that each has the bytes that
         // its shape needs, without overflow.
@@ -194,21 +254,66 @@ impl Weights {
             .map(|(key, info)| (key.clone(), info.clone()))
             .collect();
         in_file_order.sort_by_key(|(_, info)| info.data_offsets);
-        let metadata =
+        let layout =
             Metadata::new(None, in_file_order).map_err(|error| malformed(error.to_string()))?;
-        let expected = data_at(length).checked_add(metadata.data_len() as u64);
+        let expected = data_at(length).checked_add(layout.data_len() as u64);
         if expected != Some(size) {
             return Err(WeightsError::Length {
                 expected: expected.unwrap_or(u64::MAX),
                 found: size,
             });
         }
+        let tensors = tensors.into_iter().map(|(key, info)| {
+            let stored = Stored {
+                dtype: info.dtype,
+                shape: info.shape,
+                place: Place {
+                    file: 0,
+                    start: data_at(length) + info.data_offsets.0 as u64,
+                    strided: None,
+                    skip: 0,
+                },
+            };
+            (key, stored)
+        });
         Ok(Self {
-            file,
-            data: data_at(length),
-            tensors,
+            files: vec![file],
+            tensors: tensors.collect(),
+            updates: BTreeMap::new(),
             used: BTreeSet::new(),
+            metadata,
         })
+    }
+
+    /// Lays the tensors of another file beside these: a network that is spread over several files.
+    ///
+    /// # Errors
+    ///
+    /// If a tensor of the same key is here already.
+    pub fn join(mut self, other: Self) -> Result<Self, WeightsError> {
+        let before = self.files.len();
+        self.files.extend(other.files);
+        for (key, mut stored) in other.tensors {
+            stored.place.file += before;
+            if self.tensors.insert(key.clone(), stored).is_some() {
+                return Err(WeightsError::Duplicate { key });
+            }
+        }
+        for (key, updates) in other.updates {
+            self.updates.entry(key).or_default().extend(updates);
+        }
+        self.used.extend(other.used);
+        Ok(self)
+    }
+
+    /// What a safetensors file says beside its tensors.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// The type of a tensor's numbers, as its file calls it.
+    pub fn dtype(&self, key: &str) -> Option<String> {
+        self.tensors.get(key).map(|stored| stored.dtype.to_string())
     }
 
     /// The keys, sorted.
@@ -218,7 +323,104 @@ impl Weights {
 
     /// The shape of a tensor.
     pub fn shape(&self, key: &str) -> Option<&[usize]> {
-        self.tensors.get(key).map(|info| info.shape.as_slice())
+        self.tensors.get(key).map(|stored| stored.shape.as_slice())
+    }
+
+    /// Keeps the tensors whose keys begin with `prefix`, and takes it off their keys: one network of several that share
+    /// a file.
+    #[must_use]
+    pub fn within(self, prefix: &str) -> Self {
+        let inside = |key: String| key.strip_prefix(prefix).map(str::to_owned);
+        Self {
+            files: self.files,
+            tensors: (self.tensors.into_iter())
+                .filter_map(|(key, stored)| Some((inside(key)?, stored)))
+                .collect(),
+            updates: (self.updates.into_iter())
+                .filter_map(|(key, updates)| Some((inside(key)?, updates)))
+                .collect(),
+            used: self.used.into_iter().filter_map(inside).collect(),
+            metadata: self.metadata,
+        }
+    }
+
+    /// Sees a tensor in another shape of as many numbers: a product with a matrix is a convolution of one tap.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor is missing, or has another number of numbers.
+    pub fn reshape(&mut self, key: &str, shape: &[usize]) -> Result<(), WeightsError> {
+        let stored =
+            (self.tensors.get_mut(key)).ok_or_else(|| WeightsError::Missing { key: key.into() })?;
+        if shape.iter().product::<usize>() != stored.numbers() {
+            return Err(WeightsError::Shape {
+                key: key.into(),
+                expected: shape.to_vec(),
+                found: stored.shape.clone(),
+            });
+        }
+        stored.shape = shape.to_vec();
+        Ok(())
+    }
+
+    /// Cuts a tensor along its first axis into equal parts with keys of their own: projections that were saved as one.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor is missing, its first axis cannot be cut so, or a part's key is taken.
+    pub fn split(&mut self, key: &str, parts: &[&str]) -> Result<(), WeightsError> {
+        let missing = || WeightsError::Missing { key: key.into() };
+        let stored = self.tensors.get(key).ok_or_else(missing)?;
+        let Some((&rows, _)) = (stored.shape.split_first())
+            .filter(|(rows, _)| !parts.is_empty() && rows.is_multiple_of(parts.len()))
+        else {
+            let mut expected = stored.shape.clone();
+            if let Some(rows) = expected.first_mut() {
+                *rows = rows.next_multiple_of(parts.len().max(1));
+            }
+            return Err(WeightsError::Shape {
+                key: key.into(),
+                expected,
+                found: stored.shape.clone(),
+            });
+        };
+        let stored = self.tensors.remove(key).ok_or_else(missing)?;
+        let numbers = stored.numbers() / parts.len();
+        for (i, &part) in parts.iter().enumerate() {
+            let mut cut = stored.clone();
+            cut.shape[0] = rows / parts.len();
+            if cut.place.strided.is_some() {
+                cut.place.skip += i * numbers;
+            } else {
+                cut.place.start += (i * numbers * (cut.dtype.bitsize() / 8)) as u64;
+            }
+            if self.tensors.insert(part.into(), cut).is_some() {
+                return Err(WeightsError::Duplicate { key: part.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds a low-rank update to a tensor when it is [loaded](Self::load); several add up.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor is missing, or has another shape than the update.
+    pub fn merge(&mut self, key: &str, update: LowRank) -> Result<(), WeightsError> {
+        let shape = (self.shape(key)).ok_or_else(|| WeightsError::Missing { key: key.into() })?;
+        let expected = match shape.split_first() {
+            Some((&rows, columns)) => [rows, columns.iter().product()],
+            None => [1, 1],
+        };
+        if update.shape() != expected {
+            return Err(WeightsError::Update {
+                key: key.into(),
+                expected,
+                found: update.shape(),
+            });
+        }
+        self.updates.entry(key.into()).or_default().push(update);
+        Ok(())
     }
 
     /// Calls the tensors by other names.
@@ -228,44 +430,48 @@ impl Weights {
     /// If two tensors get the same name.
     pub fn rename(self, name: impl Fn(&str) -> String) -> Result<Self, WeightsError> {
         let mut tensors = BTreeMap::new();
-        for (key, info) in self.tensors {
+        for (key, stored) in self.tensors {
             let key = name(&key);
-            if tensors.insert(key.clone(), info).is_some() {
+            if tensors.insert(key.clone(), stored).is_some() {
                 return Err(WeightsError::Duplicate { key });
             }
         }
+        let updates = self.updates.into_iter();
+        let updates = updates
+            .map(|(key, updates)| (name(&key), updates))
+            .collect();
         let used = self.used.iter().map(|key| name(key)).collect();
         Ok(Self {
             tensors,
+            updates,
             used,
             ..self
         })
     }
 
-    /// Reads a tensor as f32 values in row-major order, and marks it as used.
+    /// Reads a tensor as f32 values in row-major order, as the file has them, and marks it as used.
     ///
     /// # Errors
     ///
     /// If it is missing, has another shape or is not of a floating-point type, or a value is not finite in f32.
     pub fn values(&mut self, key: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
-        let info = self
+        let stored = self
             .tensors
             .get(key)
             .ok_or_else(|| WeightsError::Missing { key: key.into() })?;
-        if info.shape != shape {
+        if stored.shape != shape {
             return Err(WeightsError::Shape {
                 key: key.into(),
                 expected: shape.to_vec(),
-                found: info.shape.clone(),
+                found: stored.shape.clone(),
             });
         }
-        let decode: fn(&[u8]) -> f32 = match info.dtype {
-            Dtype::F64 => {
-                |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32
-            }
-            Dtype::F32 => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
-            Dtype::F16 => |b| f16::from_le_bytes([b[0], b[1]]).to_f32(),
-            Dtype::BF16 => |b| bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+        let files = &mut self.files;
+        let values = match stored.dtype {
+            Dtype::F64 => read(files, stored, |b| f64::from_le_bytes(b) as f32)?,
+            Dtype::F32 => read(files, stored, f32::from_le_bytes)?,
+            Dtype::F16 => read(files, stored, |b| f16::from_le_bytes(b).to_f32())?,
+            Dtype::BF16 => read(files, stored, |b| bf16::from_le_bytes(b).to_f32())?,
             other => {
                 return Err(WeightsError::Dtype {
                     key: key.into(),
@@ -273,20 +479,38 @@ impl Weights {
                 });
             }
         };
-        let (start, end) = info.data_offsets;
-        let mut bytes = vec![0; end - start];
-        self.file.seek(SeekFrom::Start(self.data + start as u64))?;
-        self.file.read_exact(&mut bytes)?;
-        let values: Vec<f32> = bytes
-            .chunks_exact(info.dtype.bitsize() / 8)
-            .map(decode)
-            .collect();
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
             return Err(WeightsError::NonFinite {
                 key: key.into(),
                 index,
             });
         }
+        self.used.insert(key.into());
+        Ok(values)
+    }
+
+    /// Reads a tensor of whole numbers in row-major order, and marks it as used.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing, or not of a signed whole type of 32 or 64 bits.
+    pub fn integers(&mut self, key: &str) -> Result<Vec<i64>, WeightsError> {
+        let stored = self
+            .tensors
+            .get(key)
+            .ok_or_else(|| WeightsError::Missing { key: key.into() })?;
+        let values = match stored.dtype {
+            Dtype::I64 => read(&mut self.files, stored, i64::from_le_bytes)?,
+            Dtype::I32 => read(&mut self.files, stored, |b| {
+                i64::from(i32::from_le_bytes(b))
+            })?,
+            other => {
+                return Err(WeightsError::NotWhole {
+                    key: key.into(),
+                    found: other.to_string(),
+                });
+            }
+        };
         self.used.insert(key.into());
         Ok(values)
     }
@@ -340,30 +564,91 @@ impl Weights {
         }
     }
 
-    /// Hands all bytes of the file, header included, to `update` in order, in blocks: for a hash.
+    /// Hands all bytes of the files, headers included, to `update` in order, in blocks: for a hash.
     ///
     /// # Errors
     ///
-    /// If the file cannot be read.
+    /// If a file cannot be read.
     pub fn for_each_block(&mut self, mut update: impl FnMut(&[u8])) -> Result<(), WeightsError> {
-        self.file.seek(SeekFrom::Start(0))?;
-        let mut block = vec![0; 1 << 16];
-        loop {
-            match self.file.read(&mut block) {
-                Ok(0) => return Ok(()),
-                Ok(n) => update(&block[..n]),
-                // A signal came in between; `read_exact` retries by itself.
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error.into()),
+        let mut block = vec![0; BLOCK];
+        for file in &mut self.files {
+            file.seek(SeekFrom::Start(0))?;
+            loop {
+                match file.read(&mut block) {
+                    Ok(0) => break,
+                    Ok(n) => update(&block[..n]),
+                    // A signal came in between; `read_exact` retries by itself.
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
+        Ok(())
     }
+}
+
+/// Reads a tensor in blocks.
+fn read<const N: usize, T: Copy>(
+    files: &mut [File],
+    stored: &Stored,
+    decode: impl Fn([u8; N]) -> T,
+) -> Result<Vec<T>, WeightsError> {
+    let Place {
+        file,
+        start,
+        strided,
+        skip,
+    } = &stored.place;
+    let numbers = stored.numbers();
+    let mut span = numbers;
+    if let Some(axes) = strided
+        && numbers > 0
+    {
+        // From the first number to the last, wherever they lie.
+        let reach = axes.iter().map(|(extent, stride)| (extent - 1) * stride);
+        span = reach.sum::<usize>() + 1;
+    }
+    let mut values = Vec::with_capacity(span);
+    let mut left = span * N;
+    let file = &mut files[*file];
+    file.seek(SeekFrom::Start(*start))?;
+    let mut block = vec![0; left.min(BLOCK)];
+    while left > 0 {
+        let block = &mut block[..left.min(BLOCK)];
+        file.read_exact(block)?;
+        values.extend(block.as_chunks().0.iter().map(|&bytes| decode(bytes)));
+        left -= block.len();
+    }
+    let Some(axes) = strided else {
+        return Ok(values);
+    };
+    let at = |number: usize| {
+        let mut rest = number;
+        let mut at = 0;
+        for (extent, stride) in axes.iter().rev() {
+            at += rest % extent * stride;
+            rest /= extent;
+        }
+        at
+    };
+    Ok((*skip..skip + numbers)
+        .map(|number| values[at(number)])
+        .collect())
+}
+
+/// Opens a file that is one.
+fn regular_file(path: &Path) -> Result<File, WeightsError> {
+    // Asked before opening: opening a pipe would wait for its writer.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(WeightsError::NotAFile);
+    }
+    Ok(File::open(path)?)
 }
 
 /// The header of a safetensors file: a JSON map in which no key comes twice.
 ///
 /// The format's own crate keeps the last of two equal keys.
-struct Header(BTreeMap<String, TensorInfo>);
+struct Header(BTreeMap<String, TensorInfo>, BTreeMap<String, String>);
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -378,14 +663,23 @@ impl<'de> Deserialize<'de> for Header {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
                 let mut tensors = BTreeMap::new();
+                let mut metadata = BTreeMap::new();
                 while let Some(key) = map.next_key::<String>()? {
                     if key == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
+                        // What is not text is of no use here, and no error.
+                        if let Value::Object(entries) = map.next_value()? {
+                            let texts =
+                                entries.into_iter().filter_map(|(key, value)| match value {
+                                    Value::String(text) => Some((key, text)),
+                                    _ => None,
+                                });
+                            metadata.extend(texts);
+                        }
                     } else if tensors.insert(key.clone(), map.next_value()?).is_some() {
                         return Err(A::Error::custom(format!("two tensors are called `{key}`")));
                     }
                 }
-                Ok(Header(tensors))
+                Ok(Header(tensors, metadata))
             }
         }
 
@@ -416,13 +710,14 @@ impl<F: Fn(&str) -> String> ModuleMapper for Loader<'_, F> {
             return param;
         }
         let shape = param.lazy_shape().to_vec();
-        match self
-            .weights
-            .values(&(self.key)(&self.path.join(".")), &shape)
-        {
+        let key = (self.key)(&self.path.join("."));
+        match self.weights.values(&key, &shape) {
             Ok(values) => {
-                let tensor =
-                    Tensor::from_data(TensorData::new(values, shape), &param.lazy_device());
+                let device = param.lazy_device();
+                let mut tensor = Tensor::from_data(TensorData::new(values, shape), &device);
+                for update in self.weights.updates.get(&key).into_iter().flatten() {
+                    tensor = update.add_to(tensor);
+                }
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }
@@ -560,6 +855,51 @@ mod tests {
         let x = Tensor::<2>::from_data([[1.0, 10.0]], &Device::flex());
         let y: f32 = layer.forward(x).into_scalar();
         assert!((y - 32.5).abs() < 1e-6);
+    }
+
+    #[test]
+    fn several_files_are_one_network() {
+        let header =
+            |key| format!(r#"{{"{key}":{{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}}}"#);
+        let (_folder, a) = file(&header("a"), &bytes(&[0.5_f32, 2.0].map(f32::to_le_bytes)));
+        let (_folder2, b) = file(&header("b"), &bytes(&[3.0_f32, 4.0].map(f32::to_le_bytes)));
+        let open = |path| Weights::open(path).expect("is valid");
+        let mut both = open(&a).join(open(&b)).expect("the keys differ");
+        assert_eq!(both.values("b", &[2, 1]).expect("is there"), [3.0, 4.0]);
+        assert_eq!(both.values("a", &[2, 1]).expect("is there"), [0.5, 2.0]);
+        let mut length = 0;
+        both.for_each_block(|block| length += block.len())
+            .expect("can be read");
+        assert_eq!(length, 2 * (8 + header("a").len() + 8));
+        assert!(matches!(
+            open(&a).join(open(&a)),
+            Err(WeightsError::Duplicate { key }) if key == "a"
+        ));
+    }
+
+    #[test]
+    fn a_tensor_is_cut_along_its_first_axis() {
+        let header = r#"{"n.qkv":{"dtype":"F16","shape":[3,2],"data_offsets":[0,12]},
+            "m.x":{"dtype":"F16","shape":[1],"data_offsets":[12,14]}}"#;
+        let values = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+        let data = bytes(&values.map(|v| f16::from_f32(v).to_le_bytes()));
+        let (_folder, path) = file(header, &data);
+        let mut weights = Weights::open(&path).expect("is valid").within("n.");
+        assert_eq!(weights.keys().collect::<Vec<_>>(), ["qkv"]);
+        weights.reshape("qkv", &[3, 2, 1]).expect("as many numbers");
+        assert!(weights.reshape("qkv", &[3, 3]).is_err());
+        assert!(weights.split("qkv", &["a", "b"]).is_err());
+        weights.split("qkv", &["q", "k", "v"]).expect("three rows");
+        assert_eq!(
+            weights.values("k", &[1, 2, 1]).expect("is there"),
+            [3.0, 4.0]
+        );
+        assert_eq!(
+            weights.values("v", &[1, 2, 1]).expect("is there"),
+            [5.0, 6.0]
+        );
+        weights.ignore("q");
+        weights.finish().expect("the other network was left out");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::trajectory::{Trajectory, seconds};
 ///
 /// ```text
 /// Hold     q(t) = q₀                     until t₁, exclusive
-/// Linear   q(t) = (1 − u) q₀ + u q₁
+/// Linear   q(t) = q₀ + u (q₁ − q₀)
 /// Cubic    q(t) = q₀ + u h v₀ + u² (3Δ − h (2v₀ + v₁)) + u³ (h (v₀ + v₁) − 2Δ)
 /// Quintic  q(t) = q₀ + u h v₀ + u² h² a₀/2
 ///               + u³ (10Δ − h (6v₀ + 4v₁) − h² (3a₀ − a₁)/2)
@@ -76,6 +76,17 @@ impl State {
     /// The number of coordinates.
     pub fn dof(&self) -> usize {
         self.position.len()
+    }
+
+    /// Takes the numbers of another of the same dimensions; it does not allocate.
+    ///
+    /// # Panics
+    ///
+    /// If the other has more coordinates or fewer.
+    pub fn copy_from(&mut self, other: &Self) {
+        self.position.copy_from(&other.position);
+        self.velocity.copy_from(&other.velocity);
+        self.acceleration.copy_from(&other.acceleration);
     }
 
     /// Whether nothing moves: every velocity and acceleration is zero.
@@ -145,7 +156,8 @@ impl Trajectory {
                 _ if !inside => rest,
                 Interpolation::Hold => rest,
                 Interpolation::Linear => Knot {
-                    q: (1.0 - u) * q + u * self.positions()[[i + 1, j]],
+                    // Standing is standing, to the bit.
+                    q: q + u * (self.positions()[[i + 1, j]] - q),
                     v: self.slope(i, j),
                     a: 0.0,
                 },

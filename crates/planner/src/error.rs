@@ -78,14 +78,6 @@ pub enum LoadError {
         /// Its type.
         found: String,
     },
-    /// The policy looks through a camera.
-    #[error(
-        "the policy sees through the camera `{feature}`; camera policies are not supported yet"
-    )]
-    Camera {
-        /// The camera's feature.
-        feature: String,
-    },
     /// The policy has a feature that a diffusion policy does not use.
     #[error("the feature `{feature}` of type {kind} is not known to a diffusion policy")]
     UnknownFeature {
@@ -162,6 +154,31 @@ pub enum ObservationError {
     Missing {
         /// The feature, by the observation's name for it.
         feature: String,
+    },
+    /// An observation lacks what a camera saw.
+    #[error("the observation lacks the image `{camera}`")]
+    MissingImage {
+        /// The camera, by the observation's name for it.
+        camera: String,
+    },
+    /// An image has another size than the policy was trained with.
+    #[error(
+        "the image `{camera}` has {} x {} pixels where {} x {} are needed (height x width)",
+        found[0], found[1], expected[0], expected[1]
+    )]
+    ImageSize {
+        /// The camera.
+        camera: String,
+        /// Height and width as the policy needs them.
+        expected: [usize; 2],
+        /// Height and width as they are.
+        found: [usize; 2],
+    },
+    /// The network finds features in an image that are not finite.
+    #[error("the features of the image `{camera}` are not finite: the policy's weights are broken")]
+    Features {
+        /// The camera.
+        camera: String,
     },
     /// A feature has too many values or too few.
     #[error("`{feature}` has {found} values where {expected} are needed")]

@@ -3,8 +3,9 @@
 //! | where | what |
 //! |---|---|
 //! | [`Planner`] | plans with a policy; a [`Plan`] says what it did |
+//! | [`Replanner`] | plans while the robot moves; its commands never wait |
 //! | [`Sampling`] | with which solver, in how many steps |
-//! | [`observation`] | what a robot saw, and when |
+//! | [`observation`], [`image`] | what a robot saw, and when |
 //! | [`lerobot`] | policies that LeRobot trained |
 //! | [`normalization`] | between physical values and what networks were trained on |
 //! | [`network`] | the networks |
@@ -13,17 +14,24 @@
 //! missing is an error, never a silent pass-through.
 
 mod error;
+pub mod image;
 pub mod lerobot;
 pub mod network;
 pub mod normalization;
 pub mod observation;
 mod plan;
 mod planner;
+pub mod replanner;
 mod sampling;
 
 pub use error::{LoadError, ObservationError};
+pub use image::{Image, ImageError};
 pub use lerobot::Policy;
 pub use observation::{History, HistoryError, Observation};
-pub use plan::{Budget, Check, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
+pub use plan::{Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
 pub use planner::{Planner, PolicyDenoiser};
+pub use replanner::{
+    Command, Failure, Health, Horizon, Layout, Plans, Reason, Replanner, ReplannerError, Settings,
+    Status,
+};
 pub use sampling::{Method, Sampling, SamplingError, UnknownMethod};

@@ -1,4 +1,4 @@
-//! Between physical values and what a network was trained on. On the host, in f64.
+//! Between physical values and what a network was trained on. On the host, in f64; images in f32.
 
 use std::fmt;
 
@@ -104,6 +104,14 @@ pub enum StatisticsError {
         low_found: f64,
         /// The high end.
         high_found: f64,
+    },
+    /// A value of an image is normalized to what f32 cannot hold.
+    #[error("values of channel {index} are normalized to {found:e}, which is not finite in f32")]
+    Unbounded {
+        /// Which channel.
+        index: usize,
+        /// What a value becomes.
+        found: f32,
     },
     /// A standard deviation is negative.
     #[error("`std` of value {index} is {found}, which is negative")]
@@ -241,6 +249,26 @@ impl Normalizer {
         x.iter()
             .zip(self.values.iter().cycle())
             .map(|(x, v)| (x - v.offset) / v.divisor * v.gain - v.bias)
+    }
+
+    /// Normalizes one value of the feature, or one channel of an image, in f32.
+    ///
+    /// That is how LeRobot computes; here it is for images alone, whose values are f32 from the start.
+    ///
+    /// # Panics
+    ///
+    /// If the feature has no such value.
+    pub fn in_f32(&self, index: usize) -> impl Fn(f32) -> f32 + use<> {
+        let Affine {
+            offset,
+            divisor,
+            gain,
+            bias,
+            ..
+        } = self.values[index];
+        let (offset, divisor) = (offset as f32, divisor as f32);
+        let (gain, bias) = (gain as f32, bias as f32);
+        move |x| (x - offset) / divisor * gain - bias
     }
 
     /// Undoes [`normalize`](Self::normalize), but for what `eps` changes in a range of zero.

@@ -3,19 +3,54 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Named values that were measured at one time, in physical units.
-#[derive(Clone, Debug, Default, PartialEq)]
+use crate::image::Image;
+
+/// Named values that were measured at one time, in physical units, and named images of that time.
+#[derive(Debug, Default, PartialEq)]
 pub struct Observation {
     time: Duration,
     values: BTreeMap<String, Vec<f64>>,
+    images: BTreeMap<String, Image>,
+}
+
+impl Clone for Observation {
+    fn clone(&self) -> Self {
+        Self {
+            time: self.time,
+            values: self.values.clone(),
+            images: self.images.clone(),
+        }
+    }
+
+    /// Copies into the memory that is there: nothing is allocated or freed where features, images and sizes are the
+    /// same, and images are not shared but copied.
+    fn clone_from(&mut self, other: &Self) {
+        self.time = other.time;
+        if self.values.keys().eq(other.values.keys()) {
+            for (to, from) in self.values.values_mut().zip(other.values.values()) {
+                to.clone_from(from);
+            }
+        } else {
+            self.values.clone_from(&other.values);
+        }
+        if self.images.keys().eq(other.images.keys()) {
+            for (to, from) in self.images.values_mut().zip(other.images.values()) {
+                to.copy_from(from);
+            }
+        } else {
+            self.images = other.images.clone();
+            self.images.values_mut().for_each(Image::detach);
+        }
+    }
 }
 
 impl Observation {
-    /// An observation without values, at a time since a start that the caller chooses.
+    /// An observation of nothing, at a time since a start that the caller chooses.
     pub fn new(time: Duration) -> Self {
         Self {
             time,
             values: BTreeMap::new(),
+            images: BTreeMap::new(),
         }
     }
 
@@ -26,9 +61,28 @@ impl Observation {
         self
     }
 
+    /// Adds what a camera saw; an image of that name that is there already is replaced.
+    #[must_use]
+    pub fn with_image(mut self, camera: impl Into<String>, image: Image) -> Self {
+        self.images.insert(camera.into(), image);
+        self
+    }
+
+    /// The same, sharing no pixels with it.
+    pub(crate) fn detached(&self) -> Self {
+        let mut detached = self.clone();
+        detached.images.values_mut().for_each(Image::detach);
+        detached
+    }
+
     /// When it was measured.
     pub fn time(&self) -> Duration {
         self.time
+    }
+
+    /// The same values, as if they had been measured at another time.
+    pub(crate) fn set_time(&mut self, time: Duration) {
+        self.time = time;
     }
 
     /// The values of a feature.
@@ -41,6 +95,18 @@ impl Observation {
         self.values
             .iter()
             .map(|(name, values)| (name.as_str(), values.as_slice()))
+    }
+
+    /// What a camera saw.
+    pub fn image(&self, camera: &str) -> Option<&Image> {
+        self.images.get(camera)
+    }
+
+    /// The cameras and what they saw, by name.
+    pub fn images(&self) -> impl Iterator<Item = (&str, &Image)> {
+        self.images
+            .iter()
+            .map(|(name, image)| (name.as_str(), image))
     }
 }
 

@@ -160,12 +160,30 @@ impl Sampling {
     ///
     /// If the schedule has fewer timesteps than steps are asked for, or none are.
     pub fn stages(self, schedule: &Discrete) -> Result<Vec<Stage>, SamplingError> {
+        Ok(self.method.solver().plan(schedule, &self.grid(schedule)?)?)
+    }
+
+    /// The stages of the last `steps` steps: what refines a plan that is there already.
+    ///
+    /// # Errors
+    ///
+    /// As [`stages`](Self::stages).
+    pub fn last_stages(
+        self,
+        schedule: &Discrete,
+        steps: usize,
+    ) -> Result<Vec<Stage>, SamplingError> {
+        let skipped = self.steps.saturating_sub(steps);
+        let grid = self.grid(schedule)?.without_first(skipped)?;
+        Ok(self.method.solver().plan(schedule, &grid)?)
+    }
+
+    fn grid(self, schedule: &Discrete) -> Result<Grid, SamplingError> {
         let times = match self.method {
             Method::Ddim | Method::Ddpm => timesteps::leading(schedule, self.steps, 0)?,
             _ => timesteps::trailing(schedule, self.steps)?,
         };
-        let grid = Grid::at_times(schedule, &times, End::Clean)?;
-        Ok(self.method.solver().plan(schedule, &grid)?)
+        Ok(Grid::at_times(schedule, &times, End::Clean)?)
     }
 }
 

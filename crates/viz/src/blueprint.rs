@@ -3,7 +3,7 @@
 use rerun::blueprint::components::{PanelState, PlayState};
 use rerun::blueprint::{
     Blueprint, BlueprintPanel, ContainerLike, Horizontal, SelectionPanel, Spatial2DView,
-    TextDocumentView, TimePanel, TimeSeriesView, Vertical,
+    StateTimelineView, TextDocumentView, TimePanel, TimeSeriesView, Vertical,
 };
 
 use crate::timeline;
@@ -60,6 +60,57 @@ pub fn pusht_blueprint() -> Blueprint {
     let side = Vertical::new([newest.into(), score, latency]).with_row_shares([9.0, 5.0, 5.0]);
     let all = Horizontal::new([scene, side.into()]).with_column_shares([1.0, 1.0]);
 
+    following(all)
+}
+
+/// The layout of a control loop in the plane, in which plans take over from each other.
+///
+/// ```text
+/// +---------------------+----------------------+
+/// |                     | decision             |
+/// |                     +----------------------+
+/// |   scene and plans   | status, verdict      |
+/// |                     +----------------------+
+/// |                     | latency              |
+/// |                     +----------------------+
+/// |                     | coverage             |
+/// +---------------------+----------------------+
+/// ```
+///
+/// It shows what is logged under these paths:
+///
+/// | path | what | in |
+/// |---|---|---|
+/// | `world/**` | everything that is there | scene |
+/// | `plan/**` | candidates, the [chunk](crate::chunk), its [hand-over](crate::hand_over) | scene |
+/// | `decision` | what was decided, and why | decision |
+/// | `loop/**` | the status of the commands, the verdict on each plan: [states](crate::states) | status |
+/// | `metrics/latency/**` | milliseconds a plan, the time that is committed | latency |
+/// | `metrics/score/**` | coverage, reward, the threshold of success | coverage |
+pub fn control_loop_blueprint() -> Blueprint {
+    let scene: ContainerLike = Spatial2DView::new("scene and plans")
+        .with_contents(["/world/**", "/plan/**"])
+        .into();
+    let decision: ContainerLike = TextDocumentView::new("decision")
+        .with_origin("decision")
+        .into();
+    let status: ContainerLike =
+        StateTimelineView::new("status of the commands, verdict on the plans")
+            .with_origin("loop")
+            .into();
+    let latency: ContainerLike = TimeSeriesView::new("latency, ms a plan")
+        .with_origin("metrics/latency")
+        .into();
+    let score: ContainerLike = TimeSeriesView::new("coverage")
+        .with_origin("metrics/score")
+        .into();
+    let side =
+        Vertical::new([decision, status, latency, score]).with_row_shares([8.0, 5.0, 5.0, 5.0]);
+    following(Horizontal::new([scene, side.into()]).with_column_shares([1.0, 1.0]))
+}
+
+/// Nothing but the views, and the newest time.
+fn following(all: Horizontal) -> Blueprint {
     Blueprint::new(all)
         .with_auto_views(false)
         .with_blueprint_panel(BlueprintPanel::from_state(PanelState::Hidden))

@@ -1,7 +1,8 @@
 //! A few colours, one a meaning, for the viewer's dark background.
 //!
 //! What is there is cool and dull (walls, block), what is wanted is green (goal, coverage), who acts is blue (agent and
-//! its trail), and what is planned is amber (plan, candidates, latency). A plan that is still noise is violet.
+//! its trail, what is committed), and what is planned is amber (plan, candidates, latency). A plan that is still noise is
+//! violet; red is left to what fails.
 
 use rerun::Color;
 
@@ -23,6 +24,19 @@ pub const PLAN: Color = rgb(0xFF_B8_47);
 pub const CANDIDATE: Color = rgb(0x7A_5A_2A);
 /// An estimate made from pure noise: violet.
 pub const NOISE: Color = rgb(0x4C_3F_8F);
+
+/// What a plan begins with because the robot does it anyway: the agent's blue, awake.
+pub const COMMITTED: Color = rgb(0x8F_C7_FF);
+/// Where one plan takes over from another: nearly white.
+pub const HAND_OVER: Color = rgb(0xF2_F4_F8);
+/// All is as it should be: the green of what is wanted.
+pub const FRESH: Color = COVERAGE;
+/// It goes on, but not as it should: orange.
+pub const STALE: Color = rgb(0xE8_8A_3A);
+/// Standing still: slate.
+pub const HOLDING: Color = rgb(0x6B_7A_90);
+/// It does not go on: red.
+pub const FAILED: Color = rgb(0xE0_4F_4F);
 
 /// Between noise and plan: rose, so that the way does not lead through grey.
 const HALFWAY: Color = rgb(0xC4_4F_7E);

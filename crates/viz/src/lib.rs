@@ -32,6 +32,7 @@
 //! - Nothing here computes: an archetype shows the numbers that it got.
 
 mod blueprint;
+mod chunk;
 mod plan;
 mod record;
 mod recording;
@@ -40,7 +41,8 @@ mod scene;
 pub mod colour;
 pub mod timeline;
 
-pub use blueprint::pusht_blueprint;
+pub use blueprint::{control_loop_blueprint, pusht_blueprint};
+pub use chunk::{chunk, hand_over, states};
 pub use plan::{candidates, denoised, denoising, path, path_3d};
 pub use record::{decision, events, series};
 pub use recording::{connect, save};

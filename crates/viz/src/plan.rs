@@ -14,11 +14,12 @@ pub(crate) mod order {
     pub(crate) const CANDIDATES: f32 = 5.0;
     pub(crate) const AGENT: f32 = 6.0;
     pub(crate) const PLAN: f32 = 7.0;
+    pub(crate) const HAND_OVER: f32 = 8.0;
 }
 
 /// Half the width of a line on the screen, in points.
-const FINE: f32 = 0.75;
-const BOLD: f32 = 2.0;
+pub(crate) const FINE: f32 = 0.75;
+pub(crate) const BOLD: f32 = 2.0;
 
 /// A trajectory in the plane: its waypoints, joined by straight lines.
 ///
@@ -115,7 +116,7 @@ fn progress(step: usize, steps: usize) -> f64 {
 }
 
 /// The first two coordinates of each waypoint.
-fn waypoints(trajectory: &Trajectory) -> Vec<[f32; 2]> {
+pub(crate) fn waypoints(trajectory: &Trajectory) -> Vec<[f32; 2]> {
     assert!(
         trajectory.dof() >= 2,
         "a path in the plane needs 2 coordinates, not {}",

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Network, Point, Sampler, Seeded};
-use clearway_planner::lerobot::DiffusionConfig;
-use clearway_planner::{Budget, History, Observation, Planner, Problem};
+use clearway_planner::lerobot::{DiffusionConfig, FeatureKind};
+use clearway_planner::{Budget, History, Image, Observation, Planner, Problem};
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
@@ -199,6 +199,7 @@ impl Check<'_> {
             .condition(&history)
             .map_err(clearway_planner::PlanError::from)?;
         self.compare_inputs(case, config, &condition)?;
+        self.compare_images(case, &history)?;
         if self.expected.has(&key("global_cond")) {
             self.compare(&key("global_cond"), "conditioning", &condition, CONDITION)?;
         }
@@ -297,7 +298,50 @@ impl Check<'_> {
                 })
                 .collect();
         }
+        let Some(vision) = self.planner.policy().vision() else {
+            return Ok(History::new(observations)?);
+        };
+        let [height, width] = vision.config().size;
+        for camera in vision.observed_names() {
+            let key = format!("case{case}.raw.{camera}");
+            let values = self.take(&key, config.n_obs_steps * 3 * height * width)?;
+            let images = values.chunks(3 * height * width);
+            for (observation, values) in observations.iter_mut().zip(images) {
+                let image = Image::from_chw(height, width, values)
+                    .map_err(|error| Error::read(self.expected.path, &format!("{key}: {error}")))?;
+                *observation = std::mem::take(observation).with_image(camera, image);
+            }
+        }
         Ok(History::new(observations)?)
+    }
+
+    /// Compares the normalized images with the recorded ones.
+    fn compare_images(&mut self, case: usize, history: &History) -> Result<(), Error> {
+        let Some(vision) = self.planner.policy().vision() else {
+            return Ok(());
+        };
+        let cameras = vision.config().cameras.iter();
+        let cameras = cameras.zip(vision.observed_names().iter().zip(vision.normalizers()));
+        for (camera, (name, normalizer)) in cameras {
+            let key = format!("case{case}.normalized.{camera}");
+            if !self.expected.has(&key) {
+                continue;
+            }
+            let images = history
+                .observations()
+                .iter()
+                .filter_map(|it| it.image(name));
+            let mut values = Vec::new();
+            for image in images {
+                let pixels = image.to_chw();
+                let channels = pixels.chunks(image.height() * image.width()).enumerate();
+                for (channel, pixels) in channels {
+                    values.extend(pixels.iter().copied().map(normalizer.in_f32(channel)));
+                }
+            }
+            self.compare(&key, "images, normalized", &values, NORMALIZED)?;
+        }
+        Ok(())
     }
 
     /// Compares each feature's share of the condition with its recorded normalized values.
@@ -310,11 +354,19 @@ impl Check<'_> {
         let width = condition.len() / config.n_obs_steps;
         let mut offset = 0;
         for feature in &config.inputs {
+            // The features of images come before the environment.
+            let skipped = match (&config.vision, feature.kind) {
+                (Some(vision), FeatureKind::Environment) => {
+                    vision.cameras.len() * vision.features()
+                }
+                _ => 0,
+            };
+            let start = offset + skipped;
             let key = format!("case{case}.normalized.{}", feature.name);
             if self.expected.has(&key) {
                 let values: Vec<f32> = condition
                     .chunks(width)
-                    .flat_map(|row| row[offset..offset + feature.len].iter().copied())
+                    .flat_map(|row| row[start..start + feature.len].iter().copied())
                     .collect();
                 self.compare(&key, "observations, normalized", &values, NORMALIZED)?;
             }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use clearway_planner::Sampling;
-use clearway_planner::lerobot::{DiffusionConfig, Feature};
+use clearway_planner::lerobot::{DiffusionConfig, Feature, VisionConfig};
 use serde::Serialize;
 
 use crate::Verdict;
@@ -24,6 +24,7 @@ struct Report {
     model: String,
     parameters: usize,
     inputs: Vec<FeatureRow>,
+    vision: Option<VisionRow>,
     action: FeatureRow,
     n_obs_steps: usize,
     horizon: usize,
@@ -48,6 +49,36 @@ struct FeatureRow {
     normalization: String,
 }
 
+#[derive(Serialize)]
+struct VisionRow {
+    cameras: Vec<String>,
+    /// Height and width.
+    size: [usize; 2],
+    normalization: String,
+    resize: Option<[usize; 2]>,
+    crop: Option<[usize; 2]>,
+    backbone: &'static str,
+    use_group_norm: bool,
+    keypoints: usize,
+    separate_encoders: bool,
+}
+
+impl VisionRow {
+    fn new(vision: &VisionConfig) -> Self {
+        Self {
+            cameras: vision.cameras.clone(),
+            size: vision.size,
+            normalization: vision.mode.to_string(),
+            resize: vision.resize,
+            crop: vision.crop,
+            backbone: vision.backbone.word(),
+            use_group_norm: vision.use_group_norm,
+            keypoints: vision.keypoints,
+            separate_encoders: vision.separate_encoders,
+        }
+    }
+}
+
 impl FeatureRow {
     fn new(feature: &Feature) -> Self {
         Self {
@@ -67,6 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         horizon,
         n_action_steps,
         ref inputs,
+        ref vision,
         ref action,
         ref down_dims,
         kernel_size,
@@ -83,6 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         model: policy.hash().to_owned(),
         parameters: policy.parameters(),
         inputs: inputs.iter().map(FeatureRow::new).collect(),
+        vision: vision.as_ref().map(VisionRow::new),
         action: FeatureRow::new(action),
         n_obs_steps,
         horizon,
@@ -125,6 +158,9 @@ fn print(report: &Report) {
             feature.normalization
         );
     }
+    if let Some(vision) = &report.vision {
+        print_vision(vision);
+    }
     say!(
         "  time         {} observations, horizon {}, {} actions executed",
         report.n_obs_steps,
@@ -154,4 +190,36 @@ fn print(report: &Report) {
         report.num_train_timesteps
     );
     say!("  sampling     {} in {} steps", report.solver, report.steps);
+}
+
+fn print_vision(vision: &VisionRow) {
+    let [height, width] = vision.size;
+    for camera in &vision.cameras {
+        say!(
+            "  sees         {camera} [3, {height}, {width}], VISUAL, {}",
+            vision.normalization
+        );
+    }
+    let step = |name: &str, size: Option<[usize; 2]>| {
+        size.map_or(String::new(), |[height, width]| {
+            format!("{name} to {height} x {width}, ")
+        })
+    };
+    say!(
+        "  through      {}{}{} with {} normalization, {} keypoints, {}",
+        step("resized", vision.resize),
+        step("cropped", vision.crop),
+        vision.backbone,
+        if vision.use_group_norm {
+            "group"
+        } else {
+            "batch"
+        },
+        vision.keypoints,
+        if vision.separate_encoders {
+            "a network for each camera"
+        } else {
+            "one network for all cameras"
+        }
+    );
 }

@@ -14,13 +14,21 @@ use super::Noise;
 /// ```
 ///
 /// The generator is MT19937. The values agree with torch's to 1e-6: its vectorized logarithm and sine differ in the
-/// last digits. As in torch one generator serves a whole batch, so a sample depends on the batch it is in; a
-/// [`Seeded`](super::Seeded) sample does not.
+/// last digits.
+///
+/// One generator serves a whole batch, as in torch, so that a sample depends on the batch it is in; or each sample has
+/// [one of its own](Self::each), as where diffusers is given a list of generators.
 ///
 /// torch 2.11, `aten/src/ATen/native/cpu/DistributionTemplates.h`, `normal_fill` and `normal_distribution`.
 #[derive(Clone, Debug)]
 pub struct Torch {
-    generator: Mt,
+    generators: Vec<Generator>,
+}
+
+/// One of torch's generators.
+#[derive(Clone, Debug)]
+struct Generator {
+    mersenne: Mt,
     /// The sine of the last pair of a short draw, which torch keeps for the next.
     kept: Option<f64>,
 }
@@ -29,13 +37,45 @@ impl Torch {
     /// What `torch.Generator().manual_seed(seed)` gives; as there, only the low 32 bits of the seed count.
     pub fn new(seed: u64) -> Self {
         Self {
-            generator: Mt::new(seed as u32),
+            generators: vec![Generator::new(seed)],
+        }
+    }
+
+    /// A generator a sample: each sample gets what it would get alone.
+    ///
+    /// ```
+    /// use clearway_diffusion::{Noise, Torch};
+    ///
+    /// let alone = Torch::new(7).draw(&[1, 4, 8, 8]);
+    /// let batch = Torch::each(&[3, 7]).draw(&[2, 4, 8, 8]);
+    /// assert_eq!(alone, batch[256..]);
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If there are no seeds.
+    pub fn each(seeds: &[u64]) -> Self {
+        assert!(!seeds.is_empty(), "a generator needs a seed");
+        Self {
+            generators: seeds.iter().map(|&seed| Generator::new(seed)).collect(),
+        }
+    }
+
+    /// `torch.randn(n)`, of the first generator.
+    pub fn randn(&mut self, n: usize) -> Vec<f32> {
+        self.generators[0].randn(n)
+    }
+}
+
+impl Generator {
+    fn new(seed: u64) -> Self {
+        Self {
+            mersenne: Mt::new(seed as u32),
             kept: None,
         }
     }
 
-    /// `torch.randn(n)`.
-    pub fn randn(&mut self, n: usize) -> Vec<f32> {
+    fn randn(&mut self, n: usize) -> Vec<f32> {
         if n < BLOCK {
             return (0..n).map(|_| self.pairwise() as f32).collect();
         }
@@ -55,13 +95,13 @@ impl Torch {
 
     fn uniform_24(&mut self) -> f64 {
         const BITS: u32 = 24;
-        f64::from(self.generator.next_u32() & ((1 << BITS) - 1)) / f64::from(1 << BITS)
+        f64::from(self.mersenne.next_u32() & ((1 << BITS) - 1)) / f64::from(1 << BITS)
     }
 
     fn uniform_53(&mut self) -> f64 {
         const BITS: u32 = 53;
-        let high = u64::from(self.generator.next_u32());
-        let bits = (high << 32 | u64::from(self.generator.next_u32())) & ((1 << BITS) - 1);
+        let high = u64::from(self.mersenne.next_u32());
+        let bits = (high << 32 | u64::from(self.mersenne.next_u32())) & ((1 << BITS) - 1);
         bits as f64 / (1_u64 << BITS) as f64
     }
 
@@ -78,7 +118,16 @@ impl Torch {
 
 impl Noise for Torch {
     fn draw(&mut self, shape: &[usize]) -> Vec<f32> {
-        self.randn(shape.iter().product())
+        let numbers: usize = shape.iter().product();
+        if let [generator] = &mut self.generators[..] {
+            return generator.randn(numbers);
+        }
+        let count = self.generators.len();
+        assert_eq!(shape.first(), Some(&count), "one generator a sample");
+        let draws = self.generators.iter_mut();
+        draws
+            .flat_map(|generator| generator.randn(numbers / count))
+            .collect()
     }
 }
 

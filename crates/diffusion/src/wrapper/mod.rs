@@ -4,7 +4,7 @@
 //!
 //! | wrapper | why there |
 //! |---|---|
-//! | [`ClassifierFree`] | around the network alone: what is inside of it sees two samples for one, and is extrapolated |
+//! | [`ClassifierFree`], or [`Rescaled`] | around the network alone: what is inside of it sees two samples for one, and is extrapolated |
 //! | [`Clip`] | after guidance, which leaves the range |
 //! | [`Guided`] | descends on what will be used |
 //! | [`Inpaint`] | outermost: what is known stays as it is |
@@ -13,11 +13,13 @@ mod classifier_free;
 mod clip;
 mod guided;
 mod inpaint;
+mod rescaled;
 
 pub use classifier_free::{ClassifierFree, Guidance, Stack};
 pub use clip::{Clip, ClippedNoise, Threshold};
 pub use guided::{Cost, Guided};
 pub use inpaint::{Inpaint, Pins};
+pub use rescaled::Rescaled;
 
 use burn::tensor::Tensor;
 

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::json::Entry;
 use crate::LoadError;
-use crate::network::ConditionalUnet1dConfig;
+use crate::network::{ConditionalUnet1dConfig, Depth};
 use crate::normalization::Mode;
 
 /// The most values in a feature, channels in a level, steps in a horizon. The largest policies have some thousands.
@@ -24,6 +24,13 @@ const MAX_KERNEL: usize = 255;
 /// The most diffusion timesteps; the field has 100 to 1000.
 const MAX_TIMESTEPS: usize = 1 << 20;
 
+/// The most cameras.
+const MAX_CAMERAS: usize = 64;
+/// The most rows of an image, and the most columns: those of 4K video and some more.
+const MAX_SIDE: usize = 1 << 12;
+/// The most pixels that a condition is made of, in all images.
+const MAX_PIXELS: usize = 1 << 24;
+
 /// LeRobot's last block always has eight groups.
 const FINAL_GROUPS: usize = 8;
 
@@ -36,6 +43,8 @@ pub(super) const ACTION: &str = "action";
 pub enum FeatureKind {
     /// The robot's own state.
     State,
+    /// What a camera sees.
+    Visual,
     /// The state of what surrounds the robot.
     Environment,
     /// What the robot is told to do.
@@ -47,6 +56,7 @@ impl FeatureKind {
     pub fn word(self) -> &'static str {
         match self {
             Self::State => "STATE",
+            Self::Visual => "VISUAL",
             Self::Environment => "ENV",
             Self::Action => "ACTION",
         }
@@ -70,6 +80,41 @@ pub struct Feature {
     pub len: usize,
     /// How it is normalized.
     pub mode: Mode,
+}
+
+/// The cameras of a policy, and how it looks at their images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionConfig {
+    /// The policy's names for the cameras, in the order of the condition, which is the file's.
+    pub cameras: Vec<String>,
+    /// The height and the width of every camera's images.
+    pub size: [usize; 2],
+    /// How they are normalized, each channel by itself.
+    pub mode: Mode,
+    /// The height and the width that they are resized to.
+    pub resize: Option<[usize; 2]>,
+    /// The height and the width that are cut from the middle after that.
+    pub crop: Option<[usize; 2]>,
+    /// The network that looks for features.
+    pub backbone: Depth,
+    /// Whether it normalizes by groups of channels, and not by the statistics of training.
+    pub use_group_norm: bool,
+    /// How many points it finds in an image.
+    pub keypoints: usize,
+    /// Whether each camera has a network of its own.
+    pub separate_encoders: bool,
+}
+
+impl VisionConfig {
+    /// The number of features of an image: two coordinates for each point.
+    pub fn features(&self) -> usize {
+        2 * self.keypoints
+    }
+
+    /// The height and the width of what the network sees, resized and cropped.
+    pub fn seen(&self) -> [usize; 2] {
+        self.crop.or(self.resize).unwrap_or(self.size)
+    }
 }
 
 /// Which of diffusers' schedulers samples.
@@ -120,7 +165,7 @@ impl fmt::Display for Prediction {
     }
 }
 
-/// What `config.json` says, as far as it matters to planning from states.
+/// What `config.json` says, as far as it matters to planning.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DiffusionConfig {
     /// How many observations the policy sees.
@@ -129,8 +174,10 @@ pub struct DiffusionConfig {
     pub horizon: usize,
     /// How many of them are executed, the first for the newest observation.
     pub n_action_steps: usize,
-    /// What it reads, in the order of the condition: state, environment state.
+    /// The vectors that it reads, in the order of the condition: state, environment state. Images come between them.
     pub inputs: Vec<Feature>,
+    /// The images that it reads, where it has a camera.
+    pub vision: Option<VisionConfig>,
     /// What it writes.
     pub action: Feature,
     /// The channels of the U-Net's levels.
@@ -187,23 +234,19 @@ pub(super) fn norm_map(entry: &Entry) -> Result<NormMap, LoadError> {
             "STATE" => map.insert(FeatureKind::State, mode),
             "ENV" => map.insert(FeatureKind::Environment, mode),
             "ACTION" => map.insert(FeatureKind::Action, mode),
+            "VISUAL" => map.insert(FeatureKind::Visual, mode),
             // Of no use here: there are no such features.
-            "VISUAL" | "REWARD" | "LANGUAGE" => None,
+            "REWARD" | "LANGUAGE" => None,
             _ => return Err(entry.wrong(format!("a map without the unknown kind `{kind}`"))),
         };
     }
     Ok(map)
 }
 
-/// Reads one feature, of a kind that a diffusion policy without cameras uses.
+/// Reads one feature that is a vector.
 fn feature(name: &str, entry: &Entry, map: &NormMap) -> Result<Feature, LoadError> {
     let word = entry.get("type")?.string()?;
     let kind = match (name, word) {
-        (_, "VISUAL") => {
-            return Err(LoadError::Camera {
-                feature: name.into(),
-            });
-        }
         (STATE, "STATE") => FeatureKind::State,
         (ENVIRONMENT, "ENV") => FeatureKind::Environment,
         (ACTION, "ACTION") => FeatureKind::Action,
@@ -223,11 +266,38 @@ fn feature(name: &str, entry: &Entry, map: &NormMap) -> Result<Feature, LoadErro
 }
 
 /// The length of a feature, whose shape is a list of one number.
-pub(super) fn len(shape: &Entry) -> Result<usize, LoadError> {
+fn len(shape: &Entry) -> Result<usize, LoadError> {
     let dims: Vec<_> = shape.list()?.collect();
     match dims.as_slice() {
         [len] => len.integer(1..=MAX_SIZE),
         _ => Err(shape.wrong("a list of one number")),
+    }
+}
+
+/// The height and the width of images, whose shape is a list of three numbers.
+fn image_size(shape: &Entry) -> Result<[usize; 2], LoadError> {
+    let dims: Vec<_> = shape.list()?.collect();
+    match dims.as_slice() {
+        [channels, height, width] => {
+            channels.integer(3..=3)?;
+            Ok([height.integer(1..=MAX_SIDE)?, width.integer(1..=MAX_SIDE)?])
+        }
+        _ => Err(shape.wrong("a list of three numbers, channels, height and width,")),
+    }
+}
+
+/// A height and a width, or null for none.
+fn size_or_null(entry: &Entry) -> Result<Option<[usize; 2]>, LoadError> {
+    if entry.is_null() {
+        return Ok(None);
+    }
+    let dims: Vec<_> = entry.list()?.collect();
+    match dims.as_slice() {
+        [height, width] => Ok(Some([
+            height.integer(1..=MAX_SIDE)?,
+            width.integer(1..=MAX_SIDE)?,
+        ])),
+        _ => Err(entry.wrong("a list of two numbers, height and width, or null")),
     }
 }
 
@@ -247,22 +317,32 @@ fn within(limit: usize, config: &Entry, keys: &str, factors: &[usize]) -> Result
     Ok(())
 }
 
+/// The images among the inputs: names and entries.
+type Images<'a> = Vec<(&'a str, Entry<'a>)>;
+
+/// The sizes to which images are resized and then cropped.
+struct Framing {
+    resize: Option<[usize; 2]>,
+    crop: Option<[usize; 2]>,
+}
+
 impl DiffusionConfig {
     /// Reads `config.json`.
     ///
-    /// The keys that are required here are in every version of LeRobot from the first of 2025 on. Not asked for, since
-    /// a policy without cameras does not use them: `vision_backbone`, `crop_shape`, `crop_is_random`,
-    /// `pretrained_backbone_weights`, `use_group_norm`, `spatial_softmax_num_keypoints`,
-    /// `use_separate_rgb_encoder_per_camera`, and, which 0.3.3 lacks, `resize_shape` and `crop_ratio`. Not asked for,
-    /// since they matter in training alone: `drop_n_last_frames`, `do_mask_loss_for_padding`, everything of the
-    /// optimizer, and, which 0.3.3 lacks, `compile_model`, `compile_mode` and `use_peft`.
-    pub(super) fn read(config: &Entry) -> Result<Self, LoadError> {
+    /// The keys that are required here are in every version of LeRobot from the first of 2025 on. `resize_shape` and
+    /// `crop_ratio` are not in 0.3.3, which does not resize. What describes the cameras is asked for where there is one.
+    /// Not asked for, since they matter in training alone: `crop_is_random`, `pretrained_backbone_weights`,
+    /// `drop_n_last_frames`, `do_mask_loss_for_padding`, everything of the optimizer, and, which 0.3.3 lacks,
+    /// `compile_model`, `compile_mode` and `use_peft`.
+    ///
+    /// `names` are those of `input_features` in the file's order, which is that of the cameras.
+    pub(super) fn read(config: &Entry, names: &[String]) -> Result<Self, LoadError> {
         let kind = config.get("type")?.string()?;
         if kind != "diffusion" {
             return Err(LoadError::PolicyType { found: kind.into() });
         }
         let map = norm_map(&config.get("normalization_mapping")?)?;
-        let inputs = Self::read_inputs(config, &map)?;
+        let (inputs, images) = Self::read_inputs(config, &map, names)?;
         let action = Self::read_action(config, &map)?;
 
         let n_obs_steps = config.get("n_obs_steps")?.integer(1..=MAX_OBSERVATIONS)?;
@@ -283,6 +363,12 @@ impl DiffusionConfig {
             "`n_obs_steps` times the sum of the shapes of `input_features`",
             &[n_obs_steps, inputs.iter().map(|input| input.len).sum()],
         )?;
+        let vision = if images.is_empty() {
+            None
+        } else {
+            let mode = mode(&map, FeatureKind::Visual);
+            Some(Self::read_vision(config, &images, mode, n_obs_steps)?)
+        };
         // The first actions are for observations of the past.
         let n_action_steps = config
             .get("n_action_steps")?
@@ -309,6 +395,7 @@ impl DiffusionConfig {
             horizon,
             n_action_steps,
             inputs,
+            vision,
             action,
             down_dims: Vec::new(),
             kernel_size: 0,
@@ -343,10 +430,20 @@ impl DiffusionConfig {
         this.with_network(config)
     }
 
-    fn read_inputs(config: &Entry, map: &NormMap) -> Result<Vec<Feature>, LoadError> {
+    /// The vectors in the order of the condition, and the images in that of the file.
+    fn read_inputs<'a>(
+        config: &Entry<'a>,
+        map: &NormMap,
+        names: &[String],
+    ) -> Result<(Vec<Feature>, Images<'a>), LoadError> {
         let entry = config.get("input_features")?;
         let mut inputs = Vec::new();
+        let mut images = Vec::new();
         for (name, value) in entry.entries()? {
+            if value.get("type")?.string()? == FeatureKind::Visual.word() {
+                images.push((name, value));
+                continue;
+            }
             let input = feature(name, &value, map)?;
             if input.kind == FeatureKind::Action {
                 return Err(LoadError::UnknownFeature {
@@ -357,12 +454,118 @@ impl DiffusionConfig {
             inputs.push(input);
         }
         // LeRobot cannot do without the robot's state, and, where there is no camera, without the environment's.
-        for needed in [STATE, ENVIRONMENT] {
-            entry.get(needed)?;
+        entry.get(STATE)?;
+        if images.is_empty() {
+            entry.get(ENVIRONMENT)?;
         }
-        // The order of the condition is LeRobot's and not the file's.
+        // The order of the condition is LeRobot's and not the file's, but among cameras.
         inputs.sort_by_key(|input| input.kind);
-        Ok(inputs)
+        images.sort_by_key(|(image, _)| names.iter().position(|name| name == image));
+        Ok((inputs, images))
+    }
+
+    /// Reads what describes the cameras.
+    fn read_vision(
+        config: &Entry,
+        images: &[(&str, Entry)],
+        mode: Mode,
+        n_obs_steps: usize,
+    ) -> Result<VisionConfig, LoadError> {
+        let cameras: Vec<String> = images.iter().map(|(name, _)| (*name).into()).collect();
+        if cameras.len() > MAX_CAMERAS {
+            return Err(LoadError::Size {
+                file: config.file().into(),
+                keys: "the number of cameras in `input_features`".into(),
+                found: cameras.len(),
+                limit: MAX_CAMERAS,
+            });
+        }
+        let mut size = None;
+        for (_, image) in images {
+            let shape = image.get("shape")?;
+            let found = image_size(&shape)?;
+            // LeRobot stacks the images of all cameras.
+            let [height, width] = *size.get_or_insert(found);
+            if found != [height, width] {
+                return Err(shape.wrong(format!(
+                    "[3, {height}, {width}], the shape of the other cameras,"
+                )));
+            }
+        }
+        let size = size.unwrap_or_default();
+        let Framing { resize, crop } = Self::read_framing(config, size)?;
+        for (which, [height, width]) in [("", Some(size)), (", resized", resize)]
+            .into_iter()
+            .filter_map(|(which, size)| Some((which, size?)))
+        {
+            within(
+                MAX_PIXELS,
+                config,
+                &format!("`n_obs_steps` times the pixels of all cameras{which},"),
+                &[n_obs_steps, cameras.len(), height, width],
+            )?;
+        }
+        let keypoints = config
+            .get("spatial_softmax_num_keypoints")?
+            .integer(1..=MAX_SIZE)?;
+        within(
+            MAX_NUMBERS,
+            config,
+            "`n_obs_steps` times the number of cameras times `spatial_softmax_num_keypoints` times two",
+            &[n_obs_steps, cameras.len(), keypoints, 2],
+        )?;
+        Ok(VisionConfig {
+            cameras,
+            size,
+            mode,
+            resize,
+            crop,
+            backbone: config
+                .get("vision_backbone")?
+                .one_of(&Depth::ALL.map(|depth| (depth.word(), depth)))?,
+            use_group_norm: config.get("use_group_norm")?.boolean()?,
+            keypoints,
+            separate_encoders: config
+                .get("use_separate_rgb_encoder_per_camera")?
+                .boolean()?,
+        })
+    }
+
+    /// The sizes to which images are resized and then cropped.
+    fn read_framing(config: &Entry, size: [usize; 2]) -> Result<Framing, LoadError> {
+        let resize = match config.find("resize_shape")? {
+            Some(entry) => size_or_null(&entry)?,
+            None => None,
+        };
+        let Some(resize) = resize else {
+            let entry = config.get("crop_shape")?;
+            let crop = size_or_null(&entry)?;
+            if crop.is_some_and(|[height, width]| height > size[0] || width > size[1]) {
+                let [height, width] = size;
+                return Err(entry.wrong(format!("at most the images' {height} x {width}")));
+            }
+            return Ok(Framing { resize: None, crop });
+        };
+        // Where images are resized, `crop_shape` is what LeRobot computed from the ratio, or is not used.
+        let entry = config.get("crop_ratio")?;
+        let ratio = entry.number(
+            |ratio| 0.0 < ratio && ratio <= 1.0,
+            "a number above 0 and at most 1",
+        )?;
+        if ratio >= 1.0 {
+            return Ok(Framing {
+                resize: Some(resize),
+                crop: None,
+            });
+        }
+        let crop = resize.map(|n| (n as f64 * ratio) as usize);
+        if crop.contains(&0) {
+            return Err(entry.wrong("a ratio that leaves a pixel of resize_shape"));
+        }
+        Ok(Framing {
+            resize: Some(resize),
+            crop: Some(crop),
+        })
     }
 
     fn read_action(config: &Entry, map: &NormMap) -> Result<Feature, LoadError> {
@@ -428,9 +631,13 @@ impl DiffusionConfig {
         Ok(self)
     }
 
-    /// The number of values that condition a plan: those of all inputs, of `n_obs_steps` observations.
+    /// The number of values that condition a plan: those of all inputs and the features of all images, of `n_obs_steps`
+    /// observations.
     pub fn condition_dim(&self) -> usize {
-        self.n_obs_steps * self.inputs.iter().map(|input| input.len).sum::<usize>()
+        let values: usize = self.inputs.iter().map(|input| input.len).sum();
+        let vision = self.vision.as_ref();
+        let features = vision.map_or(0, |vision| vision.cameras.len() * vision.features());
+        self.n_obs_steps * (values + features)
     }
 
     /// The network that this configuration describes.

@@ -1,11 +1,13 @@
 //! JSON files whose entries are required and checked, with errors that name them.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
 use clearway_layers::weights::LFS_POINTER;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::LoadError;
@@ -18,6 +20,11 @@ const SHOWN: usize = 60;
 
 /// Reads a JSON file of a policy's folder.
 pub(super) fn read(folder: &Path, file: &str) -> Result<Value, LoadError> {
+    parse(file, &text(folder, file)?)
+}
+
+/// Reads the text of a file that is to be JSON.
+pub(super) fn text(folder: &Path, file: &str) -> Result<Vec<u8>, LoadError> {
     let path = folder.join(file);
     let io = |error| LoadError::Io {
         file: file.into(),
@@ -42,10 +49,43 @@ pub(super) fn read(folder: &Path, file: &str) -> Result<Value, LoadError> {
     if text.starts_with(LFS_POINTER) {
         return Err(LoadError::LfsPointer { file: file.into() });
     }
-    serde_json::from_slice(&text).map_err(|error| LoadError::Json {
+    Ok(text)
+}
+
+/// Reads the text of a JSON file.
+pub(super) fn parse<'a, T: Deserialize<'a>>(file: &str, text: &'a [u8]) -> Result<T, LoadError> {
+    serde_json::from_slice(text).map_err(|error| LoadError::Json {
         file: file.into(),
         error,
     })
+}
+
+/// The names in a map in the order of the file, which [`Value`] does not keep.
+#[derive(Debug)]
+pub(super) struct Names(pub(super) Vec<String>);
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Keys;
+
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Names;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names, A::Error> {
+                let mut names = Vec::new();
+                while let Some((name, IgnoredAny)) = map.next_entry()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+
+        deserializer.deserialize_map(Keys)
+    }
 }
 
 /// An entry of a JSON file, which knows where it is.

@@ -16,6 +16,10 @@ mod config;
 mod json;
 mod policy;
 mod statistics;
+mod vision;
 
-pub use config::{BetaSchedule, DiffusionConfig, Feature, FeatureKind, NoiseScheduler, Prediction};
+pub use config::{
+    BetaSchedule, DiffusionConfig, Feature, FeatureKind, NoiseScheduler, Prediction, VisionConfig,
+};
 pub use policy::Policy;
+pub use vision::Vision;

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use clearway_layers::{PackReport, Precision, Weights};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::config::DiffusionConfig;
-use super::json::{self, Entry};
+use super::config::{DiffusionConfig, FeatureKind};
+use super::json::{self, Entry, Names};
 use super::statistics::{MODEL, Normalization, weights};
+use super::vision::Vision;
 use crate::network::ConditionalUnet1d;
 use crate::normalization::Normalizer;
 use crate::{History, LoadError, Observation, ObservationError};
@@ -22,6 +24,12 @@ const UNET: &str = "diffusion.unet.";
 /// `torch.compile` wraps the network, and a wrapped network is saved with this in every key. From LeRobot 0.5.1 on.
 const COMPILED: &str = "_orig_mod.";
 
+/// What is read of `config.json` a second time, for its order.
+#[derive(Deserialize)]
+struct Inputs {
+    input_features: Names,
+}
+
 /// A diffusion policy that LeRobot trained.
 ///
 /// It holds no state: what it computes depends on its arguments alone.
@@ -31,6 +39,7 @@ pub struct Policy {
     network: ConditionalUnet1d,
     inputs: Vec<Normalizer>,
     names: Vec<String>,
+    vision: Option<Vision>,
     action: Normalizer,
     hash: String,
 }
@@ -43,8 +52,15 @@ impl Policy {
     /// If anything that the policy needs is missing, malformed or contradictory, or the model holds anything that has
     /// no meaning here.
     pub fn load(path: &Path, device: &Device) -> Result<Self, LoadError> {
-        let json = json::read(path, CONFIG)?;
-        let config = DiffusionConfig::read(&Entry::root(CONFIG, &json))?;
+        let text = json::text(path, CONFIG)?;
+        let json = json::parse(CONFIG, &text)?;
+        let json = Entry::root(CONFIG, &json);
+        // Where it is missing or no map, this is the error that says so.
+        let _ = json.get("input_features")?.entries()?;
+        let Inputs {
+            input_features: Names(names),
+        } = json::parse(CONFIG, &text)?;
+        let config = DiffusionConfig::read(&json, &names)?;
         let in_model = |error| weights(MODEL, error);
         let mut model = Weights::open(&path.join(MODEL)).map_err(in_model)?;
         let mut hash = Sha256::new();
@@ -60,12 +76,26 @@ impl Policy {
             .init(device)
             .load(&mut model, UNET)
             .map_err(in_model)?;
+        let vision = match &config.vision {
+            Some(vision) => Some(
+                Vision::load(
+                    vision,
+                    normalization.images,
+                    normalization.cameras,
+                    &mut model,
+                    device,
+                )
+                .map_err(in_model)?,
+            ),
+            None => None,
+        };
         model.finish().map_err(in_model)?;
         Ok(Self {
             config,
             network,
             inputs: normalization.inputs,
             names: normalization.names,
+            vision,
             action: normalization.action,
             hash: format!("{:x}", hash.finalize()),
         })
@@ -86,9 +116,15 @@ impl Policy {
         &self.network
     }
 
-    /// The number of the network's parameters.
+    /// What looks at images, where the policy has a camera.
+    pub fn vision(&self) -> Option<&Vision> {
+        self.vision.as_ref()
+    }
+
+    /// The number of the networks' parameters.
     pub fn parameters(&self) -> usize {
-        self.network.parameters()
+        let vision = self.vision.as_ref().map_or(0, Vision::parameters);
+        self.network.parameters() + vision
     }
 
     /// The SHA-256 of the weights file, in hexadecimal: what the Hugging Face Hub shows for the file.
@@ -114,9 +150,9 @@ impl Policy {
 
     /// What the newest observations condition the network on.
     ///
-    /// For each of the `n_obs_steps` newest observations, the oldest first, the normalized values of state and
-    /// environment state. Where there are fewer observations, the oldest is repeated, as LeRobot does at the start of
-    /// an episode.
+    /// For each of the `n_obs_steps` newest observations, the oldest first, the normalized values of the state, the
+    /// features of what each camera saw, and the normalized values of the environment state. Where there are fewer
+    /// observations, the oldest is repeated, as LeRobot does at the start of an episode.
     ///
     /// # Shapes
     ///
@@ -124,8 +160,8 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// If there is no observation, or one lacks a feature, has a wrong number of values, or a value that does not
-    /// normalize to a finite number.
+    /// If there is no observation, or one lacks a feature or an image, has a wrong number of values or an image of
+    /// another size, or a value that does not normalize to a finite number.
     pub fn condition(&self, history: &History) -> Result<Vec<f32>, ObservationError> {
         self.condition_of(history.newest_or_repeated(self.config.n_obs_steps))
     }
@@ -152,36 +188,35 @@ impl Policy {
         &self,
         observations: impl Iterator<Item = &'a Observation>,
     ) -> Result<Vec<f32>, ObservationError> {
-        let mut condition = Vec::with_capacity(self.config.condition_dim());
-        for observation in observations {
-            for (normalizer, name) in self.inputs.iter().zip(&self.names) {
-                let values = observation
-                    .get(name)
-                    .ok_or_else(|| ObservationError::Missing {
-                        feature: name.clone(),
-                    })?;
-                if values.len() != normalizer.len() {
-                    return Err(ObservationError::Length {
-                        feature: name.clone(),
-                        expected: normalizer.len(),
-                        found: values.len(),
-                    });
-                }
-                for (index, normalized) in normalizer.normalize(values).enumerate() {
-                    let normalized = normalized as f32;
-                    if !normalized.is_finite() {
-                        return Err(ObservationError::NonFinite {
-                            feature: name.clone(),
-                            index,
-                            found: values[index],
-                        });
-                    }
-                    condition.push(normalized);
-                }
-            }
-        }
-        if condition.is_empty() {
+        let observations: Vec<&Observation> = observations.collect();
+        if observations.is_empty() {
             return Err(ObservationError::Empty);
+        }
+        // Wrong values are found before the network runs.
+        let mut vectors = Vec::with_capacity(observations.len());
+        for observation in &observations {
+            let [mut before, mut after] = [Vec::new(), Vec::new()];
+            let inputs = self.inputs.iter().zip(&self.names);
+            for (feature, (normalizer, name)) in self.config.inputs.iter().zip(inputs) {
+                let normalized = normalized(observation, name, normalizer)?;
+                let place = if feature.kind < FeatureKind::Visual {
+                    &mut before
+                } else {
+                    &mut after
+                };
+                place.extend(normalized);
+            }
+            vectors.push([before, after]);
+        }
+        let features = match &self.vision {
+            Some(vision) => vision.features(&observations)?,
+            None => vec![Vec::new(); observations.len()],
+        };
+        let mut condition = Vec::with_capacity(self.config.condition_dim());
+        for ([before, after], features) in vectors.into_iter().zip(features) {
+            condition.extend(before);
+            condition.extend(features);
+            condition.extend(after);
         }
         Ok(condition)
     }
@@ -212,5 +247,34 @@ impl Policy {
     /// If `actions` is not made of whole rows.
     pub fn normalized_actions(&self, actions: &[f64]) -> Vec<f32> {
         self.action.normalize(actions).map(|y| y as f32).collect()
+    }
+}
+
+/// The values of a feature, normalized.
+fn normalized(
+    observation: &Observation,
+    name: &str,
+    normalizer: &Normalizer,
+) -> Result<Vec<f32>, ObservationError> {
+    let feature = || name.to_owned();
+    let values = observation
+        .get(name)
+        .ok_or_else(|| ObservationError::Missing { feature: feature() })?;
+    if values.len() != normalizer.len() {
+        return Err(ObservationError::Length {
+            feature: feature(),
+            expected: normalizer.len(),
+            found: values.len(),
+        });
+    }
+    let normalized = normalizer.normalize(values).map(|value| value as f32);
+    let normalized: Vec<f32> = normalized.collect();
+    match normalized.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(ObservationError::NonFinite {
+            feature: feature(),
+            index,
+            found: values[index],
+        }),
+        None => Ok(normalized),
     }
 }

@@ -6,10 +6,10 @@ use std::path::{Component, Path};
 use clearway_layers::{Weights, WeightsError};
 use serde_json::Value;
 
-use super::config::{DiffusionConfig, Feature, FeatureKind, NormMap, len, mode, norm_map};
+use super::config::{DiffusionConfig, Feature, FeatureKind, NormMap, VisionConfig, mode, norm_map};
 use super::json::{self, Entry};
 use crate::LoadError;
-use crate::normalization::{Edition, Mode, Normalizer};
+use crate::normalization::{Edition, Mode, Normalizer, StatisticsError};
 
 pub(super) const MODEL: &str = "model.safetensors";
 const PREPROCESSOR: &str = "policy_preprocessor.json";
@@ -22,7 +22,55 @@ pub(super) struct Normalization {
     pub(super) inputs: Vec<Normalizer>,
     /// For each of them, what it is called in an observation.
     pub(super) names: Vec<String>,
+    /// One for each camera, of its three channels.
+    pub(super) images: Vec<Normalizer>,
+    /// For each of them, what it is called in an observation.
+    pub(super) cameras: Vec<String>,
     pub(super) action: Normalizer,
+}
+
+/// What is to be normalized.
+#[derive(Clone, Debug)]
+struct Normalized<'a> {
+    name: &'a str,
+    kind: FeatureKind,
+    /// As the processor lists it.
+    shape: Vec<usize>,
+    /// The shape of its statistics.
+    statistics: Vec<usize>,
+    mode: Mode,
+}
+
+impl<'a> From<&'a Feature> for Normalized<'a> {
+    fn from(feature: &'a Feature) -> Self {
+        Self {
+            name: &feature.name,
+            kind: feature.kind,
+            shape: vec![feature.len],
+            statistics: vec![feature.len],
+            mode: feature.mode,
+        }
+    }
+}
+
+/// The cameras as features; their statistics are those of the channels.
+fn cameras(vision: &VisionConfig) -> impl Iterator<Item = Normalized<'_>> {
+    let [height, width] = vision.size;
+    vision.cameras.iter().map(move |name| Normalized {
+        name,
+        kind: FeatureKind::Visual,
+        shape: vec![3, height, width],
+        statistics: vec![3, 1, 1],
+        mode: vision.mode,
+    })
+}
+
+/// The vectors of the inputs, then the cameras.
+fn inputs(config: &DiffusionConfig) -> Vec<Normalized<'_>> {
+    let vectors = config.inputs.iter().map(Normalized::from);
+    vectors
+        .chain(config.vision.iter().flat_map(cameras))
+        .collect()
 }
 
 impl Normalization {
@@ -41,10 +89,9 @@ impl Normalization {
         let has_buffers = model.keys().any(|key| {
             key.starts_with("normalize_inputs.") || key.starts_with("unnormalize_outputs.")
         });
-        let needs_none = config
-            .inputs
+        let needs_none = inputs(config)
             .iter()
-            .chain([&config.action])
+            .chain([&(&config.action).into()])
             .all(|feature| feature.mode == Mode::Identity);
         if !has_processors && (has_buffers || needs_none) {
             Self::legacy(config, model)
@@ -57,7 +104,7 @@ impl Normalization {
 
     /// Up to LeRobot 0.3.3, statistics are buffers of the policy, in whose names dots have become underscores.
     fn legacy(config: &DiffusionConfig, model: &mut Weights) -> Result<Self, LoadError> {
-        let mut read = |feature: &Feature, layer: &str| {
+        let mut read = |feature: &Normalized, layer: &str| {
             if let Mode::Quantiles | Mode::Quantile10 = feature.mode {
                 return Err(LoadError::Value {
                     file: "config.json".into(),
@@ -76,13 +123,13 @@ impl Normalization {
                 |statistic| format!("{layer}.buffer_{buffer}.{statistic}"),
             )
         };
-        let inputs: Result<Vec<_>, _> = config
-            .inputs
+        let features = inputs(config);
+        let normalizers: Result<Vec<_>, _> = features
             .iter()
             .map(|input| read(input, "normalize_inputs"))
             .collect();
-        let inputs = inputs?;
-        let action = read(&config.action, "unnormalize_outputs")?;
+        let normalizers = normalizers?;
+        let action = read(&(&config.action).into(), "unnormalize_outputs")?;
         // The same statistics of the action once more, which only training reads.
         let for_training: Vec<String> = model
             .keys()
@@ -92,11 +139,25 @@ impl Normalization {
         for key in for_training {
             model.ignore(&key);
         }
-        Ok(Self {
+        let names = features.iter().map(|input| input.name.into()).collect();
+        Ok(Self::new(config, normalizers, names, action))
+    }
+
+    /// Parts the vectors from the cameras, which follow them.
+    fn new(
+        config: &DiffusionConfig,
+        mut inputs: Vec<Normalizer>,
+        mut names: Vec<String>,
+        action: Normalizer,
+    ) -> Self {
+        let vectors = config.inputs.len();
+        Self {
+            images: inputs.split_off(vectors),
             inputs,
-            names: config.inputs.iter().map(|i| i.name.clone()).collect(),
+            cameras: names.split_off(vectors),
+            names,
             action,
-        })
+        }
     }
 
     /// From LeRobot 0.4 on, statistics are the state of steps in two pipelines.
@@ -105,13 +166,11 @@ impl Normalization {
         let post = json::read(folder, POSTPROCESSOR)?;
         let mut pre = Pipeline::read(PREPROCESSOR, &pre, folder, "normalizer_processor")?;
         let mut post = Pipeline::read(POSTPROCESSOR, &post, folder, "unnormalizer_processor")?;
-        let inputs: Result<Vec<_>, _> = config.inputs.iter().map(|i| pre.normalizer(i)).collect();
-        let names: Result<Vec<_>, _> = config.inputs.iter().map(|i| pre.name(i)).collect();
-        Ok(Self {
-            inputs: inputs?,
-            names: names?,
-            action: post.normalizer(&config.action)?,
-        })
+        let features = inputs(config);
+        let normalizers: Result<Vec<_>, _> = features.iter().map(|i| pre.normalizer(i)).collect();
+        let names: Result<Vec<_>, _> = features.iter().map(|i| pre.name(i)).collect();
+        let action = post.normalizer(&(&config.action).into())?;
+        Ok(Self::new(config, normalizers?, names?, action))
     }
 }
 
@@ -210,13 +269,14 @@ impl<'a> Pipeline<'a> {
     }
 
     /// The normalizer of a feature, after the comparison with what the configuration says of it.
-    fn normalizer(&mut self, feature: &Feature) -> Result<Normalizer, LoadError> {
+    fn normalizer(&mut self, feature: &Normalized) -> Result<Normalizer, LoadError> {
         // LeRobot passes on silently what the processor does not list.
-        let listed = self.features.get(&feature.name)?;
+        let listed = self.features.get(feature.name)?;
         listed.get("type")?.one_of(&[(feature.kind.word(), ())])?;
         let shape = listed.get("shape")?;
-        if len(&shape)? != feature.len {
-            return Err(shape.wrong(format!("[{}], as in config.json,", feature.len)));
+        let found = shape.list()?.map(|n| n.integer(0..=usize::MAX));
+        if found.collect::<Result<Vec<_>, _>>()? != feature.shape {
+            return Err(shape.wrong(format!("{:?}, as in config.json,", feature.shape)));
         }
         // The processor decides, and the two are written from one configuration: where they differ, one of the files
         // is not of this policy.
@@ -233,7 +293,7 @@ impl<'a> Pipeline<'a> {
             && self
                 .only
                 .as_ref()
-                .is_some_and(|only| !only.contains(&feature.name.as_str()));
+                .is_some_and(|only| !only.contains(&feature.name));
         normalizer(
             feature,
             if skipped { Mode::Identity } else { found },
@@ -244,7 +304,7 @@ impl<'a> Pipeline<'a> {
     }
 
     /// What an observation calls a feature.
-    fn name(&self, feature: &Feature) -> Result<String, LoadError> {
+    fn name(&self, feature: &Normalized) -> Result<String, LoadError> {
         let wrong = |found: String, expected: &str| LoadError::Value {
             file: self.file.into(),
             key: "rename_map".into(),
@@ -263,11 +323,11 @@ impl<'a> Pipeline<'a> {
             )),
             (Some(name), None) => Ok(name.clone()),
             // Renamed to something that the policy does not read, and nothing takes its place.
-            (None, _) if self.renames.contains_key(&feature.name) => Err(wrong(
-                format!("`{}` to `{}`", feature.name, self.renames[&feature.name]),
+            (None, _) if self.renames.contains_key(feature.name) => Err(wrong(
+                format!("`{}` to `{}`", feature.name, self.renames[feature.name]),
                 "a map that leaves the policy its features",
             )),
-            (None, _) => Ok(feature.name.clone()),
+            (None, _) => Ok(feature.name.into()),
         }
     }
 }
@@ -287,25 +347,36 @@ fn no_half_precision(step: &Entry) -> Result<(), LoadError> {
 
 /// Reads the two statistics of a mode and makes a normalizer of them.
 fn normalizer(
-    feature: &Feature,
+    feature: &Normalized,
     mode: Mode,
     edition: Edition,
     (file, state): (&str, &mut Weights),
     key: impl Fn(&str) -> String,
 ) -> Result<Normalizer, LoadError> {
     let Some(statistics) = mode.statistics() else {
-        return Ok(Normalizer::identity(feature.len));
+        return Ok(Normalizer::identity(feature.statistics.iter().product()));
     };
-    let mut read = |statistic| match state.values(&key(statistic), &[feature.len]) {
+    let mut read = |statistic| match state.values(&key(statistic), &feature.statistics) {
         Ok(values) => Ok(values.into_iter().map(f64::from).collect::<Vec<_>>()),
         Err(error) => Err(weights(file, error)),
     };
     let (first, second) = (read(statistics[0])?, read(statistics[1])?);
-    Normalizer::new(mode, edition, &first, &second).map_err(|error| LoadError::Statistics {
+    let wrong = |error| LoadError::Statistics {
         file: file.into(),
-        feature: feature.name.clone(),
+        feature: feature.name.into(),
         error,
-    })
+    };
+    let normalizer = Normalizer::new(mode, edition, &first, &second).map_err(wrong)?;
+    if feature.kind == FeatureKind::Visual {
+        // What lies between normalizes to what lies between.
+        for (index, value) in (0..normalizer.len()).flat_map(|i| [(i, 0.0), (i, 1.0)]) {
+            let found = normalizer.in_f32(index)(value);
+            if !found.is_finite() {
+                return Err(wrong(StatisticsError::Unbounded { index, found }));
+            }
+        }
+    }
+    Ok(normalizer)
 }
 
 pub(super) fn weights(file: &str, error: WeightsError) -> LoadError {

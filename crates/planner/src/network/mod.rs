@@ -1,5 +1,9 @@
-//! The networks that plan.
+//! The networks that plan, and those that see.
 
 mod conditional_unet1d;
+mod resnet;
+mod rgb_encoder;
 
 pub use conditional_unet1d::{ConditionalUnet1d, ConditionalUnet1dConfig, Prepared};
+pub use resnet::{Depth, Normalization, ResNet, ResNetConfig};
+pub use rgb_encoder::{RgbEncoder, RgbEncoderConfig};

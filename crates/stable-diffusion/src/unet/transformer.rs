@@ -1,0 +1,150 @@
+//! The transformer of a U-Net's stages.
+
+use burn::module::Module;
+use burn::prelude::*;
+use clearway_layers::{
+    GegluFeedForward, GegluFeedForwardConfig, GroupNorm, GroupNormConfig, LayerNorm,
+    LayerNormConfig, Linear, LinearConfig,
+};
+
+use crate::attention::{Attention, AttentionConfig, Keys};
+
+/// Of the norm before the transformer; the other norms of a U-Net have 1e-5.
+const GROUP_NORM_EPSILON: f64 = 1e-6;
+const LAYER_NORM_EPSILON: f64 = 1e-5;
+/// How many times wider the feed-forward network is.
+const EXPANSION: usize = 4;
+
+/// Makes a [`Transformer`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TransformerConfig {
+    pub(super) channels: usize,
+    pub(super) context: usize,
+    pub(super) heads: usize,
+    pub(super) layers: usize,
+    pub(super) n_groups: usize,
+}
+
+/// ```text
+/// h = proj_in(norm(x)), every pixel a token;   h = layer(h) for each layer;   y = x + proj_out(h)
+/// ```
+///
+/// Some networks have convolutions of one tap in place of the projections. That is the same matrix.
+#[derive(Module, Debug)]
+pub(super) struct Transformer {
+    norm: GroupNorm,
+    proj_in: Linear,
+    layers: Vec<Layer>,
+    proj_out: Linear,
+}
+
+/// ```text
+/// x ← x + attn₁(norm₁(x));   x ← x + attn₂(norm₂(x), text);   x ← x + ff(norm₃(x))
+/// ```
+#[derive(Module, Debug)]
+struct Layer {
+    norm1: LayerNorm,
+    attn1: Attention,
+    norm2: LayerNorm,
+    attn2: Attention,
+    norm3: LayerNorm,
+    ff: GegluFeedForward,
+}
+
+impl TransformerConfig {
+    pub(super) fn init(&self, device: &Device) -> Transformer {
+        let Self {
+            channels,
+            context,
+            heads,
+            layers,
+            n_groups,
+        } = *self;
+        let norm = || {
+            LayerNormConfig {
+                features: channels,
+                epsilon: LAYER_NORM_EPSILON,
+            }
+            .init(device)
+        };
+        let attention = |context| {
+            AttentionConfig {
+                features: channels,
+                context,
+                heads,
+                bias: false,
+            }
+            .init(device)
+        };
+        let project = || {
+            LinearConfig {
+                d_input: channels,
+                d_output: channels,
+                bias: true,
+            }
+            .init(device)
+        };
+        Transformer {
+            norm: GroupNormConfig {
+                n_groups,
+                channels,
+                epsilon: GROUP_NORM_EPSILON,
+            }
+            .init(device),
+            proj_in: project(),
+            layers: (0..layers)
+                .map(|_| Layer {
+                    norm1: norm(),
+                    attn1: attention(channels),
+                    norm2: norm(),
+                    attn2: attention(context),
+                    norm3: norm(),
+                    ff: GegluFeedForwardConfig {
+                        features: channels,
+                        hidden: EXPANSION * channels,
+                    }
+                    .init(device),
+                })
+                .collect(),
+            proj_out: project(),
+        }
+    }
+}
+
+impl Transformer {
+    /// What each block reads of a text `[batch, tokens, context]`, which stays for all steps.
+    pub(super) fn keys(&self, text: &Tensor<3>) -> impl Iterator<Item = Keys> {
+        self.layers
+            .iter()
+            .map(|block| block.attn2.keys(text.clone()))
+    }
+
+    /// Shapes: x, returns `[batch, channels, height, width]`; takes one of `keys` a block.
+    pub(super) fn forward<'a>(
+        &self,
+        x: Tensor<4>,
+        keys: &mut impl Iterator<Item = &'a Keys>,
+    ) -> Tensor<4> {
+        let [batch, channels, height, width] = x.dims();
+        let tokens = self
+            .norm
+            .forward(x.clone())
+            .reshape([batch, channels, height * width])
+            .swap_dims(1, 2);
+        let mut h = self.proj_in.forward(tokens);
+        for block in &self.layers {
+            let keys = keys.next().expect("`prepare` computed keys for each block");
+            h = block.forward(h, keys);
+        }
+        let h = self.proj_out.forward(h).swap_dims(1, 2);
+        x + h.reshape([batch, channels, height, width])
+    }
+}
+
+impl Layer {
+    fn forward(&self, x: Tensor<3>, keys: &Keys) -> Tensor<3> {
+        let x = self.attn1.forward_self(self.norm1.forward(x.clone())) + x;
+        let x = self.attn2.forward(self.norm2.forward(x.clone()), keys) + x;
+        self.ff.forward(self.norm3.forward(x.clone())) + x
+    }
+}
