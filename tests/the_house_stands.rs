@@ -34,6 +34,9 @@ const PROGRAMS: [&str; 4] = ["crates/cli", "examples", "tests", "benches"];
 /// The one folder with unsafe code.
 const KERNELS: &str = "crates/layers/src/kernel/";
 
+/// The one file that allows it, for that folder.
+const ALLOWS_KERNELS: &str = "crates/layers/src/lib.rs";
+
 /// The one file that reaches for the network, when its caller says so.
 const CONNECT: &str = "crates/viz/src/recording.rs";
 
@@ -251,6 +254,13 @@ fn unsafe_code_lives_in_the_kernels_alone() {
             source.forbids(
                 &["unsafe"],
                 "unsafe code lives in crates/layers/src/kernel/ alone",
+            );
+        }
+        // The workspace denies it and does not forbid it, so that one module may allow it.
+        if source.path != ALLOWS_KERNELS {
+            source.forbids(
+                &["unsafe_code"],
+                "only the kernels' own module may allow unsafe code",
             );
         }
     }

@@ -1,8 +1,11 @@
 //! Group normalization.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::nn::Initializer;
 use burn::prelude::*;
+
+use crate::kernel::{Affine, Normalization};
+use crate::{PackReport, Parameter};
 
 /// Makes a [`GroupNorm`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,9 +25,9 @@ pub struct GroupNormConfig {
 #[derive(Module, Debug)]
 pub struct GroupNorm {
     /// The scale of each channel: `[channels]`.
-    pub weight: Param<Tensor<1>>,
+    pub weight: Parameter<1>,
     /// The offset of each channel: `[channels]`.
-    pub bias: Param<Tensor<1>>,
+    pub bias: Parameter<1>,
     #[module(skip)]
     n_groups: usize,
     #[module(skip)]
@@ -49,8 +52,8 @@ impl GroupNormConfig {
         );
         assert!(epsilon > 0.0, "epsilon must be positive, not {epsilon}");
         GroupNorm {
-            weight: Initializer::Ones.init([channels], device),
-            bias: Initializer::Zeros.init([channels], device),
+            weight: Initializer::Ones.init([channels], device).into(),
+            bias: Initializer::Zeros.init([channels], device).into(),
             n_groups,
             epsilon,
         }
@@ -58,6 +61,36 @@ impl GroupNormConfig {
 }
 
 impl GroupNorm {
+    /// Lays scale and offset out for the kernels of this crate.
+    ///
+    /// A packed normalization is computed with the convolution that it [follows](crate::Epilogue).
+    pub fn pack(&mut self) -> PackReport {
+        PackReport {
+            layers: 1,
+            ..self.weight.pack_values() + self.bias.pack_values()
+        }
+    }
+
+    /// Whether the layer is packed.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.weight.is_packed() && self.bias.is_packed()
+    }
+
+    /// What the kernels need of a packed layer.
+    pub(crate) fn kernel(&self, channels: usize) -> Option<Normalization<'_>> {
+        let (weight, bias) = (self.weight.values()?, self.bias.values()?);
+        assert_eq!(
+            weight.len(),
+            channels,
+            "a group norm of other channels than what it follows"
+        );
+        Some(Normalization {
+            groups: self.n_groups,
+            epsilon: self.epsilon,
+            affine: Affine { weight, bias },
+        })
+    }
+
     /// Normalizes.
     ///
     /// # Shapes

@@ -21,6 +21,11 @@
 //! [key map](weights::Weights::load) and never a second network. Parameters are lazy: `init` allocates nothing, and a
 //! network whose weights are loaded afterwards is never filled with random numbers first.
 //!
+//! A parameter is [plain or packed](Parameter). [`Linear`], [`Conv1d`], [`ConvTranspose1d`] and [`GroupNorm`] can be
+//! packed, `layer.pack(Precision::Bf16)`: then they compute on the CPU, in kernels that read the weights once, in order, and
+//! do all that [follows](Epilogue) a convolution in the same sweep. The kernels choose their [instructions](Level) when the
+//! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
+//!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
 pub mod activation;
@@ -30,14 +35,20 @@ mod conv1d;
 mod conv2d;
 mod conv_transpose1d;
 mod embedding;
+mod epilogue;
 mod feed_forward;
 #[cfg(test)]
 mod golden;
 mod group_norm;
+// The one place with unsafe code. What a kernel calls must be inlined into it to be compiled for its instruction set.
+#[allow(unsafe_code, clippy::inline_always)]
+mod kernel;
 mod layer_norm;
 mod linear;
+mod parameter;
 mod resize;
 mod spatial_softmax;
+mod threads;
 mod upsample;
 pub mod weights;
 
@@ -47,12 +58,16 @@ pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
 pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv2d::{Conv2d, Conv2dConfig};
 pub use embedding::{Order, SinusoidalEmbedding};
+pub use epilogue::{Epilogue, Modulation};
 pub use feed_forward::{GegluFeedForward, GegluFeedForwardConfig};
 pub use group_norm::{GroupNorm, GroupNormConfig};
+pub use kernel::{Activation, Level, Precision};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
+pub use parameter::{PackReport, Packed, Parameter};
 pub use resize::Resize;
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
+pub use threads::in_pool;
 pub use upsample::upsample_nearest_2x;
 pub use weights::{LowRank, Weights, WeightsError};
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use burn::tensor::Device;
-use clearway_layers::Weights;
+use clearway_layers::{PackReport, Precision, Weights};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -99,6 +99,11 @@ impl Policy {
             action: normalization.action,
             hash: format!("{:x}", hash.finalize()),
         })
+    }
+
+    /// Lays the network's weights out for the CPU's kernels, see [`ConditionalUnet1d::pack`].
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.network.pack(precision)
     }
 
     /// The configuration.

@@ -1,12 +1,16 @@
 //! The one-dimensional U-Net of Diffusion Policy, as LeRobot builds it.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use burn::module::Module;
 use burn::prelude::*;
 use clearway_diffusion::{Network, Point};
 use clearway_layers::activation::mish;
 use clearway_layers::{
-    Conv1d, Conv1dConfig, ConvTranspose1d, ConvTranspose1dConfig, GroupNorm, GroupNormConfig,
-    Linear, LinearConfig, Order, SinusoidalEmbedding, Weights, WeightsError,
+    Activation, Conv1d, Conv1dConfig, ConvTranspose1d, ConvTranspose1dConfig, Epilogue, GroupNorm,
+    GroupNormConfig, Linear, LinearConfig, Modulation, Order, PackReport, Precision,
+    SinusoidalEmbedding, Weights, WeightsError, in_pool,
 };
 
 /// PyTorch's default; LeRobot does not set another.
@@ -14,6 +18,10 @@ const GROUP_NORM_EPSILON: f64 = 1e-5;
 
 /// LeRobot's last block does not pass `n_groups` on, so that it always has the default.
 const FINAL_GROUPS: usize = 8;
+
+/// How many timesteps a packed network remembers. Schedules have 100 or 1000, of which plans use 10 to 100; of LeRobot's
+/// default network one takes 115 kB.
+const REMEMBERED_STEPS: usize = 256;
 
 /// Makes a [`ConditionalUnet1d`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,14 +64,26 @@ pub struct ConditionalUnet1d {
     mid_modules: Vec<ResidualBlock>,
     up_modules: Vec<UpModule>,
     final_conv: FinalConv,
+    #[module(skip)]
+    packed: Option<PackedState>,
 }
+
+/// What a packed network knows besides, since its weights cannot change. Clones share it.
+#[derive(Clone, Debug)]
+struct PackedState {
+    report: PackReport,
+    /// Each timestep's share of the modulation of each residual block, once it was computed.
+    steps: Arc<Mutex<HashMap<u64, Shares>>>,
+}
+
+/// For each residual block in the order of use: `[batch or 1, channels or 2 · channels]`.
+type Shares = Vec<Tensor<2>>;
 
 /// What a [`ConditionalUnet1d`] computes from the condition alone: the condition's share of the modulation of each
 /// residual block.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// For each residual block in the order of use: `[batch or 1, channels or 2 · channels]`.
-    modulation: Vec<Tensor<2>>,
+    modulation: Shares,
 }
 
 #[derive(Module, Debug)]
@@ -175,6 +195,7 @@ impl ConditionalUnet1dConfig {
                 block: self.conv_block(levels[0], levels[0], FINAL_GROUPS, device),
                 project: conv(levels[0], action_dim, 1, 1, 0).init(device),
             },
+            packed: None,
         }
     }
 
@@ -259,9 +280,84 @@ impl ConditionalUnet1d {
         weights.load(self, |path| format!("{prefix}{}", lerobot_key(path)))
     }
 
+    /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient; a
+    /// pass takes about the time of reading the weights.
+    ///
+    /// A packed network can be packed again, with another precision; what was rounded stays rounded.
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        let StepEncoder { expand, contract } = &mut self.diffusion_step_encoder;
+        let mut report = expand.pack(precision) + contract.pack(precision);
+        for level in &mut self.down_modules {
+            report = report + level.resnet.pack(precision) + level.resnet2.pack(precision);
+            if let Some(downsample) = &mut level.downsample {
+                report = report + downsample.pack(precision);
+            }
+        }
+        for block in &mut self.mid_modules {
+            report = report + block.pack(precision);
+        }
+        for level in &mut self.up_modules {
+            report = report
+                + level.resnet.pack(precision)
+                + level.resnet2.pack(precision)
+                + level.upsample.pack(precision);
+        }
+        let FinalConv { block, project } = &mut self.final_conv;
+        report = report + block.pack(precision) + project.pack(precision);
+        self.packed = Some(PackedState {
+            report,
+            steps: Arc::default(),
+        });
+        report
+    }
+
+    /// The timesteps' share of every block's modulation.
+    fn steps(&self, points: &[Point], device: &Device) -> Shares {
+        let compute = |points: &[Point]| -> Shares {
+            let step = mish(self.diffusion_step_encoder.forward(points, device));
+            self.residual_blocks()
+                .map(|block| block.cond_encoder.forward_part(step.clone(), 0))
+                .collect()
+        };
+        let Some(PackedState { steps, .. }) = &self.packed else {
+            return compute(points);
+        };
+        let one = |point: &Point| {
+            // What is in there is whole, even if a thread panicked meanwhile.
+            let lock = || steps.lock().unwrap_or_else(PoisonError::into_inner);
+            let key = point.t.to_bits();
+            if let Some(shares) = lock().get(&key) {
+                return shares.clone();
+            }
+            let shares = compute(std::slice::from_ref(point));
+            let mut steps = lock();
+            if steps.len() < REMEMBERED_STEPS {
+                steps.insert(key, shares.clone());
+            }
+            shares
+        };
+        match points {
+            [point] => one(point),
+            points => {
+                let each: Vec<Shares> = points.iter().map(one).collect();
+                let blocks = each.first().map_or(0, Vec::len);
+                (0..blocks)
+                    .map(|block| {
+                        let of_block = each.iter().map(|shares| shares[block].clone());
+                        Tensor::cat(of_block.collect(), 0)
+                    })
+                    .collect()
+            }
+        }
+    }
+
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        match &self.packed {
+            // burn does not count packed parameters everywhere.
+            Some(packed) => packed.report.parameters,
+            None => self.num_params(),
+        }
     }
 
     /// The residual blocks in the order of use.
@@ -323,7 +419,7 @@ impl Network<3> for ConditionalUnet1d {
     /// - points: one, or one a sample
     /// - returns: `[batch, horizon, action_dim]`
     fn forward(&self, x: Tensor<3>, points: &[Point], prepared: &Prepared) -> Tensor<3> {
-        let [batch, horizon, action_dim] = x.dims();
+        let [batch, _, _] = x.dims();
         let [_, expected_dim, _] = self.down_modules[0].resnet.conv1.conv.weight.dims();
         assert_shape!(x, [_, _, expected_dim]);
         assert!(
@@ -331,12 +427,23 @@ impl Network<3> for ConditionalUnet1d {
             "{} points for {batch} samples",
             points.len()
         );
-        let step = mish(self.diffusion_step_encoder.forward(points, &x.device()));
+        if self.packed.is_some() {
+            in_pool(|| self.pass(x, points, prepared))
+        } else {
+            self.pass(x, points, prepared)
+        }
+    }
+}
+
+impl ConditionalUnet1d {
+    fn pass(&self, x: Tensor<3>, points: &[Point], prepared: &Prepared) -> Tensor<3> {
+        let [batch, horizon, action_dim] = x.dims();
+        let steps = self.steps(points, &x.device());
         let mut modulation = prepared
             .modulation
             .iter()
-            .zip(self.residual_blocks())
-            .map(|(share, block)| block.cond_encoder.forward_part(step.clone(), 0) + share.clone());
+            .zip(steps)
+            .map(|(share, step)| step + share.clone());
         let mut modulate = || {
             modulation
                 .next()
@@ -363,7 +470,7 @@ impl Network<3> for ConditionalUnet1d {
             x = level.resnet2.forward(x, modulate());
             x = level.upsample.forward(x);
         }
-        x = self.final_conv.block.forward(x);
+        x = self.final_conv.block.forward(x, None, None);
         x = self.final_conv.project.forward(x);
         assert_shape!(x, [batch, action_dim, horizon]);
         x.swap_dims(1, 2)
@@ -387,29 +494,47 @@ impl StepEncoder {
 }
 
 impl ConvBlock {
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        mish(self.norm.forward(self.conv.forward(x)))
+    fn pack(&mut self, precision: Precision) -> PackReport {
+        self.conv.pack(precision) + self.norm.pack()
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        modulation: Option<Modulation>,
+        residual: Option<Tensor<3>>,
+    ) -> Tensor<3> {
+        let epilogue = Epilogue {
+            normalization: Some(&self.norm),
+            activation: Activation::Mish,
+            modulation,
+            residual,
+        };
+        self.conv.forward_then(x, epilogue)
     }
 }
 
 impl ResidualBlock {
+    fn pack(&mut self, precision: Precision) -> PackReport {
+        let residual = self.residual_conv.as_mut().map(|it| it.pack(precision));
+        self.conv1.pack(precision)
+            + self.cond_encoder.pack(precision)
+            + self.conv2.pack(precision)
+            + residual.unwrap_or_default()
+    }
+
     /// Shapes: x `[batch, channels_in, time]`, modulation `[batch or 1, channels or 2 · channels]`, returns
     /// `[batch, channels, time]`.
     fn forward(&self, x: Tensor<3>, modulation: Tensor<2>) -> Tensor<3> {
-        let mut h = self.conv1.forward(x.clone());
-        let [_, channels, _] = h.dims();
-        let modulation: Tensor<3> = modulation.unsqueeze_dim(2);
-        if self.scales {
-            // y = scale · h + shift, and not (1 + scale) · h + shift as elsewhere.
-            let scale = modulation.clone().narrow(1, 0, channels);
-            h = h * scale + modulation.narrow(1, channels, channels);
-        } else {
-            h = h + modulation;
-        }
-        let h = self.conv2.forward(h);
-        match &self.residual_conv {
-            Some(residual) => h + residual.forward(x),
-            None => h + x,
-        }
+        let modulation = Modulation {
+            values: modulation,
+            scales: self.scales,
+        };
+        let h = self.conv1.forward(x.clone(), Some(modulation), None);
+        let residual = match &self.residual_conv {
+            Some(residual) => residual.forward(x),
+            None => x,
+        };
+        self.conv2.forward(h, None, Some(residual))
     }
 }

@@ -1,0 +1,145 @@
+//! Which instructions this CPU has.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// An instruction set that the kernels are written for, the slowest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// What every CPU has.
+    Portable,
+    /// Arm's vectors of four.
+    Neon,
+    /// AVX2 with fused multiply-add: vectors of eight.
+    Avx2,
+    /// AVX-512F: vectors of sixteen.
+    Avx512,
+    /// AVX-512 with products of bf16.
+    Avx512Bf16,
+}
+
+/// What [`Level::limit`] chose; more than any level where it was not called.
+static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
+
+impl Level {
+    /// All levels, the slowest first.
+    pub const ALL: [Self; 5] = [
+        Self::Portable,
+        Self::Neon,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Bf16,
+    ];
+
+    /// The level that layers compute with: the fastest of this CPU, or what [`limit`](Self::limit) chose.
+    pub fn detected() -> Self {
+        static FASTEST: OnceLock<Level> = OnceLock::new();
+        let first = |suits: &dyn Fn(Self) -> bool| {
+            let mut levels = Self::ALL.into_iter().rev();
+            levels
+                .find(|it| it.is_available() && suits(*it))
+                .unwrap_or(Self::Portable)
+        };
+        match LIMIT.load(Ordering::Relaxed) {
+            u8::MAX => *FASTEST.get_or_init(|| first(&|it| !it.is_slow())),
+            limit => first(&|it| it as u8 <= limit),
+        }
+    }
+
+    /// Whether this CPU has the level's instructions.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                std::arch::is_x86_feature_detected!("avx2")
+                    && std::arch::is_x86_feature_detected!("fma")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => std::arch::is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => {
+                Self::Avx512.is_available() && std::arch::is_x86_feature_detected!("avx512bf16")
+            }
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// Whether this CPU is faster one level below.
+    ///
+    /// Intel's cores start a product of bf16 every other cycle, but four of f32 meanwhile: with weights that are widened on
+    /// the way, which are read as fast, and inputs that are not rounded.
+    fn is_slow(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512Bf16 {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            return [vendor.ebx, vendor.edx, vendor.ecx]
+                .map(u32::to_le_bytes)
+                .as_flattened()
+                == b"GenuineIntel";
+        }
+        false
+    }
+
+    /// Lets the whole process compute with the highest level that is not above this one and that the CPU has: to test, or to
+    /// compare.
+    ///
+    /// Results change in their last bits from one level to another.
+    pub fn limit(self) {
+        LIMIT.store(self as u8, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Portable => "portable",
+            Self::Neon => "NEON",
+            Self::Avx2 => "AVX2",
+            Self::Avx512 => "AVX-512",
+            Self::Avx512Bf16 => "AVX-512 BF16",
+        })
+    }
+}
+
+/// Calls `function::<S>(arguments)` with the vectors `S` of a level, compiled for its instruction set.
+///
+/// # Panics
+///
+/// If this CPU does not have the level.
+macro_rules! run_on {
+    ($level:expr, $function:ident($($argument:ident: $kind:ty),*)) => {{
+        let level: $crate::kernel::Level = $level;
+        assert!(level.is_available(), "this CPU has no {level}");
+        // All that the function calls is inlined into this one, and so compiled for the instruction set.
+        macro_rules! with {
+            ($features:literal, $lanes:ident) => {{
+                #[target_feature(enable = $features)]
+                unsafe fn compiled($($argument: $kind),*) {
+                    // SAFETY: this function's caller grants the instruction set.
+                    unsafe { $function::<$crate::kernel::lanes::$lanes>($($argument),*) }
+                }
+                // SAFETY: the CPU has the level, as was asserted.
+                unsafe { compiled($($argument),*) }
+            }};
+        }
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernel::Level::Avx512Bf16 => with!("avx512f,avx512bf16", Avx512Bf16),
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernel::Level::Avx512 => with!("avx512f", Avx512),
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernel::Level::Avx2 => with!("avx2,fma", Avx2),
+            #[cfg(target_arch = "aarch64")]
+            $crate::kernel::Level::Neon => with!("neon", Neon),
+            // SAFETY: every CPU can run plain Rust.
+            _ => unsafe { $function::<$crate::kernel::lanes::Portable>($($argument),*) },
+        }
+    }};
+}
+pub(super) use run_on;

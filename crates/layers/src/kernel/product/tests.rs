@@ -1,0 +1,499 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::kernel::panels::CHUNK;
+
+/// Of the sum of all magnitudes: a sum in f32 of chunks, and of their sums, each product rounded apart.
+fn rounding(products: usize) -> f64 {
+    f64::from(f32::EPSILON) * (CHUNK + products / CHUNK + 4) as f64
+}
+
+/// Of the largest value that an epilogue computes with: some roundings, and those of the activation.
+const EPILOGUE: f64 = 4e-6;
+
+/// Numbers in `-1..1` that a seed decides.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    fn values(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.next()).collect()
+    }
+}
+
+/// A convolution and its input.
+#[derive(Clone, Debug)]
+struct Case {
+    precision: Precision,
+    rows: usize,
+    depth: usize,
+    taps: usize,
+    stride: usize,
+    padding: usize,
+    length: usize,
+    batch: usize,
+    seed: u64,
+}
+
+fn precisions() -> impl Strategy<Value = Precision> {
+    prop_oneof![Just(Precision::F32), Just(Precision::Bf16)]
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let sizes = (
+        1..80_usize,
+        prop_oneof![1..20_usize, 120..300_usize],
+        1..8_usize,
+    );
+    let geometry = (1..5_usize, 0..5_usize, 1..40_usize, 1..4_usize);
+    (precisions(), sizes, geometry, 1..u64::MAX).prop_map(
+        |(precision, (rows, depth, taps), (stride, padding, length, batch), seed)| Case {
+            precision,
+            rows,
+            depth,
+            taps,
+            stride,
+            padding,
+            // The kernel fits.
+            length: length.max(taps.saturating_sub(2 * padding)),
+            batch,
+            seed,
+        },
+    )
+}
+
+fn levels() -> impl Iterator<Item = Level> {
+    Level::ALL.into_iter().filter(|it| it.is_available())
+}
+
+fn widened(x: f32, precision: Precision) -> f64 {
+    f64::from(match precision {
+        Precision::F32 => x,
+        Precision::Bf16 => f32::from_bits(bf16_pair(x, 0.0) << 16),
+    })
+}
+
+/// A case with its numbers.
+struct Layer {
+    case: Case,
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    input: Vec<f32>,
+    panels: Panels,
+    window: Window,
+}
+
+impl Layer {
+    fn new(case: &Case) -> Self {
+        let mut random = Random(case.seed);
+        let (rows, depth, taps) = (case.rows, case.depth, case.taps);
+        let weights = random.values(rows * depth * taps);
+        Self {
+            panels: Panels::new(case.precision, [rows, depth, taps], |row, d, tap| {
+                weights[(row * depth + d) * taps + tap]
+            }),
+            window: Window::convolution(case.length, taps, case.stride, case.padding),
+            weights,
+            bias: random.values(rows),
+            input: random.values(case.batch * depth * case.length),
+            case: case.clone(),
+        }
+    }
+
+    fn run(&self, level: Level, epilogue: &Epilogue<'_>) -> Vec<f32> {
+        self.run_on(level, epilogue, &self.input, self.case.batch)
+    }
+
+    fn run_on(
+        &self,
+        level: Level,
+        epilogue: &Epilogue<'_>,
+        input: &[f32],
+        batch: usize,
+    ) -> Vec<f32> {
+        let Case {
+            rows,
+            depth,
+            length,
+            ..
+        } = self.case;
+        // What is not written stays NaN.
+        let mut output = vec![f32::NAN; batch * rows * self.window.positions];
+        product(
+            level,
+            &[(&self.panels, self.window)],
+            0..depth,
+            batch,
+            (input, length, Layout::channels_first(depth, length)),
+            (
+                &mut output,
+                Layout::channels_first(rows, self.window.positions),
+            ),
+            epilogue,
+        );
+        output
+    }
+
+    /// Each output in f64, and the sum of the magnitudes of what it sums.
+    fn exact(&self, level: Level) -> Vec<(f64, f64)> {
+        let Case {
+            rows,
+            depth,
+            taps,
+            stride,
+            padding,
+            length,
+            batch,
+            precision,
+            ..
+        } = self.case;
+        // Inputs are rounded only where the CPU multiplies bf16.
+        let of_inputs = match level {
+            Level::Avx512Bf16 => precision,
+            _ => Precision::F32,
+        };
+        let mut outputs = Vec::new();
+        for sample in 0..batch {
+            for row in 0..rows {
+                for t in 0..self.window.positions {
+                    let (mut y, mut magnitude) = (f64::from(self.bias[row]), 0.0);
+                    for d in 0..depth {
+                        for tap in 0..taps {
+                            let at = (stride * t + tap).checked_sub(padding);
+                            if let Some(at) = at.filter(|at| *at < length) {
+                                let x = self.input[(sample * depth + d) * length + at];
+                                let w = self.weights[(row * depth + d) * taps + tap];
+                                let product = widened(w, precision) * widened(x, of_inputs);
+                                y += product;
+                                magnitude += product.abs();
+                            }
+                        }
+                    }
+                    outputs.push((y, magnitude + f64::from(self.bias[row]).abs()));
+                }
+            }
+        }
+        outputs
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn it_is_a_convolution(case in cases()) {
+        let layer = Layer::new(&case);
+        let epilogue = Epilogue { bias: Some(&layer.bias), ..Epilogue::default() };
+        let tolerance = rounding(case.depth * case.taps);
+        for level in levels() {
+            let output = layer.run(level, &epilogue);
+            for (index, (y, (exact, magnitude))) in output.iter().zip(layer.exact(level)).enumerate() {
+                let error = (f64::from(*y) - exact).abs();
+                prop_assert!(
+                    error <= tolerance * magnitude,
+                    "{level}: {y} at {index} is not {exact}: {error:e} of {magnitude}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_is_what_was_asked_for(
+        case in cases(),
+        groups in 1..9_usize,
+        activation in prop_oneof![
+            Just(Activation::Identity), Just(Activation::Mish), Just(Activation::Silu),
+            Just(Activation::Sigmoid), Just(Activation::Gelu),
+        ],
+        [normalizes, scales, shared, adds] in any::<[bool; 4]>(),
+    ) {
+        let case = Case { rows: case.rows.next_multiple_of(groups), ..case };
+        let layer = Layer::new(&case);
+        let (rows, positions) = (case.rows, layer.window.positions);
+        let mut random = Random(case.seed ^ 1);
+        let (weight, bias) = (random.values(rows), random.values(rows));
+        let modulation = random.values(case.batch * 2 * rows);
+        let residual = random.values(case.batch * rows * positions);
+        let product = Epilogue { bias: Some(&layer.bias), ..Epilogue::default() };
+        let normalization = Normalization {
+            groups,
+            epsilon: 1e-5,
+            affine: Affine { weight: &weight, bias: &bias },
+        };
+        let sample = if shared { 0 } else { 2 * rows };
+        let epilogue = Epilogue {
+            normalization: normalizes.then_some(normalization),
+            activation,
+            film: Some(Film {
+                scale: scales.then_some(&modulation),
+                shift: &modulation[rows..],
+                sample,
+            }),
+            residual: adds.then_some(&residual),
+            ..product
+        };
+        for level in levels() {
+            let before: Vec<f64> = layer.run(level, &product).into_iter().map(f64::from).collect();
+            let after = layer.run(level, &epilogue);
+            let each = rows / groups * positions;
+            for (group, (before, after)) in before.chunks(each).zip(after.chunks(each)).enumerate() {
+                let mean = before.iter().sum::<f64>() / each as f64;
+                let variance = before.iter().map(|y| (y - mean).powi(2)).sum::<f64>() / each as f64;
+                let deviation = (variance + 1e-5).sqrt();
+                for (index, (y, after)) in before.iter().zip(after).enumerate() {
+                    let index = group * each + index;
+                    let (sample_at, row) = (index / positions / rows, index / positions % rows);
+                    let (mut y, mut largest) = (*y, y.abs());
+                    if normalizes {
+                        let scale = f64::from(weight[row]) / deviation;
+                        // The mean is subtracted in f32.
+                        largest = (y.abs() + mean.abs()) * scale.abs() + 1.0;
+                        y = (y - mean) * scale + f64::from(bias[row]);
+                    }
+                    y = crate::kernel::elementwise::tests::exact(activation, y);
+                    let film = |at: usize| f64::from(modulation[sample_at * sample + at]);
+                    y = y * if scales { film(row) } else { 1.0 } + film(rows + row);
+                    if adds {
+                        y += f64::from(residual[index]);
+                    }
+                    let error = (f64::from(*after) - y).abs();
+                    prop_assert!(
+                        error <= EPILOGUE * (largest + 2.0),
+                        "{level}: {after} at {index} is not {y}: {error:e} of {largest}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_bits_alone_and_in_a_batch_and_on_any_number_of_threads(case in cases()) {
+        let case = Case { batch: 5, rows: case.rows.next_multiple_of(4), ..case };
+        let layer = Layer::new(&case);
+        let ones = vec![1.0; case.rows];
+        let epilogue = Epilogue {
+            bias: Some(&layer.bias),
+            normalization: Some(Normalization {
+                groups: 4,
+                epsilon: 1e-5,
+                affine: Affine { weight: &ones, bias: &layer.bias },
+            }),
+            activation: Activation::Mish,
+            ..Epilogue::default()
+        };
+        let bits = |values: Vec<f32>| -> Vec<u32> { values.into_iter().map(f32::to_bits).collect() };
+        for level in levels() {
+            let together = bits(layer.run(level, &epilogue));
+            let each = case.depth * case.length;
+            let alone = layer.input.chunks(each).flat_map(|x| layer.run_on(level, &epilogue, x, 1));
+            prop_assert_eq!(&together, &bits(alone.collect()), "{}: alone", level);
+            for threads in [1, 2, 3] {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                let pool = pool.expect("threads start");
+                let there = pool.install(|| layer.run(level, &epilogue));
+                prop_assert_eq!(&together, &bits(there), "{}: {} threads", level, threads);
+            }
+        }
+    }
+
+    /// What no output of a window sees does not matter, whatever it is; what it sees does.
+    #[test]
+    fn nothing_leaks(
+        case in cases(),
+        at in any::<prop::sample::Index>(),
+        value in prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)],
+    ) {
+        let layer = Layer::new(&case);
+        let mut input = layer.input.clone();
+        let at = at.index(input.len());
+        input[at] = value;
+        let (sample, position) = (at / case.length / case.depth, at % case.length);
+        let each = case.rows * layer.window.positions;
+        for level in levels() {
+            let before = layer.run(level, &Epilogue::default());
+            let after = layer.run_on(level, &Epilogue::default(), &input, case.batch);
+            for (index, (before, after)) in before.iter().zip(after).enumerate() {
+                let start = index % layer.window.positions * case.stride;
+                let window = start..start + case.taps;
+                if index / each == sample && window.contains(&(position + case.padding)) {
+                    prop_assert!(!after.is_finite(), "{level}: {value} at {at} is lost in {index}");
+                } else {
+                    prop_assert_eq!(before.to_bits(), after.to_bits(), "{} at {}", level, index);
+                }
+            }
+        }
+    }
+
+    /// `⟨conv(x), y⟩ = ⟨x, convᵀ(y)⟩`, phase by phase.
+    #[test]
+    fn a_transposed_convolution_is_the_adjoint(case in cases()) {
+        let Case { rows, depth, taps, stride, batch, precision, .. } = case;
+        let padding = case.padding.min((taps - 1) / 2);
+        let mut random = Random(case.seed);
+        // Of the adjoint: `depth` channels of `short` become `rows` channels of `long`.
+        let short = case.length;
+        let long = stride * (short - 1) + taps - 2 * padding;
+        let weights = random.values(depth * rows * taps);
+        let (x, y) = (random.values(batch * rows * long), random.values(batch * depth * short));
+        let rounded: Vec<f64> = weights.iter().map(|w| widened(*w, precision)).collect();
+        let meeting: Vec<Vec<usize>> =
+            (0..stride).map(|phase| Window::taps_of_phase(taps, stride, phase)).collect();
+        let panels: Vec<Panels> = meeting
+            .iter()
+            .map(|meeting| {
+                Panels::new(precision, [rows, depth, meeting.len()], |row, d, tap| {
+                    weights[(d * rows + row) * taps + meeting[tap]]
+                })
+            })
+            .collect();
+        let phases: Vec<(&Panels, Window)> = panels
+            .iter()
+            .enumerate()
+            .filter_map(|(phase, panels)| {
+                Some((panels, Window::phase(short, taps, stride, padding, phase)?))
+            })
+            .collect();
+        for level in levels().filter(|level| *level != Level::Avx512Bf16) {
+            let mut output = vec![f32::NAN; batch * rows * long];
+            product(
+                level,
+                &phases,
+                0..depth,
+                batch,
+                (&y, short, Layout::channels_first(depth, short)),
+                (&mut output, Layout::channels_first(rows, long)),
+                &Epilogue::default(),
+            );
+            let right: f64 = output.iter().zip(&x).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let (mut left, mut magnitude) = (0.0, 0.0);
+            for sample in 0..batch {
+                for d in 0..depth {
+                    for t in 0..short {
+                        for row in 0..rows {
+                            for tap in 0..taps {
+                                let at = (stride * t + tap).checked_sub(padding);
+                                if let Some(at) = at.filter(|at| *at < long) {
+                                    let product = rounded[(d * rows + row) * taps + tap]
+                                        * f64::from(x[(sample * rows + row) * long + at])
+                                        * f64::from(y[(sample * depth + d) * short + t]);
+                                    left += product;
+                                    magnitude += product.abs();
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            let error = (left - right).abs();
+            prop_assert!(
+                error <= rounding(depth * taps) * magnitude,
+                "{level}: {left} and {right}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_layer_in_parts_is_the_layer(
+        precision in precisions(), rows in 1..40_usize, depth in 2..300_usize, batch in 1..40_usize,
+        cut in any::<prop::sample::Index>(), seed in 1..u64::MAX,
+    ) {
+        let mut random = Random(seed);
+        let cut = 1 + cut.index(depth - 1);
+        let (weights, x) = (random.values(rows * depth), random.values(batch * depth));
+        let panels = Panels::new(precision, [rows, depth, 1], |row, d, _| weights[row * depth + d]);
+        for level in levels() {
+            let of_inputs = if level == Level::Avx512Bf16 { precision } else { Precision::F32 };
+            let part = |part: Range<usize>| {
+                let x: Vec<f32> = x.chunks(depth).flat_map(|x| &x[part.clone()]).copied().collect();
+                let mut output = vec![f32::NAN; batch * rows];
+                let from = Layout::channels_last(part.len());
+                let to = Layout::channels_last(rows);
+                let phases = [(&panels, Window::point(batch))];
+                product(
+                    level, &phases, part, 1, (&x, batch, from), (&mut output, to), &Epilogue::default(),
+                );
+                output
+            };
+            let sums = part(0..cut).into_iter().zip(part(cut..depth));
+            for (index, (first, second)) in sums.enumerate() {
+                let (sample, row) = (index / rows, index % rows);
+                let products: Vec<f64> = (0..depth)
+                    .map(|d| {
+                        widened(weights[row * depth + d], precision)
+                            * widened(x[sample * depth + d], of_inputs)
+                    })
+                    .collect();
+                let exact: f64 = products.iter().sum();
+                let magnitude: f64 = products.iter().map(|product| product.abs()).sum();
+                let error = (f64::from(first) + f64::from(second) - exact).abs();
+                prop_assert!(error <= rounding(depth) * magnitude, "{level}: {error:e} at {index}");
+            }
+        }
+    }
+
+    #[test]
+    fn packed_weights_can_be_read_again(case in cases()) {
+        let layer = Layer::new(&case);
+        for row in 0..case.rows {
+            for d in 0..case.depth {
+                for tap in 0..case.taps {
+                    let w = layer.weights[(row * case.depth + d) * case.taps + tap];
+                    let read = f64::from(layer.panels.weight(row, d, tap));
+                    prop_assert_eq!(read.to_bits(), widened(w, case.precision).to_bits());
+                }
+            }
+        }
+    }
+}
+
+/// The error of a whole layer as large as LeRobot's largest: ‖Δ‖/‖y‖ against f64.
+#[test]
+fn a_large_layer_is_exact_to_a_millionth() {
+    let case = Case {
+        precision: Precision::F32,
+        rows: 24,
+        depth: 4096,
+        taps: 5,
+        stride: 1,
+        padding: 2,
+        length: 4,
+        batch: 1,
+        seed: 7,
+    };
+    let layer = Layer::new(&case);
+    let epilogue = Epilogue {
+        bias: Some(&layer.bias),
+        ..Epilogue::default()
+    };
+    for level in levels() {
+        let (mut error, mut norm) = (0.0, 0.0);
+        for (y, (exact, _)) in layer.run(level, &epilogue).iter().zip(layer.exact(level)) {
+            error += (f64::from(*y) - exact).powi(2);
+            norm += exact.powi(2);
+        }
+        let relative = (error / norm).sqrt();
+        assert!(relative < 1e-6, "{level}: {relative:e}");
+    }
+}
+
+#[test]
+fn bf16_rounds_to_the_nearest_and_keeps_what_is_not_a_number() {
+    let bf16 = |x: f32| bf16_pair(x, 0.0);
+    let bits = |x: f32| x.to_bits() >> 16;
+    // Eight bits of precision: 1 + 2⁻⁸ lies in the middle between two, and goes to the even one.
+    assert_eq!(bf16(1.0 + 1.0 / 256.0), bits(1.0));
+    assert_eq!(bf16(1.0 + 3.0 / 256.0), bits(1.0 + 4.0 / 256.0));
+    assert_eq!(bf16(-1.0 - 1.01 / 256.0), bits(-1.0 - 2.0 / 256.0));
+    assert_eq!(bf16(f32::INFINITY), bits(f32::INFINITY));
+    assert_eq!(bf16(f32::MAX), bits(f32::INFINITY));
+    for nan in [f32::NAN, f32::from_bits(0x7f80_0001)] {
+        assert!(f32::from_bits(bf16(nan) << 16).is_nan());
+    }
+    assert_eq!(bf16_pair(1.0, -2.0), 0xc000_3f80);
+}
