@@ -12,6 +12,11 @@ const MISH_IS_IDENTITY: f32 = 20.0;
 ///
 /// "Mish: A Self Regularized Non-Monotonic Activation Function", Misra, 2019, arXiv:1908.08681.
 pub fn mish<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "train")]
+    let x = match crate::autodiff::activate(x, crate::Activation::Mish) {
+        Ok(y) => return y,
+        Err(x) => x,
+    };
     let e = x.clone().clamp_max(MISH_IS_IDENTITY).exp();
     let n = e.clone().add_scalar(2.0) * e;
     let gate = n.clone() / n.add_scalar(2.0);
@@ -23,6 +28,11 @@ pub fn mish<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// "Sigmoid-Weighted Linear Units for Neural Network Function Approximation in Reinforcement Learning", Elfwing,
 /// Uchibe and Doya, 2018, arXiv:1702.03118.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "train")]
+    let x = match crate::autodiff::activate(x, crate::Activation::Silu) {
+        Ok(y) => return y,
+        Err(x) => x,
+    };
     burn::tensor::activation::silu(x)
 }
 

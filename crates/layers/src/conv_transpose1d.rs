@@ -96,9 +96,19 @@ impl ConvTranspose1d {
         if let (Some(phases), Some(bias)) = (self.weight.phases(), self.bias.values()) {
             return self.packed(phases, bias, x);
         }
+        let weight = self.weight.val();
+        #[cfg(feature = "train")]
+        if crate::autodiff::suits(&weight) {
+            let geometry = crate::autodiff::Geometry {
+                stride: self.stride,
+                padding: self.padding,
+                transposed: true,
+            };
+            return crate::autodiff::convolve(x, weight, self.bias.val(), geometry);
+        }
         conv_transpose1d(
             x,
-            self.weight.val(),
+            weight,
             Some(self.bias.val()),
             ConvTransposeOptions::new([self.stride], [self.padding], [0], [1], 1),
         )

@@ -63,6 +63,12 @@ impl Epilogue<'_> {
     /// Shapes: y and the result `[batch, channels, time]`.
     pub(crate) fn forward(self, mut y: Tensor<3>) -> Tensor<3> {
         let [_, channels, _] = y.dims();
+        #[cfg(feature = "train")]
+        if let Some(normalization) = self.normalization
+            && normalization.is_trained_with(self.activation)
+        {
+            return normalization.then(y, self.activation, self.modulation, self.residual);
+        }
         if let Some(normalization) = self.normalization {
             y = normalization.forward(y);
         }

@@ -5,6 +5,8 @@ use burn::nn::Initializer;
 use burn::prelude::*;
 
 use crate::kernel::{Affine, Normalization};
+#[cfg(feature = "train")]
+use crate::{Activation, Modulation, autodiff, kernel::training::has_slope};
 use crate::{PackReport, Parameter};
 
 /// Makes a [`GroupNorm`].
@@ -91,6 +93,31 @@ impl GroupNorm {
         })
     }
 
+    /// Whether [`then`](Self::then) computes it.
+    #[cfg(feature = "train")]
+    pub(crate) fn is_trained_with(&self, activation: Activation) -> bool {
+        has_slope(activation) && !self.is_packed() && autodiff::suits(&self.weight.val())
+    }
+
+    /// Normalizes, activates, modulates and adds in one operation of autodiff.
+    #[cfg(feature = "train")]
+    pub(crate) fn then(
+        &self,
+        x: Tensor<3>,
+        activation: Activation,
+        modulation: Option<Modulation>,
+        residual: Option<Tensor<3>>,
+    ) -> Tensor<3> {
+        let follow = autodiff::Follow {
+            groups: self.n_groups,
+            epsilon: self.epsilon,
+            activation,
+            scales: modulation.as_ref().is_some_and(|it| it.scales),
+        };
+        let parameters = [self.weight.val(), self.bias.val()];
+        autodiff::normalize(x, parameters, follow, modulation, residual)
+    }
+
     /// Normalizes.
     ///
     /// # Shapes
@@ -110,6 +137,11 @@ impl GroupNorm {
         );
         let batch = shape[0];
         let each: usize = shape[2..].iter().product();
+        #[cfg(feature = "train")]
+        if autodiff::suits(&weight) {
+            let x = x.reshape([batch, channels, each]);
+            return self.then(x, Activation::Identity, None, None).reshape(shape);
+        }
         let x = x.reshape([batch, self.n_groups, channels / self.n_groups * each]);
         // Two passes: the variance of what is left when the mean is gone does not cancel.
         let mean = x.clone().mean_dim(2);

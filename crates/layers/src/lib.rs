@@ -26,10 +26,17 @@
 //! do all that [follows](Epilogue) a convolution in the same sweep. The kernels choose their [instructions](Level) when the
 //! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
 //!
+//! With feature `train`, what a training step computes has kernels too, under burn's autodiff on the CPU: the layers above,
+//! forward and backward, and [`AdamW`].
+//!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
 pub mod activation;
+#[cfg(feature = "train")]
+mod adamw;
 mod attention;
+#[cfg(feature = "train")]
+mod autodiff;
 mod batch_norm;
 mod conv1d;
 mod conv2d;
@@ -52,6 +59,8 @@ mod threads;
 mod upsample;
 pub mod weights;
 
+#[cfg(feature = "train")]
+pub use adamw::AdamW;
 pub use attention::{attention, causal_attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};

@@ -81,8 +81,12 @@ impl Linear {
             return packed(weight, 0..d_input, bias, x);
         }
         // The transpose is a view: the matrix product reads strided weights without a copy.
-        let bias = self.bias.as_ref().map(Parameter::val);
-        linear(x, self.weight.val().transpose(), bias)
+        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Parameter::val));
+        #[cfg(feature = "train")]
+        if crate::autodiff::suits(&weight) {
+            return crate::autodiff::project(x, weight, bias);
+        }
+        linear(x, weight.transpose(), bias)
     }
 
     /// Applies the columns `start..start + n` of the weight alone, without the offset, to `n` features.
@@ -101,6 +105,10 @@ impl Linear {
         }
         // A view again: the columns are not copied.
         let weight = self.weight.val().narrow(1, start, n);
+        #[cfg(feature = "train")]
+        if crate::autodiff::suits(&weight) {
+            return crate::autodiff::project(x, weight, None);
+        }
         x.matmul(weight.transpose())
     }
 

@@ -87,7 +87,7 @@ pub(super) unsafe fn activate<S: Lanes>(activation: Activation, x: S::Vector) ->
 ///
 /// The constants are those of `expf` in the Cephes library, Stephen L. Moshier, 1989.
 #[inline(always)]
-unsafe fn exp<S: Lanes>(x: S::Vector) -> S::Vector {
+pub(super) unsafe fn exp<S: Lanes>(x: S::Vector) -> S::Vector {
     const COEFFICIENTS: [f32; 5] = [
         1.398_199_9e-3,
         8.333_452e-3,
@@ -126,7 +126,7 @@ unsafe fn mish<S: Lanes>(x: S::Vector) -> S::Vector {
 }
 
 #[inline(always)]
-unsafe fn sigmoid<S: Lanes>(x: S::Vector) -> S::Vector {
+pub(super) unsafe fn sigmoid<S: Lanes>(x: S::Vector) -> S::Vector {
     // SAFETY: the caller grants the instruction set.
     unsafe {
         let one = S::splat(1.0);

@@ -8,6 +8,7 @@
 //! | `panels` | weights, laid out once in the order in which they are read |
 //! | `window` | which inputs an output of a convolution sees |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
+//! | `training` | what a training step computes, with feature `train` |
 //!
 //! Every output is a sum in one fixed order, whatever the number of threads and whatever else is in the batch: bits do
 //! not depend on either. They do depend on the instruction set.
@@ -18,6 +19,8 @@ mod level;
 mod memory;
 mod panels;
 mod product;
+#[cfg(feature = "train")]
+pub(crate) mod training;
 mod window;
 
 pub use elementwise::Activation;

@@ -1,0 +1,605 @@
+//! What a training step computes on the CPU, as operations of burn's autodiff: kernels forward, and kernels backward.
+//!
+//! Features have the shape `[batch, channels, time]`, as everywhere in this crate, and lie in memory as
+//! `[time, batch, channels]`, which is what the kernels read and write. burn carries the strides along, so that nothing is
+//! laid out anew between two of these operations; what comes from elsewhere is, once.
+//!
+//! Tensors of other devices, of other types or without gradients go other ways: see [`suits`].
+
+use std::marker::PhantomData;
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{
+    Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata, backend_extension,
+};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+use crate::Modulation;
+use crate::kernel::training::{
+    Correlation, Links, Normalized, Order, Shape, column_sums, has_slope, slope,
+};
+use crate::kernel::{Activation, Affine, Film, Level, Normalization};
+
+/// burn's tensors on the CPU.
+type CpuTensor = FloatTensor<Flex>;
+
+/// What a convolution does with time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    /// The distance between two windows.
+    pub(crate) stride: usize,
+    /// How far the first window reaches beyond the beginning.
+    pub(crate) padding: usize,
+    /// Whether the convolution is a transposed one.
+    pub(crate) transposed: bool,
+}
+
+impl Geometry {
+    /// Of a linear layer.
+    const POINT: Self = Self {
+        stride: 1,
+        padding: 0,
+        transposed: false,
+    };
+}
+
+/// What is done to features, and which arguments it has besides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Follow {
+    /// Into how many groups channels fall.
+    pub(crate) groups: usize,
+    /// What is added to the variance.
+    pub(crate) epsilon: f64,
+    /// What follows.
+    pub(crate) activation: Activation,
+    /// Whether a modulation has scales.
+    pub(crate) scales: bool,
+}
+
+/// An argument that may be absent.
+#[derive(ExtensionType)]
+pub(crate) enum Optional<B: Backend> {
+    Given(FloatTensor<B>),
+    Absent,
+}
+
+impl<B: Backend> From<Option<FloatTensor<B>>> for Optional<B> {
+    fn from(tensor: Option<FloatTensor<B>>) -> Self {
+        tensor.map_or(Self::Absent, Self::Given)
+    }
+}
+
+impl<B: Backend> Optional<B> {
+    fn into_option(self) -> Option<FloatTensor<B>> {
+        match self {
+            Self::Given(tensor) => Some(tensor),
+            Self::Absent => None,
+        }
+    }
+}
+
+/// Whether the operations of this module compute with a tensor: f32 on the CPU, under autodiff.
+///
+/// Without gradients there are better ways: packed layers.
+pub(crate) fn suits<const D: usize>(tensor: &Tensor<D>) -> bool {
+    let device = tensor.device();
+    device.is_autodiff() && device == Device::flex() && tensor.dtype() == DType::F32
+}
+
+/// A convolution over time, or a transposed one.
+///
+/// Shapes: x `[batch, channels, time]`; weight and bias as those of the layers.
+pub(crate) fn convolve(
+    x: Tensor<3>,
+    weight: Tensor<3>,
+    bias: Tensor<1>,
+    geometry: Geometry,
+) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as Training>::convolve(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        Optional::Given(bias.into_dispatch()),
+        geometry,
+    ))
+}
+
+/// `x Wᵀ + b` for the rows of `x`.
+///
+/// Shapes: x `[.., d_input]`, weight `[d_output, d_input]`, bias `[d_output]`.
+pub(crate) fn project<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let mut shape = x.dims();
+    let [d_output, d_input] = weight.dims();
+    let rows = shape[..D - 1].iter().product();
+    shape[D - 1] = d_output;
+    let x: Tensor<3> = x.reshape([rows, d_input, 1]);
+    let weight: Tensor<3> = weight.reshape([d_output, d_input, 1]);
+    let y = <Dispatch as Training>::convolve(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.map(Tensor::into_dispatch).into(),
+        Geometry::POINT,
+    );
+    Tensor::<3>::from_dispatch(y).reshape(shape)
+}
+
+/// `activation(normalize(x))`, modulated, and the residual added. [`Follow::scales`] is the modulation's.
+///
+/// Shapes: x and residual `[batch, channels, time]`; weight and bias `[channels]`.
+pub(crate) fn normalize(
+    x: Tensor<3>,
+    [weight, bias]: [Tensor<1>; 2],
+    follow: Follow,
+    modulation: Option<Modulation>,
+    residual: Option<Tensor<3>>,
+) -> Tensor<3> {
+    let ([batch, channels, _], shape) = (x.dims(), x.dims());
+    if let Some(modulation) = &modulation {
+        let [rows, width] = modulation.values.dims();
+        assert!(
+            (rows == 1 || rows == batch)
+                && width == channels * (1 + usize::from(modulation.scales)),
+            "a modulation of [{rows}, {width}] for {batch} samples of {channels} channels"
+        );
+    }
+    if let Some(residual) = &residual {
+        assert_eq!(residual.dims(), shape, "the residual is like the output");
+    }
+    Tensor::from_dispatch(<Dispatch as Training>::normalize(
+        x.into_dispatch(),
+        weight.into_dispatch(),
+        bias.into_dispatch(),
+        modulation
+            .map(|modulation| modulation.values.into_dispatch())
+            .into(),
+        residual.map(Tensor::into_dispatch).into(),
+        follow,
+    ))
+}
+
+/// An activation, element by element; nothing where there is no kernel for its slope.
+pub(crate) fn activate<const D: usize>(
+    x: Tensor<D>,
+    activation: Activation,
+) -> Result<Tensor<D>, Tensor<D>> {
+    if suits(&x) && has_slope(activation) {
+        let y = <Dispatch as Training>::activate(x.into_dispatch(), activation);
+        Ok(Tensor::from_dispatch(y))
+    } else {
+        Err(x)
+    }
+}
+
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait Training: Backend {
+    fn convolve(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] bias: Optional<Self>,
+        geometry: Geometry,
+    ) -> FloatTensor<Self>;
+
+    fn normalize(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        #[extension_type] modulation: Optional<Self>,
+        #[extension_type] residual: Optional<Self>,
+        follow: Follow,
+    ) -> FloatTensor<Self>;
+
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
+}
+
+impl Training for Flex {
+    fn convolve(
+        x: CpuTensor,
+        weight: CpuTensor,
+        bias: Optional<Self>,
+        geometry: Geometry,
+    ) -> CpuTensor {
+        Convolved::new(&x, &weight, geometry).forward(bias.into_option().as_ref())
+    }
+
+    fn normalize(
+        x: CpuTensor,
+        weight: CpuTensor,
+        bias: CpuTensor,
+        modulation: Optional<Self>,
+        residual: Optional<Self>,
+        follow: Follow,
+    ) -> CpuTensor {
+        let parameters = [&weight, &bias].map(CpuTensor::to_contiguous);
+        let modulation = modulation.into_option().map(|it| it.to_contiguous());
+        let residual = residual.into_option();
+        Followed::forward(&x, parameters, modulation, residual.as_ref(), follow).0
+    }
+
+    fn activate(x: CpuTensor, activation: Activation) -> CpuTensor {
+        let (mut values, restore) = dense(&x);
+        crate::kernel::apply(Level::detected(), activation, &mut values);
+        restore(values)
+    }
+}
+
+impl<C: CheckpointStrategy> Training for Autodiff<Flex, C> {
+    fn convolve(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: Optional<Self>,
+        geometry: Geometry,
+    ) -> FloatTensor<Self> {
+        let bias = bias.into_option();
+        let state = Convolved::new(x.primitive(), weight.primitive(), geometry);
+        let y = state.forward(bias.as_ref().map(|bias| bias.primitive()));
+        match bias {
+            Some(bias) => track::<C, _, 3>([x.node(), weight.node(), bias.node()], state, y),
+            None => track::<C, _, 2>([x.node(), weight.node()], state, y),
+        }
+    }
+
+    fn normalize(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        modulation: Optional<Self>,
+        residual: Optional<Self>,
+        follow: Follow,
+    ) -> FloatTensor<Self> {
+        let (modulation, residual) = (modulation.into_option(), residual.into_option());
+        let (y, state) = {
+            let parameters = [&weight, &bias].map(|it| it.primitive().to_contiguous());
+            let modulation = modulation.as_ref().map(|it| it.primitive().to_contiguous());
+            let residual = residual.as_ref().map(|it| it.primitive());
+            Followed::forward(x.primitive(), parameters, modulation, residual, follow)
+        };
+        let (x, weight, bias) = (x.node(), weight.node(), bias.node());
+        match (modulation, residual) {
+            (None, None) => track::<C, _, 3>([x, weight, bias], state, y),
+            (Some(more), None) | (None, Some(more)) => {
+                track::<C, _, 4>([x, weight, bias, more.node()], state, y)
+            }
+            (Some(modulation), Some(residual)) => track::<C, _, 5>(
+                [x, weight, bias, modulation.node(), residual.node()],
+                state,
+                y,
+            ),
+        }
+    }
+
+    fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self> {
+        let y = Flex::activate(x.primitive().clone(), activation);
+        let state = Activated {
+            x: x.primitive().clone(),
+            activation,
+        };
+        track::<C, _, 1>([x.node()], state, y)
+    }
+}
+
+/// An operation that was computed: what its backward needs.
+trait Computed: Clone + Send + std::fmt::Debug + 'static {
+    /// Hands each parent that wants it its gradient.
+    fn backward(self, dy: CpuTensor, parents: &[Option<NodeId>], grads: &mut Gradients);
+}
+
+#[derive(Debug)]
+struct Step<T>(PhantomData<T>);
+
+impl<T: Computed + Sync, const N: usize> Backward<Flex, N> for Step<T> {
+    type State = T;
+
+    fn backward(self, ops: Ops<T, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<Flex>(&ops.node);
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        ops.state.backward(dy, &parents, grads);
+    }
+}
+
+fn track<C: CheckpointStrategy, T: Computed + Sync, const N: usize>(
+    parents: [NodeGuard; N],
+    state: T,
+    y: CpuTensor,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    let step = Step(PhantomData);
+    match Backward::<Flex, N>::prepare::<C>(step, parents)
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(operation) => operation.finish(state, y),
+        OpsKind::UnTracked(operation) => operation.finish(y),
+    }
+}
+
+/// A tensor `[batch, channels, time]` that lies as `[time, batch, channels]`: the same, where it does so already.
+fn laid_out(x: &CpuTensor) -> CpuTensor {
+    let [batch, channels, times] = x.shape().dims();
+    let strides: [isize; 3] = x.layout().strides().try_into().expect("three axes");
+    let wanted = [channels, 1, batch * channels].map(usize::cast_signed);
+    let sizes = [batch, channels, times];
+    // An axis of one has no stride that matters.
+    if (0..3).all(|axis| sizes[axis] == 1 || strides[axis] == wanted[axis]) {
+        return x.clone();
+    }
+    let from: &[f32] = x.storage();
+    let start = x.layout().start_offset().cast_signed();
+    let mut to = Vec::with_capacity(batch * channels * times);
+    for t in 0..times.cast_signed() {
+        for b in 0..batch.cast_signed() {
+            let row = start + t * strides[2] + b * strides[0];
+            if strides[1] == 1 {
+                let row = row.cast_unsigned();
+                to.extend_from_slice(&from[row..row + channels]);
+            } else {
+                let at = |c: isize| from[(row + c * strides[1]).cast_unsigned()];
+                to.extend((0..channels.cast_signed()).map(at));
+            }
+        }
+    }
+    features(to, [batch, channels, times])
+}
+
+/// The values of a tensor that is [laid out](laid_out).
+fn values(x: &CpuTensor) -> &[f32] {
+    let start = x.layout().start_offset();
+    &x.storage()[start..start + x.shape().num_elements()]
+}
+
+/// A tensor `[batch, channels, time]` of what lies as `[time, batch, channels]`.
+fn features(values: Vec<f32>, [batch, channels, times]: [usize; 3]) -> CpuTensor {
+    CpuTensor::from_data(TensorData::new(values, [times, batch, channels])).permute(&[1, 2, 0])
+}
+
+/// A copy of the values of any tensor, in an order of its own, and how to make such a tensor of others.
+fn dense(x: &CpuTensor) -> (Vec<f32>, impl Fn(Vec<f32>) -> CpuTensor + use<>) {
+    let axes = x.shape().num_dims();
+    let shape = x.shape();
+    let is_features = axes == 3 && {
+        let [batch, channels, _] = shape.dims();
+        let wanted = [channels, 1, batch * channels].map(usize::cast_signed);
+        x.layout().strides() == wanted
+    };
+    let copy = if is_features {
+        values(x).to_vec()
+    } else {
+        values(&x.to_contiguous()).to_vec()
+    };
+    let restore = move |values: Vec<f32>| {
+        if is_features {
+            features(values, shape.dims())
+        } else {
+            CpuTensor::from_data(TensorData::new(values, shape.clone()))
+        }
+    };
+    (copy, restore)
+}
+
+/// A convolution.
+#[derive(Clone, Debug)]
+struct Convolved {
+    x: CpuTensor,
+    weight: CpuTensor,
+    geometry: Geometry,
+    links: Links,
+}
+
+impl Convolved {
+    fn new(x: &CpuTensor, weight: &CpuTensor, geometry: Geometry) -> Self {
+        let Geometry {
+            stride, padding, ..
+        } = geometry;
+        let ([_, _, time], [_, _, taps]) = (x.shape().dims(), weight.shape().dims());
+        let links = if geometry.transposed {
+            Links::transposed(time, taps, stride, padding)
+        } else {
+            Links::convolution(time, taps, stride, padding)
+        };
+        Self {
+            x: laid_out(x),
+            weight: weight.to_contiguous(),
+            geometry,
+            links,
+        }
+    }
+
+    fn correlation(&self) -> Correlation<'_> {
+        let [samples, inputs, _] = self.x.shape().dims();
+        let [first, second, _] = self.weight.shape().dims();
+        let transposed = self.geometry.transposed;
+        Correlation {
+            samples,
+            outputs: if transposed { second } else { first },
+            inputs,
+            links: &self.links,
+            order: if transposed {
+                Order::InputFirst
+            } else {
+                Order::OutputFirst
+            },
+        }
+    }
+
+    fn forward(&self, bias: Option<&CpuTensor>) -> CpuTensor {
+        let correlation = self.correlation();
+        let Correlation {
+            samples, outputs, ..
+        } = correlation;
+        let times = self.links.outputs();
+        let mut y = vec![0.0; times * samples * outputs];
+        let bias = bias.map(CpuTensor::to_contiguous);
+        correlation.forward(
+            Level::detected(),
+            values(&self.x),
+            values(&self.weight),
+            bias.as_ref().map(values),
+            &mut y,
+        );
+        features(y, [samples, outputs, times])
+    }
+}
+
+impl Computed for Convolved {
+    fn backward(self, dy: CpuTensor, parents: &[Option<NodeId>], grads: &mut Gradients) {
+        let correlation = self.correlation();
+        let (level, dy) = (Level::detected(), laid_out(&dy));
+        if let Some(x) = parents[0] {
+            let mut dx = vec![0.0; self.x.shape().num_elements()];
+            correlation.backward_input(level, values(&dy), values(&self.weight), &mut dx);
+            grads.register::<Flex>(x, features(dx, self.x.shape().dims()));
+        }
+        if let Some(weight) = parents[1] {
+            let shape = self.weight.shape();
+            let mut dw = vec![0.0; shape.num_elements()];
+            correlation.backward_weight(level, values(&self.x), values(&dy), &mut dw);
+            grads.register::<Flex>(weight, CpuTensor::from_data(TensorData::new(dw, shape)));
+        }
+        if let Some(bias) = parents.get(2).copied().flatten() {
+            let sums = column_sums(values(&dy), correlation.outputs);
+            grads.register::<Flex>(bias, vector(sums));
+        }
+    }
+}
+
+fn vector(values: Vec<f32>) -> CpuTensor {
+    let n = values.len();
+    CpuTensor::from_data(TensorData::new(values, [n]))
+}
+
+/// A normalization and what followed.
+#[derive(Clone, Debug)]
+struct Followed {
+    x: CpuTensor,
+    parameters: [CpuTensor; 2],
+    modulation: Option<CpuTensor>,
+    follow: Follow,
+    /// Whether a residual was added.
+    residual: bool,
+    statistics: Vec<f32>,
+}
+
+impl Followed {
+    fn forward(
+        x: &CpuTensor,
+        parameters: [CpuTensor; 2],
+        modulation: Option<CpuTensor>,
+        residual: Option<&CpuTensor>,
+        follow: Follow,
+    ) -> (CpuTensor, Self) {
+        let mut this = Self {
+            x: laid_out(x),
+            parameters,
+            modulation,
+            follow,
+            residual: residual.is_some(),
+            statistics: Vec::new(),
+        };
+        let residual = residual.map(laid_out);
+        let mut y = vec![0.0; this.x.shape().num_elements()];
+        this.statistics = this.normalized().forward(
+            Level::detected(),
+            values(&this.x),
+            residual.as_ref().map(values),
+            &mut y,
+        );
+        (features(y, this.x.shape().dims()), this)
+    }
+
+    fn normalized(&self) -> Normalized<'_> {
+        let [samples, channels, times] = self.x.shape().dims();
+        let film = self.modulation.as_ref().map(|modulation| {
+            let [rows, width] = modulation.shape().dims();
+            let values = values(modulation);
+            Film {
+                scale: self.follow.scales.then_some(values),
+                shift: &values[width - channels..],
+                sample: if rows == 1 { 0 } else { width },
+            }
+        });
+        Normalized {
+            shape: Shape {
+                times,
+                samples,
+                channels,
+            },
+            normalization: Normalization {
+                groups: self.follow.groups,
+                epsilon: self.follow.epsilon,
+                affine: Affine {
+                    weight: values(&self.parameters[0]),
+                    bias: values(&self.parameters[1]),
+                },
+            },
+            activation: self.follow.activation,
+            film,
+        }
+    }
+}
+
+impl Computed for Followed {
+    fn backward(self, dy: CpuTensor, parents: &[Option<NodeId>], grads: &mut Gradients) {
+        let dy = laid_out(&dy);
+        let normalized = self.normalized();
+        let channels = normalized.shape.channels;
+        let computed = normalized.backward(
+            Level::detected(),
+            values(&self.x),
+            &self.statistics,
+            values(&dy),
+        );
+        if let Some(x) = parents[0] {
+            grads.register::<Flex>(x, features(computed.x, self.x.shape().dims()));
+        }
+        let mut affine = column_sums(&computed.affine, 2 * channels);
+        let offsets = affine.split_off(channels);
+        for (parent, sums) in parents[1..3].iter().zip([affine, offsets]) {
+            if let Some(parent) = parent {
+                grads.register::<Flex>(*parent, vector(sums));
+            }
+        }
+        let mut more = parents[3..].iter();
+        if let Some(modulation) = &self.modulation
+            && let Some(parent) = more.next().copied().flatten()
+        {
+            let [rows, width] = modulation.shape().dims();
+            let film = if rows == 1 {
+                column_sums(&computed.film, width)
+            } else {
+                computed.film
+            };
+            let film = CpuTensor::from_data(TensorData::new(film, [rows, width]));
+            grads.register::<Flex>(parent, film);
+        }
+        if self.residual
+            && let Some(parent) = more.next().copied().flatten()
+        {
+            grads.register::<Flex>(parent, dy);
+        }
+    }
+}
+
+/// An activation.
+#[derive(Clone, Debug)]
+struct Activated {
+    x: CpuTensor,
+    activation: Activation,
+}
+
+impl Computed for Activated {
+    fn backward(self, dy: CpuTensor, parents: &[Option<NodeId>], grads: &mut Gradients) {
+        let Some(parent) = parents[0] else {
+            return;
+        };
+        let x = self.x.to_contiguous();
+        let mut dx = values(&dy.to_contiguous()).to_vec();
+        slope(Level::detected(), self.activation, values(&x), &mut dx);
+        let dx = CpuTensor::from_data(TensorData::new(dx, x.shape()));
+        grads.register::<Flex>(parent, dx);
+    }
+}
