@@ -13,7 +13,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use clearway_diffusion::{Discrete, Network, Point, Schedule, Seeded, normal};
-use clearway_layers::AdamW;
+use clearway_layers::{AdamW, in_pool};
 use clearway_planner::Policy;
 
 /// As in the `clearway` command.
@@ -63,6 +63,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .collect();
 
     let mut rows: Vec<[f64; 4]> = Vec::with_capacity(steps);
+    // In the pool, as a training loop should be: each kernel shares its work out from there.
+    in_pool(|| {
     for step in 0..steps + WARM_UP {
         let start = Instant::now();
         let prepared = network.prepare(&condition);
@@ -78,6 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             rows.push(parts.map(|part| 1e3 * part.as_secs_f64()));
         }
     }
+    });
     println!("{} threads, batch {batch}", rayon::current_num_threads());
     for (i, name) in ["step", "forward", "backward", "update"].iter().enumerate() {
         let mut column: Vec<f64> = rows.iter().map(|row| row[i]).collect();

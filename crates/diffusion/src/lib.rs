@@ -19,6 +19,7 @@
 //! | in which order? | `Inpaint<Guided<Clip<ClassifierFree<Parameterized<Network>>>>>` |
 //! | who draws the noise? | [`Seeded`], [`Torch`], on the host |
 //! | who runs it? | [`Sampler`], an iterator over steps |
+//! | how is a network trained? | `train`, with the feature of that name |
 //!
 //! Arithmetic on levels is f64 on the host; tensors are f32.
 
@@ -31,6 +32,8 @@ mod parameterization;
 mod sampler;
 mod schedule;
 mod solver;
+#[cfg(feature = "train")]
+pub mod train;
 mod wrapper;
 
 pub use denoiser::{Denoiser, Estimate, Network};
@@ -38,7 +41,9 @@ pub use gaussian::Gaussian;
 pub use grid::{End, Grid, GridError, timesteps};
 pub use level::{Level, Point};
 pub use noise::{Noise, Seeded, Torch, normal};
-pub use parameterization::{Parameterization, ParameterizationError, Parameterized, Scalings};
+pub use parameterization::{
+    Parameterization, ParameterizationError, Parameterized, Scalings, Target,
+};
 pub use sampler::{Sampler, Step};
 pub use schedule::{Cosine, Discrete, Edm, Exploding, FlowMatching, Line, Schedule, ScheduleError};
 pub use solver::{

@@ -116,6 +116,48 @@ impl Parameterization {
     }
 }
 
+/// What a network shall answer, of the clean sample and the noise: `F = clean · x₀ + noise · ε`.
+///
+/// It is the output for which both estimates are exact.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Target {
+    /// The share of the clean sample.
+    pub clean: f64,
+    /// The share of the noise.
+    pub noise: f64,
+}
+
+impl Parameterization {
+    /// What a network is trained to answer at a level, which may lie on any line.
+    ///
+    /// | | clean | noise |
+    /// |---|---|---|
+    /// | `Noise` | 0 | 1 |
+    /// | `Sample` | 1 | 0 |
+    /// | `Velocity` | −σ/√(α²+σ²) | α/√(α²+σ²) |
+    /// | `Flow` | −1 | 1 |
+    /// | `Karras`, α = 1 | σ/(σd√(σ²+σd²)) | −σd/√(σ²+σd²) |
+    ///
+    /// The last row is `(x₀ − skip · x) / output` with `x = x₀ + σε`, in the form that loses no digits.
+    pub fn target(self, level: Level) -> Target {
+        let Level { alpha, sigma } = level;
+        let (clean, noise) = match self {
+            Self::Noise => (0.0, 1.0),
+            Self::Sample => (1.0, 0.0),
+            Self::Velocity => {
+                let norm = level.magnitude();
+                (-sigma / norm, alpha / norm)
+            }
+            Self::Flow => (-1.0, 1.0),
+            Self::Karras { sigma_data } => {
+                let total = sigma.hypot(alpha * sigma_data);
+                (sigma / (sigma_data * total), -alpha * sigma_data / total)
+            }
+        };
+        Target { clean, noise }
+    }
+}
+
 /// Why a network's prediction gives no estimate somewhere.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error(
@@ -216,6 +258,15 @@ impl<N> Parameterized<N> {
             }
         }
         Ok(())
+    }
+
+    /// What the network is trained to answer at a level, the line taken into account.
+    pub fn target(&self, level: Level) -> Target {
+        let norm = self.line.map_or(1.0, |line| line.norm(level));
+        self.parameterization.target(Level {
+            alpha: level.alpha / norm,
+            sigma: level.sigma / norm,
+        })
     }
 
     /// The scalings at a level, the line taken into account.
@@ -350,6 +401,11 @@ mod tests {
                         line,
                     };
                     let s = network.scalings(level);
+                    let target = network.target(level);
+                    assert!(
+                        (target.clean * clean + target.noise * noise - output).abs() < 1e-12,
+                        "{parameterization:?} {level:?}"
+                    );
                     assert!(
                         (s.skip * x + s.output * output - clean).abs() < 1e-12,
                         "{parameterization:?} {level:?}"

@@ -1,8 +1,6 @@
 //! AdamW, in one sweep.
 
-use burn::optim::{
-    AdamWState, AdaptiveMomentumState, LearningRate, ModuleOptimizer, Optimizer,
-};
+use burn::optim::{AdamWState, AdaptiveMomentumState, LearningRate, ModuleOptimizer, Optimizer};
 use burn::tensor::{DType, Device, Tensor};
 
 use crate::kernel::Level;

@@ -603,3 +603,251 @@ impl Computed for Activated {
         grads.register::<Flex>(parent, dx);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Param;
+    use burn::tensor::module::{conv_transpose1d, conv1d};
+    use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
+    use burn::tensor::{Distribution, Gradients};
+
+    use super::*;
+    use crate::{
+        Conv1dConfig, ConvTranspose1dConfig, Epilogue, GroupNormConfig, LinearConfig, activation,
+    };
+
+    /// f32, sums of some hundred products of numbers of about 1 in two orders, relative to the largest.
+    const TOLERANCE: f32 = 5e-6;
+
+    fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+        let device = Device::flex().autodiff();
+        Tensor::random(shape, Distribution::Normal(0.0, 1.0), &device).require_grad()
+    }
+
+    /// The gradients of a sum in which each number of the result counts differently, and which does not cancel.
+    fn gradients<const D: usize>(y: Tensor<D>) -> Gradients {
+        let n = y.dims().iter().product::<usize>();
+        let weights: Vec<f32> = (0..n).map(|i| 0.5 + (i as f32 * 0.7).sin()).collect();
+        let weights = Tensor::<D>::from_data(TensorData::new(weights, y.dims()), &Device::flex());
+        (y * weights).sum().backward()
+    }
+
+    fn assert_close<const D: usize>(what: &str, a: Tensor<D>, b: Tensor<D>) {
+        assert_eq!(a.dims(), b.dims(), "{what}");
+        let most: f32 = b.clone().abs().max().into_scalar();
+        let error: f32 = (a - b).abs().max().into_scalar();
+        assert!(error <= TOLERANCE * most, "{what}: {error:e} of {most}");
+    }
+
+    /// Compares results, and gradients by every argument.
+    macro_rules! assert_same {
+        ($what:expr, $ours:expr, $burns:expr, [$($argument:expr),*]) => {{
+            let (ours, burns) = ($ours, $burns);
+            assert_close(&$what, ours.clone().inner(), burns.clone().inner());
+            let (ours, burns) = (gradients(ours), gradients(burns));
+            $(
+                let what = format!("{}, {}", $what, stringify!($argument));
+                assert_close(
+                    &what,
+                    $argument.grad(&ours).expect(&what),
+                    $argument.grad(&burns).expect(&what),
+                );
+            )*
+        }};
+    }
+
+    #[test]
+    fn a_convolution_has_the_gradients_of_burn() {
+        for (kernel_size, stride, padding) in [(5, 1, 2), (3, 2, 1), (1, 1, 0), (4, 3, 0)] {
+            for (batch, channels_in, channels_out, time) in [(3, 5, 7, 9), (20, 33, 40, 4)] {
+                let config = Conv1dConfig {
+                    channels_in,
+                    channels_out,
+                    kernel_size,
+                    stride,
+                    padding,
+                };
+                let mut layer = config.init(&Device::flex());
+                let weight = random([channels_out, channels_in, kernel_size]);
+                let bias = random([channels_out]);
+                layer.weight = Param::from_tensor(weight.clone()).into();
+                layer.bias = Param::from_tensor(bias.clone()).into();
+                let (weight, bias) = (layer.weight.val(), layer.bias.val());
+                let x = random([batch, channels_in, time]);
+                let options = ConvOptions::new([stride], [padding], [1], 1);
+                assert_same!(
+                    format!("{config:?}"),
+                    layer.forward(x.clone()),
+                    conv1d(x.clone(), weight.clone(), Some(bias.clone()), options),
+                    [x, weight, bias]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_transposed_convolution_has_the_gradients_of_burn() {
+        for (kernel_size, stride, padding) in [(4, 2, 1), (3, 3, 0), (2, 5, 1), (5, 1, 2)] {
+            for (channels_in, channels_out, time) in [(5, 7, 3), (33, 1, 4)] {
+                let config = ConvTranspose1dConfig {
+                    channels_in,
+                    channels_out,
+                    kernel_size,
+                    stride,
+                    padding,
+                };
+                let mut layer = config.init(&Device::flex());
+                let weight = random([channels_in, channels_out, kernel_size]);
+                layer.weight = Param::from_tensor(weight).into();
+                layer.bias = Param::from_tensor(random([channels_out])).into();
+                let (weight, bias) = (layer.weight.val(), layer.bias.val());
+                // Seen through a transposition, as the network's input is.
+                let x = random([15, time, channels_in]);
+                let view = || x.clone().swap_dims(1, 2);
+                let options = ConvTransposeOptions::new([stride], [padding], [0], [1], 1);
+                assert_same!(
+                    format!("{config:?}"),
+                    layer.forward(view()),
+                    conv_transpose1d(view(), weight.clone(), Some(bias.clone()), options),
+                    [x, weight, bias]
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_linear_layer_has_the_gradients_of_burn() {
+        let config = LinearConfig {
+            d_input: 19,
+            d_output: 37,
+            bias: true,
+        };
+        let mut layer = config.init(&Device::flex());
+        layer.weight = Param::from_tensor(random([37, 19])).into();
+        layer.bias = Some(Param::from_tensor(random([37])).into());
+        let weight = layer.weight.val();
+        let bias = layer.bias.as_ref().expect("set above").val();
+        let x = random([2, 9, 19]);
+        assert_same!(
+            "whole",
+            layer.forward(x.clone()),
+            x.clone().matmul(weight.clone().transpose().unsqueeze()) + bias.clone().unsqueeze(),
+            [x, weight, bias]
+        );
+        let x = random([15, 8]);
+        assert_same!(
+            "a part",
+            layer.forward_part(x.clone(), 3),
+            x.clone().matmul(weight.clone().narrow(1, 3, 8).transpose()),
+            [x, weight]
+        );
+    }
+
+    #[test]
+    fn what_follows_has_the_gradients_of_burn() {
+        let (batch, channels, time) = (7, 12, 5);
+        let mut norm = GroupNormConfig {
+            n_groups: 4,
+            channels,
+            epsilon: 1e-5,
+        }
+        .init(&Device::flex());
+        norm.weight = Param::from_tensor(random([channels])).into();
+        norm.bias = Param::from_tensor(random([channels])).into();
+        let (weight, bias) = (norm.weight.val(), norm.bias.val());
+        let composed = |x: &Tensor<3>| {
+            let groups: Tensor<3> = x.clone().reshape([batch, 4, channels / 4 * time]);
+            let centered = groups.clone() - groups.mean_dim(2);
+            let variance = centered.clone().square().mean_dim(2);
+            let z: Tensor<3> =
+                (centered / variance.add_scalar(1e-5).sqrt()).reshape([batch, channels, time]);
+            let of_channel = |x: &Tensor<1>| x.clone().reshape([1, channels, 1]);
+            let z = z * of_channel(&weight) + of_channel(&bias);
+            // Mish by burn's own operations.
+            z.clone() * z.exp().add_scalar(1.0).log().tanh()
+        };
+        let x = random([batch, channels, time]);
+        let follow = |modulation: Option<&Tensor<2>>, scales, residual: Option<&Tensor<3>>| {
+            Epilogue {
+                normalization: Some(&norm),
+                activation: Activation::Mish,
+                modulation: modulation.map(|values| Modulation {
+                    values: values.clone(),
+                    scales,
+                }),
+                residual: residual.cloned(),
+            }
+            .forward(x.clone())
+        };
+        assert_same!(
+            "alone",
+            follow(None, false, None),
+            composed(&x),
+            [x, weight, bias]
+        );
+        let part = |film: &Tensor<2>, start| -> Tensor<3> {
+            film.clone().narrow(1, start, channels).unsqueeze_dim(2)
+        };
+        for rows in [1, batch] {
+            let film = random([rows, 2 * channels]);
+            assert_same!(
+                format!("{rows} rows of scales and shifts"),
+                follow(Some(&film), true, None),
+                composed(&x) * part(&film, 0) + part(&film, channels),
+                [x, weight, bias, film]
+            );
+            let (film, residual) = (random([rows, channels]), random([batch, channels, time]));
+            assert_same!(
+                format!("{rows} rows of shifts, and a residual"),
+                follow(Some(&film), false, Some(&residual)),
+                composed(&x) + part(&film, 0) + residual.clone(),
+                [x, weight, bias, film, residual]
+            );
+        }
+        // What is used twice has both gradients.
+        assert_same!(
+            "a residual",
+            follow(None, false, Some(&x)),
+            composed(&x) + x.clone(),
+            [x, weight, bias]
+        );
+        let picture = random([batch, channels, 3, 2]);
+        let flat: Tensor<3> = picture.clone().reshape([batch, channels, 6]);
+        let groups: Tensor<3> = flat.reshape([batch, 4, channels / 4 * 6]);
+        let centered = groups.clone() - groups.mean_dim(2);
+        let variance = centered.clone().square().mean_dim(2);
+        let z: Tensor<4> =
+            (centered / variance.add_scalar(1e-5).sqrt()).reshape([batch, channels, 3, 2]);
+        let of_channel = |x: &Tensor<1>| x.clone().reshape([1, channels, 1, 1]);
+        assert_same!(
+            "a picture",
+            norm.forward(picture.clone()),
+            z * of_channel(&weight) + of_channel(&bias),
+            [picture, weight, bias]
+        );
+    }
+
+    #[test]
+    fn activations_have_the_gradients_of_burn() {
+        let x = random([3, 5, 7]);
+        assert_same!(
+            "mish",
+            activation::mish(x.clone()),
+            x.clone() * x.clone().exp().add_scalar(1.0).log().tanh(),
+            [x]
+        );
+        let view = || x.clone().swap_dims(0, 2);
+        assert_same!(
+            "silu of a view",
+            activation::silu(view()),
+            view() / (view().neg().exp().add_scalar(1.0)),
+            [x]
+        );
+    }
+
+    #[test]
+    fn without_gradients_nothing_changes() {
+        let x = Tensor::<3>::ones([2, 3, 4], &Device::flex());
+        assert!(!suits(&x) && suits(&x.autodiff()));
+    }
+}

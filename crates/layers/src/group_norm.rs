@@ -140,7 +140,9 @@ impl GroupNorm {
         #[cfg(feature = "train")]
         if autodiff::suits(&weight) {
             let x = x.reshape([batch, channels, each]);
-            return self.then(x, Activation::Identity, None, None).reshape(shape);
+            return self
+                .then(x, Activation::Identity, None, None)
+                .reshape(shape);
         }
         let x = x.reshape([batch, self.n_groups, channels / self.n_groups * each]);
         // Two passes: the variance of what is left when the mean is gone does not cancel.

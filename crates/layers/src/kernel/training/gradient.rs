@@ -19,7 +19,10 @@ const GRAIN: usize = 1 << 14;
 /// If the slices differ in length, the activation is GELU, or this CPU does not have the level.
 pub(crate) fn slope(level: Level, activation: Activation, x: &[f32], dy: &mut [f32]) {
     assert_eq!(x.len(), dy.len(), "a gradient for each value");
-    assert!(has_slope(activation), "no kernel for {activation:?}'s slope");
+    assert!(
+        has_slope(activation),
+        "no kernel for {activation:?}'s slope"
+    );
     x.par_chunks(GRAIN)
         .zip(dy.par_chunks_mut(GRAIN))
         .for_each(|(x, dy)| {
@@ -132,7 +135,10 @@ mod tests {
                     let (x, h) = (f64::from(*x), 1e-4);
                     let rise = exact(activation, x + h) - exact(activation, x - h);
                     let error = (rise / (2.0 * h) - f64::from(slope)).abs();
-                    assert!(error < 1e-6, "{level}: {activation:?}'s slope at {x}: {error:e}");
+                    assert!(
+                        error < 1e-6,
+                        "{level}: {activation:?}'s slope at {x}: {error:e}"
+                    );
                 }
                 let mut zero = [3.0, 5.0];
                 slope(level, activation, &[f32::MIN, f32::NEG_INFINITY], &mut zero);

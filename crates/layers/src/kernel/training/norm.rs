@@ -559,13 +559,15 @@ mod tests {
             wide(&film),
             residual.as_deref().map_or_else(Vec::new, wide),
         ];
-        let of = |arguments: &Arguments| {
-            exact(shape, groups, case.activation, case.rows, arguments)
-        };
+        let of =
+            |arguments: &Arguments| exact(shape, groups, case.activation, case.rows, arguments);
         for (i, (y, exact)) in y.iter().zip(of(&arguments)).enumerate() {
             // Numbers of a few units; a group of one channel and one time is divided by √1e-5.
             let error = (f64::from(*y) - exact).abs();
-            assert!(error < 3e-6, "{case:?}, {level}: y[{i}] is {exact}, not {y}");
+            assert!(
+                error < 3e-6,
+                "{case:?}, {level}: y[{i}] is {exact}, not {y}"
+            );
         }
         let affine = super::super::column_sums(&gradients.affine, 2 * channels);
         let modulation = if case.rows == 1 {
@@ -588,7 +590,10 @@ mod tests {
                     let mut arguments = arguments.clone();
                     arguments[which][i] += by;
                     let y = of(&arguments);
-                    y.iter().zip(&dy).map(|(y, dy)| y * f64::from(*dy)).sum::<f64>()
+                    y.iter()
+                        .zip(&dy)
+                        .map(|(y, dy)| y * f64::from(*dy))
+                        .sum::<f64>()
                 };
                 let slope = (moved(step) - moved(-step)) / (2.0 * step);
                 let error = (slope - f64::from(computed[i])).abs();
@@ -662,7 +667,8 @@ mod tests {
         let together = bits(samples, &x, 3);
         assert_eq!(together, bits(samples, &x, 1));
         let of_sample = |b: usize| {
-            (0..times).flat_map(move |t| (t * samples + b) * channels..(t * samples + b + 1) * channels)
+            (0..times)
+                .flat_map(move |t| (t * samples + b) * channels..(t * samples + b + 1) * channels)
         };
         let alone: Vec<f32> = of_sample(17).map(|i| x[i]).collect();
         let alone = bits(1, &alone, 1);
