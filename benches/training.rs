@@ -65,21 +65,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rows: Vec<[f64; 4]> = Vec::with_capacity(steps);
     // In the pool, as a training loop should be: each kernel shares its work out from there.
     in_pool(|| {
-    for step in 0..steps + WARM_UP {
-        let start = Instant::now();
-        let prepared = network.prepare(&condition);
-        let estimate = network.forward(x.clone(), &points, &prepared);
-        let loss = (estimate - noise.clone()).square().mean();
-        let forward = start.elapsed();
-        let gradients = GradientsParams::from_grads(loss.backward(), &network);
-        let backward = start.elapsed();
-        network = optimizer.step(1e-5, network, gradients);
-        let end = start.elapsed();
-        if step >= WARM_UP {
-            let parts = [end, forward, backward - forward, end - backward];
-            rows.push(parts.map(|part| 1e3 * part.as_secs_f64()));
+        for step in 0..steps + WARM_UP {
+            let start = Instant::now();
+            let prepared = network.prepare(&condition);
+            let estimate = network.forward(x.clone(), &points, &prepared);
+            let loss = (estimate - noise.clone()).square().mean();
+            let forward = start.elapsed();
+            let gradients = GradientsParams::from_grads(loss.backward(), &network);
+            let backward = start.elapsed();
+            network = optimizer.step(1e-5, network, gradients);
+            let end = start.elapsed();
+            if step >= WARM_UP {
+                let parts = [end, forward, backward - forward, end - backward];
+                rows.push(parts.map(|part| 1e3 * part.as_secs_f64()));
+            }
         }
-    }
     });
     println!("{} threads, batch {batch}", rayon::current_num_threads());
     for (i, name) in ["step", "forward", "backward", "update"].iter().enumerate() {

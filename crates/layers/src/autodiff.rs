@@ -13,9 +13,7 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{
-    Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata, backend_extension,
-};
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::Modulation;
@@ -36,15 +34,8 @@ pub(crate) struct Geometry {
     pub(crate) padding: usize,
     /// Whether the convolution is a transposed one.
     pub(crate) transposed: bool,
-}
-
-impl Geometry {
-    /// Of a linear layer.
-    const POINT: Self = Self {
-        stride: 1,
-        padding: 0,
-        transposed: false,
-    };
+    /// Whether there is a bias.
+    pub(crate) biased: bool,
 }
 
 /// What is done to features, and which arguments it has besides.
@@ -56,30 +47,12 @@ pub(crate) struct Follow {
     pub(crate) epsilon: f64,
     /// What follows.
     pub(crate) activation: Activation,
-    /// Whether a modulation has scales.
+    /// Whether there is a modulation, and whether it has scales.
+    pub(crate) modulated: bool,
+    /// See [`modulated`](Self::modulated).
     pub(crate) scales: bool,
-}
-
-/// An argument that may be absent.
-#[derive(ExtensionType)]
-pub(crate) enum Optional<B: Backend> {
-    Given(FloatTensor<B>),
-    Absent,
-}
-
-impl<B: Backend> From<Option<FloatTensor<B>>> for Optional<B> {
-    fn from(tensor: Option<FloatTensor<B>>) -> Self {
-        tensor.map_or(Self::Absent, Self::Given)
-    }
-}
-
-impl<B: Backend> Optional<B> {
-    fn into_option(self) -> Option<FloatTensor<B>> {
-        match self {
-            Self::Given(tensor) => Some(tensor),
-            Self::Absent => None,
-        }
-    }
+    /// Whether there is a residual.
+    pub(crate) added: bool,
 }
 
 /// Whether the operations of this module compute with a tensor: f32 on the CPU, under autodiff.
@@ -102,7 +75,7 @@ pub(crate) fn convolve(
     Tensor::from_dispatch(<Dispatch as Training>::convolve(
         x.into_dispatch(),
         weight.into_dispatch(),
-        Optional::Given(bias.into_dispatch()),
+        bias.into_dispatch(),
         geometry,
     ))
 }
@@ -121,16 +94,23 @@ pub(crate) fn project<const D: usize>(
     shape[D - 1] = d_output;
     let x: Tensor<3> = x.reshape([rows, d_input, 1]);
     let weight: Tensor<3> = weight.reshape([d_output, d_input, 1]);
+    let geometry = Geometry {
+        stride: 1,
+        padding: 0,
+        transposed: false,
+        biased: bias.is_some(),
+    };
+    let weight = weight.into_dispatch();
     let y = <Dispatch as Training>::convolve(
         x.into_dispatch(),
-        weight.into_dispatch(),
-        bias.map(Tensor::into_dispatch).into(),
-        Geometry::POINT,
+        weight.clone(),
+        bias.map_or(weight, Tensor::into_dispatch),
+        geometry,
     );
     Tensor::<3>::from_dispatch(y).reshape(shape)
 }
 
-/// `activation(normalize(x))`, modulated, and the residual added. [`Follow::scales`] is the modulation's.
+/// `activation(normalize(x))`, modulated, and the residual added; `follow` says which of these there are.
 ///
 /// Shapes: x and residual `[batch, channels, time]`; weight and bias `[channels]`.
 pub(crate) fn normalize(
@@ -152,14 +132,13 @@ pub(crate) fn normalize(
     if let Some(residual) = &residual {
         assert_eq!(residual.dims(), shape, "the residual is like the output");
     }
+    let weight = weight.into_dispatch();
     Tensor::from_dispatch(<Dispatch as Training>::normalize(
         x.into_dispatch(),
-        weight.into_dispatch(),
+        weight.clone(),
         bias.into_dispatch(),
-        modulation
-            .map(|modulation| modulation.values.into_dispatch())
-            .into(),
-        residual.map(Tensor::into_dispatch).into(),
+        modulation.map_or_else(|| weight.clone(), |it| it.values.into_dispatch()),
+        residual.map_or(weight, Tensor::into_dispatch),
         follow,
     ))
 }
@@ -177,12 +156,14 @@ pub(crate) fn activate<const D: usize>(
     }
 }
 
+/// burn's macro wants every tensor that an operation may have. One that is absent is a copy of the weight, and not looked
+/// at.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait Training: Backend {
     fn convolve(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        #[extension_type] bias: Optional<Self>,
+        bias: FloatTensor<Self>,
         geometry: Geometry,
     ) -> FloatTensor<Self>;
 
@@ -190,8 +171,8 @@ pub(crate) trait Training: Backend {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        #[extension_type] modulation: Optional<Self>,
-        #[extension_type] residual: Optional<Self>,
+        modulation: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
         follow: Follow,
     ) -> FloatTensor<Self>;
 
@@ -199,27 +180,22 @@ pub(crate) trait Training: Backend {
 }
 
 impl Training for Flex {
-    fn convolve(
-        x: CpuTensor,
-        weight: CpuTensor,
-        bias: Optional<Self>,
-        geometry: Geometry,
-    ) -> CpuTensor {
-        Convolved::new(&x, &weight, geometry).forward(bias.into_option().as_ref())
+    fn convolve(x: CpuTensor, weight: CpuTensor, bias: CpuTensor, geometry: Geometry) -> CpuTensor {
+        Convolved::new(&x, &weight, geometry).forward(geometry.biased.then_some(&bias))
     }
 
     fn normalize(
         x: CpuTensor,
         weight: CpuTensor,
         bias: CpuTensor,
-        modulation: Optional<Self>,
-        residual: Optional<Self>,
+        modulation: CpuTensor,
+        residual: CpuTensor,
         follow: Follow,
     ) -> CpuTensor {
         let parameters = [&weight, &bias].map(CpuTensor::to_contiguous);
-        let modulation = modulation.into_option().map(|it| it.to_contiguous());
-        let residual = residual.into_option();
-        Followed::forward(&x, parameters, modulation, residual.as_ref(), follow).0
+        let modulation = follow.modulated.then(|| modulation.to_contiguous());
+        let residual = follow.added.then_some(&residual);
+        Followed::forward(&x, parameters, modulation, residual, follow).0
     }
 
     fn activate(x: CpuTensor, activation: Activation) -> CpuTensor {
@@ -233,10 +209,10 @@ impl<C: CheckpointStrategy> Training for Autodiff<Flex, C> {
     fn convolve(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        bias: Optional<Self>,
+        bias: FloatTensor<Self>,
         geometry: Geometry,
     ) -> FloatTensor<Self> {
-        let bias = bias.into_option();
+        let bias = geometry.biased.then_some(bias);
         let state = Convolved::new(x.primitive(), weight.primitive(), geometry);
         let y = state.forward(bias.as_ref().map(|bias| bias.primitive()));
         match bias {
@@ -249,11 +225,12 @@ impl<C: CheckpointStrategy> Training for Autodiff<Flex, C> {
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        modulation: Optional<Self>,
-        residual: Optional<Self>,
+        modulation: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
         follow: Follow,
     ) -> FloatTensor<Self> {
-        let (modulation, residual) = (modulation.into_option(), residual.into_option());
+        let modulation = follow.modulated.then_some(modulation);
+        let residual = follow.added.then_some(residual);
         let (y, state) = {
             let parameters = [&weight, &bias].map(|it| it.primitive().to_contiguous());
             let modulation = modulation.as_ref().map(|it| it.primitive().to_contiguous());

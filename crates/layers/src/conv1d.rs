@@ -171,6 +171,7 @@ impl Conv1d {
                 stride: self.stride,
                 padding: self.padding,
                 transposed: false,
+                biased: true,
             };
             return crate::autodiff::convolve(x, weight, self.bias.val(), geometry);
         }

@@ -103,6 +103,7 @@ impl ConvTranspose1d {
                 stride: self.stride,
                 padding: self.padding,
                 transposed: true,
+                biased: true,
             };
             return crate::autodiff::convolve(x, weight, self.bias.val(), geometry);
         }

@@ -112,7 +112,9 @@ impl GroupNorm {
             groups: self.n_groups,
             epsilon: self.epsilon,
             activation,
+            modulated: modulation.is_some(),
             scales: modulation.as_ref().is_some_and(|it| it.scales),
+            added: residual.is_some(),
         };
         let parameters = [self.weight.val(), self.bias.val()];
         autodiff::normalize(x, parameters, follow, modulation, residual)
