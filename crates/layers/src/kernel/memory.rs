@@ -67,6 +67,12 @@ fn large_pages(start: NonNull<u8>, size: usize) {
 #[cfg(not(target_os = "linux"))]
 fn large_pages(_: NonNull<u8>, _: usize) {}
 
+impl Default for Words {
+    fn default() -> Self {
+        Self::zeros(0)
+    }
+}
+
 impl Drop for Words {
     fn drop(&mut self) {
         if self.len > 0 {

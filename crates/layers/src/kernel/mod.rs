@@ -6,6 +6,8 @@
 //! | `lanes` | sixteen numbers at a time, in each instruction set, with a portable twin |
 //! | `elementwise` | exp, Mish, SiLU, sigmoid, GELU |
 //! | `panels` | weights, laid out once in the order in which they are read |
+//! | `picture` | convolutions over pictures |
+//! | `winograd` | those of three by three, with a quarter of the products |
 //! | `window` | which inputs an output of a convolution sees |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
 //!
@@ -17,13 +19,16 @@ mod lanes;
 mod level;
 mod memory;
 mod panels;
+mod picture;
 mod product;
 mod window;
+mod winograd;
 
 pub use elementwise::Activation;
 pub(crate) use elementwise::apply;
 pub use level::Level;
 pub(crate) use panels::Panels;
 pub use panels::Precision;
+pub(crate) use picture::{Frame, Prologue, convolve};
 pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product};
 pub(crate) use window::Window;

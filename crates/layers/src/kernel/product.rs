@@ -433,13 +433,13 @@ struct Block<'a> {
 }
 
 /// How weights meet inputs.
-mod format {
+pub(super) mod format {
     /// An f32 and an f32.
-    pub(super) const F32: u8 = 0;
+    pub(in super::super) const F32: u8 = 0;
     /// Two bf16 and two f32.
-    pub(super) const WIDENED: u8 = 1;
+    pub(in super::super) const WIDENED: u8 = 1;
     /// Two bf16 and two bf16.
-    pub(super) const PAIRS: u8 = 2;
+    pub(in super::super) const PAIRS: u8 = 2;
 }
 
 #[inline(always)]
@@ -736,7 +736,7 @@ unsafe fn normalize<S: Lanes>(
 }
 
 /// Sixteen values from `start`; `default` where there are no more.
-fn lanes_of(values: Option<&[f32]>, start: usize, default: f32) -> [f32; LANES] {
+pub(super) fn lanes_of(values: Option<&[f32]>, start: usize, default: f32) -> [f32; LANES] {
     let mut out = [default; LANES];
     let values = values.unwrap_or_default();
     let values = &values[start.min(values.len())..];
@@ -753,17 +753,17 @@ fn largest_tile(left: usize, sums: usize) -> usize {
 }
 
 /// `m` panels of sixteen rows by `n` positions, over a chunk of depth.
-struct Tile {
-    weights: *const u32,
+pub(super) struct Tile {
+    pub(super) weights: *const u32,
     /// Between two panels.
-    panel: usize,
-    depth: usize,
-    inputs: *const u32,
+    pub(super) panel: usize,
+    pub(super) depth: usize,
+    pub(super) inputs: *const u32,
     /// Between two words of depth.
-    row: usize,
-    sums: *mut f32,
+    pub(super) row: usize,
+    pub(super) sums: *mut f32,
     /// Between two panels' sums.
-    next: usize,
+    pub(super) next: usize,
 }
 
 impl Tile {
@@ -774,7 +774,7 @@ impl Tile {
     // Indices that are known when it is compiled keep the sums in registers.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
-    unsafe fn add<S: Lanes, const FORMAT: u8, const M: usize, const N: usize>(&self) {
+    pub(super) unsafe fn add<S: Lanes, const FORMAT: u8, const M: usize, const N: usize>(&self) {
         // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.
         unsafe {
             let mut sums = [[S::splat(0.0); N]; M];
