@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Guidance, Level, Network, Point, Stack};
-use clearway_layers::Weights;
 use clearway_layers::weights::LowRank;
+use clearway_layers::{Precision, Weights};
 use clearway_stable_diffusion::{
     AutoencoderKlConfig, AutoencoderTinyConfig, ClipTextConfig, Component, Condition, Config,
     Controlled, ControlledCondition, Files, Mid, Unet, UnetConfig, weights,
@@ -635,12 +635,25 @@ fn peak_memory() -> usize {
 
 /// Of a whole network in f32; float16 would be worth 60.
 const FULL_SIZE_DB: f64 = 80.0;
+/// Weights in bf16 are wrong by up to 2⁻⁹.
+const FULL_SIZE_BF16_DB: f64 = 40.0;
 
 #[test]
 #[ignore = "needs the folder that golden/stable_diffusion/full_size.py writes, in CLEARWAY_FULL_SIZE"]
 fn networks_of_full_size_match() {
     let folder = std::env::var_os("CLEARWAY_FULL_SIZE").expect("CLEARWAY_FULL_SIZE is set");
-    let folder = Path::new(&folder);
+    for (precision, least) in [
+        (Some(Precision::F32), FULL_SIZE_DB),
+        (Some(Precision::Bf16), FULL_SIZE_BF16_DB),
+        (None, FULL_SIZE_DB),
+    ] {
+        let precision_is = precision.map_or("plain".into(), |it| it.to_string());
+        println!("\n{precision_is}");
+        networks_of_full_size(Path::new(&folder), precision, least);
+    }
+}
+
+fn networks_of_full_size(folder: &Path, precision: Option<Precision>, least: f64) {
     let files = Files::open(folder).expect("it is there");
     let mut expected = Expected::open(&folder.join("expected.safetensors"));
     let start = Cell::new(Instant::now());
@@ -651,7 +664,7 @@ fn networks_of_full_size_match() {
     };
     let check = |name: &str, psnr: f64| {
         println!("{name:24} {psnr:8.1} dB");
-        assert!(psnr > FULL_SIZE_DB);
+        assert!(psnr > least);
         start.set(Instant::now());
     };
 
@@ -664,11 +677,17 @@ fn networks_of_full_size_match() {
     check("text encoder", psnr(out, expected.get("text")));
     drop(network);
 
-    let network = files.autoencoder(&device()).expect("it loads");
+    let mut network = files.autoencoder(&device()).expect("it loads");
     lap("autoencoder, load");
+    if let Some(precision) = precision {
+        let report = network.pack(precision);
+        lap(&format!("autoencoder, pack {} MB", report.bytes >> 20));
+    }
     let z = expected.get::<4>("z").mul_scalar(0.18215);
-    let out = network.decode(z);
+    let out = network.decode(z.clone());
     lap("decoder, 512 x 512");
+    network.decode(z);
+    lap("decoder, 512 x 512, again");
     check("decoder", psnr(out, expected.get("decoded")));
     let mean = network.encode(expected.get("picture")).mean;
     lap("encoder, 256 x 256");
@@ -678,12 +697,19 @@ fn networks_of_full_size_match() {
     );
     drop(network);
 
-    let network = files.unet(&device()).expect("it loads");
+    let mut network = files.unet(&device()).expect("it loads");
     lap("U-Net, load");
+    if let Some(precision) = precision {
+        let report = network.pack(precision);
+        lap(&format!("U-Net, pack {} MB", report.bytes >> 20));
+    }
     let text = expected.get::<3>("text").narrow(0, 0, 1);
     let prepared = network.prepare(&Condition::text(text));
     lap("U-Net, prepare");
-    let out = network.forward(expected.get("x"), &[point(500.0)], &prepared);
+    let mut pass = || network.forward(expected.get("x"), &[point(500.0)], &prepared);
+    let out = pass();
     lap("U-Net, 64 x 64");
+    pass();
+    lap("U-Net, 64 x 64, again");
     check("U-Net", psnr(out, expected.get("out")));
 }

@@ -21,9 +21,9 @@
 //! [key map](weights::Weights::load) and never a second network. Parameters are lazy: `init` allocates nothing, and a
 //! network whose weights are loaded afterwards is never filled with random numbers first.
 //!
-//! A parameter is [plain or packed](Parameter). [`Linear`], [`Conv1d`], [`ConvTranspose1d`] and [`GroupNorm`] can be
-//! packed, `layer.pack(Precision::Bf16)`: then they compute on the CPU, in kernels that read the weights once, in order, and
-//! do all that [follows](Epilogue) a convolution in the same sweep. The kernels choose their [instructions](Level) when the
+//! A parameter is [plain or packed](Parameter). [`Linear`], [`Conv1d`], [`Conv2d`], [`ConvTranspose1d`] and [`GroupNorm`] can
+//! be packed, `layer.pack(Precision::Bf16)`: then they compute on the CPU, in kernels that read the weights in order, and
+//! do all that [precedes](Prologue) and [follows](Epilogue) a convolution in the same sweep. The kernels choose their [instructions](Level) when the
 //! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
 //!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
@@ -46,6 +46,7 @@ mod kernel;
 mod layer_norm;
 mod linear;
 mod parameter;
+mod prologue;
 mod resize;
 mod spatial_softmax;
 mod threads;
@@ -65,6 +66,7 @@ pub use kernel::{Activation, Level, Precision};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
 pub use parameter::{PackReport, Packed, Parameter};
+pub use prologue::Prologue;
 pub use resize::Resize;
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use threads::in_pool;

@@ -98,6 +98,14 @@ impl<const D: usize> Parameter<D> {
         }
     }
 
+    /// Where the parameter is.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Plain(param) => param.lazy_device(),
+            Self::Packed(packed) => packed.device.clone(),
+        }
+    }
+
     /// Whether the parameter is packed.
     pub fn is_packed(&self) -> bool {
         matches!(self, Self::Packed(_))
@@ -106,10 +114,7 @@ impl<const D: usize> Parameter<D> {
     /// Packs what `pack` makes of the values; a packed parameter is laid out anew.
     fn pack(&mut self, pack: impl FnOnce(Vec<f32>) -> Contents) -> PackReport {
         let shape = self.dims();
-        let device = match self {
-            Self::Plain(param) => param.lazy_device(),
-            Self::Packed(packed) => packed.device.clone(),
-        };
+        let device = self.device();
         // Empty for the moment, so that the values are not copied.
         let empty = Self::Packed(Packed {
             shape,

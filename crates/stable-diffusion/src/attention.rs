@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::prelude::*;
-use clearway_layers::{Linear, LinearConfig, attention, causal_attention};
+use clearway_layers::{Linear, LinearConfig, PackReport, Precision, attention, causal_attention};
 
 /// Makes an [`Attention`].
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +62,17 @@ impl AttentionConfig {
 }
 
 impl Attention {
+    pub(crate) fn pack(&mut self, precision: Precision) -> PackReport {
+        let Self {
+            to_q,
+            to_k,
+            to_v,
+            to_out,
+            ..
+        } = self;
+        to_q.pack(precision) + to_k.pack(precision) + to_v.pack(precision) + to_out.pack(precision)
+    }
+
     /// Keys and values of a context `[batch, tokens, context]`.
     pub(crate) fn keys(&self, context: Tensor<3>) -> Keys {
         Keys {

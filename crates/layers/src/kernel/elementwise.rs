@@ -21,6 +21,8 @@ pub enum Activation {
     Sigmoid,
     /// `x/2 · (1 + erf(x/√2))`
     Gelu,
+    /// `max(x, 0)`
+    Relu,
 }
 
 /// How many numbers are worth a thread of their own: about 20 µs.
@@ -78,6 +80,8 @@ pub(super) unsafe fn activate<S: Lanes>(activation: Activation, x: S::Vector) ->
             Activation::Silu => S::mul(x, sigmoid::<S>(x)),
             Activation::Sigmoid => sigmoid::<S>(x),
             Activation::Gelu => gelu::<S>(x),
+            // NaN stays: it is the second argument.
+            Activation::Relu => S::max(S::splat(0.0), x),
         }
     }
 }
@@ -184,6 +188,7 @@ pub(super) mod tests {
             Activation::Silu => x * sigmoid,
             Activation::Sigmoid => sigmoid,
             Activation::Gelu => x / 2.0 * erfc(-x / std::f64::consts::SQRT_2),
+            Activation::Relu => x.max(0.0),
         }
     }
 
@@ -268,6 +273,7 @@ pub(super) mod tests {
                 Activation::Silu,
                 Activation::Sigmoid,
                 Activation::Gelu,
+                Activation::Relu,
             ] {
                 let mut y = numbers.clone();
                 apply(level, activation, &mut y);

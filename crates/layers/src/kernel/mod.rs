@@ -6,6 +6,7 @@
 //! | `lanes` | sixteen numbers at a time, in each instruction set, with a portable twin |
 //! | `elementwise` | exp, Mish, SiLU, sigmoid, GELU |
 //! | `panels` | weights, laid out once in the order in which they are read |
+//! | `groups` | the statistics of groups of channels |
 //! | `picture` | convolutions over pictures |
 //! | `winograd` | those of three by three, with a quarter of the products |
 //! | `window` | which inputs an output of a convolution sees |
@@ -15,6 +16,7 @@
 //! not depend on either. They do depend on the instruction set.
 
 mod elementwise;
+mod groups;
 mod lanes;
 mod level;
 mod memory;
@@ -26,6 +28,7 @@ mod winograd;
 
 pub use elementwise::Activation;
 pub(crate) use elementwise::apply;
+pub(crate) use groups::{modulate, statistics};
 pub use level::Level;
 pub(crate) use panels::Panels;
 pub use panels::Precision;

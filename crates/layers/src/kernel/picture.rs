@@ -198,7 +198,6 @@ pub(super) fn convolve_by(
         across,
         lines: 0..0,
         laid_out: Shared(std::ptr::null_mut()),
-        words,
         quad,
         product,
         block: products * product,
@@ -294,8 +293,6 @@ pub(super) struct Job<'a> {
     /// [block][product][quad][words][4]
     /// ```
     laid_out: Shared,
-    /// How many words a quad has for each of its four places.
-    pub(super) words: usize,
     /// Between two quads.
     pub(super) quad: usize,
     /// Between two products.
@@ -328,14 +325,8 @@ impl Job<'_> {
             (0..parts).for_each(lay_out);
             (0..tasks).for_each(compute);
         } else {
-            (0..parts)
-                .into_par_iter()
-                .with_max_len(1)
-                .for_each(lay_out);
-            (0..tasks)
-                .into_par_iter()
-                .with_max_len(1)
-                .for_each(compute);
+            (0..parts).into_par_iter().with_max_len(1).for_each(lay_out);
+            (0..tasks).into_par_iter().with_max_len(1).for_each(compute);
         }
     }
 
@@ -381,9 +372,16 @@ impl Job<'_> {
         let to = &mut line[..width];
         match self.prologue {
             None => to.copy_from_slice(from),
-            // SAFETY: the caller grants the instruction set.
+            // SAFETY: the caller grants the instruction set, and both are as wide as the picture.
             Some(it) => unsafe {
-                affine::<S>(it.activation, it.scale[at], it.shift[at], from, to);
+                let affine_of = [it.scale[at], it.shift[at]];
+                affine::<S>(
+                    it.activation,
+                    affine_of,
+                    from.as_ptr(),
+                    to.as_mut_ptr(),
+                    width,
+                );
             },
         }
         if self.frame.doubled {
@@ -494,30 +492,33 @@ impl<S: Lanes> Finish<S> {
 ///
 /// # Safety
 ///
-/// The CPU must have the instruction set of `S`.
+/// The CPU must have the instruction set of `S`. So many numbers can be read and written; both may be the same.
 #[inline(always)]
 pub(super) unsafe fn affine<S: Lanes>(
     activation: Activation,
-    scale: f32,
-    shift: f32,
-    from: &[f32],
-    to: &mut [f32],
+    [scale, shift]: [f32; 2],
+    from: *const f32,
+    to: *mut f32,
+    count: usize,
 ) {
-    let (from, from_rest) = from.as_chunks::<LANES>();
-    let (to, to_rest) = to.as_chunks_mut::<LANES>();
     // No closure: it would not be compiled for the instruction set.
-    // SAFETY: a chunk is sixteen values, and the caller grants the instruction set.
+    // SAFETY: the caller grants the instruction set, and so many numbers.
     unsafe {
         let (scale, shift) = (S::splat(scale), S::splat(shift));
-        for (from, to) in from.iter().zip(to) {
-            let x = S::mul_add(S::load(from.as_ptr()), scale, shift);
-            S::store(to.as_mut_ptr(), activate::<S>(activation, x));
+        let whole = count / LANES * LANES;
+        for at in (0..whole).step_by(LANES) {
+            let x = S::mul_add(S::load(from.add(at)), scale, shift);
+            S::store(to.add(at), activate::<S>(activation, x));
         }
-        let mut padded = [0.0; LANES];
-        padded[..from_rest.len()].copy_from_slice(from_rest);
-        let x = S::mul_add(S::load(padded.as_ptr()), scale, shift);
-        S::store(padded.as_mut_ptr(), activate::<S>(activation, x));
-        to_rest.copy_from_slice(&padded[..to_rest.len()]);
+        if whole < count {
+            let mut padded = [0.0; LANES];
+            padded
+                .as_mut_ptr()
+                .copy_from(from.add(whole), count - whole);
+            let x = S::mul_add(S::load(padded.as_ptr()), scale, shift);
+            S::store(padded.as_mut_ptr(), activate::<S>(activation, x));
+            to.add(whole).copy_from(padded.as_ptr(), count - whole);
+        }
     }
 }
 
@@ -591,7 +592,10 @@ unsafe fn compute_together<S: Lanes>(
         sums.add((block - blocks.start) * block_sums + product * PRODUCT_SUMS)
     };
     let inputs_of = |block: usize, product: usize| unsafe {
-        let start = job.laid_out.0.add(block * job.block + product * job.product);
+        let start = job
+            .laid_out
+            .0
+            .add(block * job.block + product * job.product);
         start.cast_const().cast::<u32>()
     };
     match job.method {

@@ -82,7 +82,11 @@ unsafe fn taps<S: Lanes>(g: [S::Vector; 3]) -> [S::Vector; INPUTS] {
         let sixth = S::splat(-1.0 / 6.0);
         let a = S::mul(S::add(g[0], g[2]), sixth);
         let b = S::mul(g[1], sixth);
-        let c = S::mul_add(g[0], S::splat(1.0 / 24.0), S::mul(g[2], S::splat(1.0 / 6.0)));
+        let c = S::mul_add(
+            g[0],
+            S::splat(1.0 / 24.0),
+            S::mul(g[2], S::splat(1.0 / 6.0)),
+        );
         let d = S::mul(g[1], S::splat(1.0 / 12.0));
         [
             S::mul(g[0], S::splat(0.25)),

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::{
     GegluFeedForward, GegluFeedForwardConfig, GroupNorm, GroupNormConfig, LayerNorm,
-    LayerNormConfig, Linear, LinearConfig,
+    LayerNormConfig, Linear, LinearConfig, PackReport, Precision,
 };
 
 use crate::attention::{Attention, AttentionConfig, Keys};
@@ -112,6 +112,10 @@ impl TransformerConfig {
 }
 
 impl Transformer {
+    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
+        self.norm.pack() + self.proj_in.pack(precision) + self.proj_out.pack(precision)
+    }
+
     /// What each block reads of a text `[batch, tokens, context]`, which stays for all steps.
     pub(super) fn keys(&self, text: &Tensor<3>) -> impl Iterator<Item = Keys> {
         self.layers

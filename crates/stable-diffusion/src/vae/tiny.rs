@@ -3,7 +3,10 @@
 use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::activation::relu;
-use clearway_layers::{Conv2d, Conv2dConfig, Weights, WeightsError, upsample_nearest_2x};
+use clearway_layers::{
+    Activation, Conv2d, Conv2dConfig, Epilogue, PackReport, Precision, Prologue, Weights,
+    WeightsError,
+};
 use serde_json::json;
 
 use super::Scaling;
@@ -226,6 +229,18 @@ impl AutoencoderTiny {
         self.load(encoder.join(decoder)?)
     }
 
+    /// Lays the weights out for the CPU's kernels, as [`AutoencoderKl::pack`](super::AutoencoderKl::pack).
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        let stages = self.encoder.stages.iter_mut();
+        let stages = stages.chain(&mut self.decoder.stages).map(|stage| {
+            let blocks = stage.blocks.iter_mut().map(|it| it.pack(precision));
+            stage.conv.pack(precision) + blocks.sum::<PackReport>()
+        });
+        stages.sum::<PackReport>()
+            + self.encoder.conv_out.pack(precision)
+            + self.decoder.conv_in.pack(precision)
+    }
+
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
         self.num_params()
@@ -300,10 +315,11 @@ impl AutoencoderTiny {
             for block in &stage.blocks {
                 x = block.forward(x);
             }
-            if i < last {
-                x = upsample_nearest_2x(x);
-            }
-            x = stage.conv.forward(x);
+            let before = Prologue {
+                doubled: i < last,
+                ..Prologue::default()
+            };
+            x = stage.conv.forward_between(before, x, Epilogue::default());
         }
         x.mul_scalar(2.0).sub_scalar(1.0)
     }
@@ -311,9 +327,23 @@ impl AutoencoderTiny {
 
 impl Block {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = relu(self.conv1.forward(x.clone()));
-        let h = relu(self.conv2.forward(h));
-        relu(self.conv3.forward(h) + x)
+        let mut x = x;
+        let activated = || Epilogue {
+            activation: Activation::Relu,
+            ..Epilogue::default()
+        };
+        let before = Prologue::default();
+        let h = self.conv1.forward_keeping(before, &mut x, activated());
+        let h = self.conv2.forward_between(before, h, activated());
+        let epilogue = Epilogue {
+            residual: Some(x),
+            ..Epilogue::default()
+        };
+        relu(self.conv3.forward_between(before, h, epilogue))
+    }
+
+    fn pack(&mut self, precision: Precision) -> PackReport {
+        self.conv1.pack(precision) + self.conv2.pack(precision) + self.conv3.pack(precision)
     }
 }
 

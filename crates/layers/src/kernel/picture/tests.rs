@@ -20,10 +20,13 @@ struct Case {
 
 fn cases(winograd: bool) -> impl Strategy<Value = Case> {
     let precision = prop_oneof![Just(Precision::F32), Just(Precision::Bf16)];
-    let sizes = (1..90_usize, prop_oneof![1..20_usize, 120..150_usize]);
+    let sizes = (
+        1..90_usize,
+        prop_oneof![4 => 1..20_usize, 1 => 120..150_usize],
+    );
     let geometry = if winograd {
         (
-            (1..30_usize, 1..70_usize),
+            (1..20_usize, 1..50_usize),
             Just((3, 3)),
             Just((1, 1)),
             (0..3_usize, 0..3_usize),
@@ -147,7 +150,8 @@ impl Layer {
             ..
         } = &self.case;
         let [height, width] = frame.output();
-        let of = |values: &[f32], each: usize| values[samples.start * each..samples.end * each].to_vec();
+        let of =
+            |values: &[f32], each: usize| values[samples.start * each..samples.end * each].to_vec();
         let [scale, shift] = [&self.scale, &self.shift].map(|it| of(it, *depth));
         let residual = of(&self.residual, rows * height * width);
         let prologue = Prologue {
@@ -201,7 +205,8 @@ impl Layer {
         };
         let input = |sample: usize, channel: usize, row: usize, column: usize| {
             let at = sample * depth + channel;
-            let x = self.input[(at * frame.size[0] + row / factor) * frame.size[1] + column / factor];
+            let x =
+                self.input[(at * frame.size[0] + row / factor) * frame.size[1] + column / factor];
             let x = f64::from(x);
             if self.case.prologue {
                 silu(f64::from(self.scale[at]) * x + f64::from(self.shift[at]))
@@ -219,11 +224,16 @@ impl Layer {
                         for i in 0..depth {
                             for j in 0..frame.taps[0] {
                                 for k in 0..frame.taps[1] {
-                                    let row = (frame.stride[0] * r + j).wrapping_sub(frame.padding[0]);
+                                    let row =
+                                        (frame.stride[0] * r + j).wrapping_sub(frame.padding[0]);
                                     let column =
                                         (frame.stride[1] * c + k).wrapping_sub(frame.padding[1]);
-                                    if row < frame.size[0] * factor && column < frame.size[1] * factor {
-                                        let w = ((o * depth + i) * frame.taps[0] + j) * frame.taps[1] + k;
+                                    if row < frame.size[0] * factor
+                                        && column < frame.size[1] * factor
+                                    {
+                                        let w = ((o * depth + i) * frame.taps[0] + j)
+                                            * frame.taps[1]
+                                            + k;
                                         let product = f64::from(stored(self.weights[w]))
                                             * input(sample, i, row, column);
                                         sum += product;
@@ -260,10 +270,10 @@ fn tolerance(method: Method) -> f64 {
     }
 }
 
-fn holds(case: &Case, method: Method) {
+fn holds(case: &Case, method: Method, levels: impl Iterator<Item = Level>) {
     let layer = Layer::new(case);
     let exact = layer.exact();
-    for level in levels() {
+    for level in levels {
         let found = layer.run(method, level, 0..case.batch);
         for (i, (y, (exact, all))) in found.iter().zip(&exact).enumerate() {
             let error = (f64::from(*y) - exact).abs();
@@ -281,16 +291,16 @@ fn holds(case: &Case, method: Method) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn it_is_a_convolution(case in cases(false)) {
-        holds(&case, Method::Direct);
+        holds(&case, Method::Direct, levels());
     }
 
     #[test]
     fn minimal_filters_are_a_convolution(case in cases(true)) {
-        holds(&case, Method::Winograd);
+        holds(&case, Method::Winograd, levels());
     }
 }
 
@@ -349,8 +359,9 @@ fn what_does_not_fit_at_once_goes_in_parts() {
         activation: Activation::Identity,
         seed: 9,
     };
-    holds(&case, Method::Winograd);
-    holds(&case, Method::Direct);
+    for method in [Method::Winograd, Method::Direct] {
+        holds(&case, method, std::iter::once(Level::detected()));
+    }
 }
 
 /// The error that the documentation states, as the norm of the difference over the norm of the output.
