@@ -155,6 +155,7 @@ impl Conv1d {
                     sample: *sample,
                 }),
                 residual: residual.as_deref(),
+                accumulates: false,
             },
         );
         tensor(y, shape, &device)

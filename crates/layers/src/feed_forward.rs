@@ -4,7 +4,14 @@ use burn::module::Module;
 use burn::prelude::*;
 
 use crate::activation::gelu;
-use crate::{Linear, LinearConfig};
+use crate::kernel::{self, Layout, Level, Precision, linear};
+use crate::parameter::{tensor, values};
+use crate::{Linear, LinearConfig, PackReport, Parameter, Tokens};
+
+/// The most hidden values that exist at a time where the layers are packed: 2 MiB, which stay in a cache between them.
+const HIDDEN_AT_A_TIME: usize = 1 << 19;
+/// Of how many tokens they are at least, so that weights are not read too often.
+const LEAST_TOKENS: usize = 192;
 
 /// Makes a [`GegluFeedForward`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +54,77 @@ impl GegluFeedForwardConfig {
 }
 
 impl GegluFeedForward {
+    /// Lays the weights out for the kernels of this crate: a hidden value is computed beside its gate.
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        let bias = self.expand.bias.as_mut().map(Parameter::pack_values);
+        PackReport {
+            layers: 1,
+            ..self.expand.weight.pack_gated(precision) + bias.unwrap_or_default()
+        } + self.contract.pack(precision)
+    }
+
+    /// `y ← y + W₂ (h ⊙ gelu(g)) + b₂` for tokens.
+    ///
+    /// # Shapes
+    ///
+    /// - x, y: `[batch, n, features]`
+    ///
+    /// # Panics
+    ///
+    /// If the network is not packed, or the shapes do not go together.
+    pub fn add(&self, x: &Tokens, y: &mut Tokens) {
+        let [features, _] = self.contract.weight.dims();
+        x.assert_like(y, [features, features]);
+        self.run(&x.values, &mut y.values);
+    }
+
+    fn run(&self, x: &[f32], y: &mut [f32]) {
+        let [features, hidden] = self.contract.weight.dims();
+        let expand = self.expand.weight.gated();
+        let contract = self.contract.weight.matrix();
+        let (Some(expand), Some(contract)) = (expand, contract) else {
+            panic!("tokens are read by packed layers");
+        };
+        fn bias(of: &Linear) -> Option<&[f32]> {
+            of.bias.as_ref().and_then(Parameter::values)
+        }
+        let level = Level::detected();
+        let tokens = (HIDDEN_AT_A_TIME / hidden).max(LEAST_TOKENS);
+        let mut between = vec![0.0; hidden * tokens.min(x.len() / features)];
+        let parts = x.chunks(tokens * features);
+        for (x, y) in parts.zip(y.chunks_mut(tokens * features)) {
+            let n = x.len() / features;
+            let h = &mut between[..n * hidden];
+            linear(
+                level,
+                expand,
+                Some(hidden),
+                1,
+                n,
+                (x, Layout::channels_last(features)),
+                (h, Layout::channels_last(hidden)),
+                &kernel::Epilogue {
+                    bias: bias(&self.expand),
+                    ..kernel::Epilogue::default()
+                },
+            );
+            linear(
+                level,
+                contract,
+                None,
+                1,
+                n,
+                (h, Layout::channels_last(hidden)),
+                (y, Layout::channels_last(features)),
+                &kernel::Epilogue {
+                    bias: bias(&self.contract),
+                    accumulates: true,
+                    ..kernel::Epilogue::default()
+                },
+            );
+        }
+    }
+
     /// Applies the network to the last axis.
     ///
     /// # Shapes
@@ -57,7 +135,15 @@ impl GegluFeedForward {
     ///
     /// If the last axis of `x` is not `features`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let [_, hidden] = self.contract.weight.dims();
+        let [features, hidden] = self.contract.weight.dims();
+        if self.expand.weight.gated().is_some() {
+            assert_shape!(x, [.., features]);
+            let (shape, device) = (x.dims(), x.device());
+            let x = values(x);
+            let mut y = vec![0.0; x.len()];
+            self.run(&x, &mut y);
+            return tensor(y, shape, &device);
+        }
         let both = self.expand.forward(x);
         let gate = gelu(both.clone().narrow(D - 1, hidden, hidden));
         self.contract.forward(both.narrow(D - 1, 0, hidden) * gate)

@@ -10,6 +10,7 @@
 //! | [`SpatialSoftmax`] | where feature maps are active |
 //! | [`Resize`] | pictures of another size |
 //! | [`attention`], [`causal_attention`] | each query reads a mean of values |
+//! | [`Tokens`], [`attend`], [`attend_causally`] | what packed transformers compute on, and its attention |
 //! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
 //! | [`upsample_nearest_2x`] | larger pictures |
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
@@ -49,6 +50,7 @@ mod parameter;
 mod resize;
 mod spatial_softmax;
 mod threads;
+mod tokens;
 mod upsample;
 pub mod weights;
 
@@ -68,6 +70,7 @@ pub use parameter::{PackReport, Packed, Parameter};
 pub use resize::Resize;
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use threads::in_pool;
+pub use tokens::{Tokens, attend, attend_causally};
 pub use upsample::upsample_nearest_2x;
 pub use weights::{LowRank, Weights, WeightsError};
 

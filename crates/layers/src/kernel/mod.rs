@@ -7,23 +7,35 @@
 //! | `elementwise` | exp, Mish, SiLU, sigmoid, GELU |
 //! | `panels` | weights, laid out once in the order in which they are read |
 //! | `window` | which inputs an output of a convolution sees |
+//! | `tile` | the innermost loop: weights times inputs, with all sums in registers |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
+//! | `positions` | the same at many positions, where arithmetic takes the time |
+//! | `attention` | every query reads a mean of values, and no score is stored |
+//! | `rows` | layer normalization |
 //!
 //! Every output is a sum in one fixed order, whatever the number of threads and whatever else is in the batch: bits do
 //! not depend on either. They do depend on the instruction set.
 
+mod attention;
 mod elementwise;
 mod lanes;
 mod level;
 mod memory;
 mod panels;
+mod positions;
 mod product;
+mod rows;
+mod tile;
 mod window;
 
+pub(crate) use attention::{Heads, attention};
 pub use elementwise::Activation;
 pub(crate) use elementwise::apply;
+pub(crate) use lanes::LANES;
 pub use level::Level;
 pub(crate) use panels::Panels;
 pub use panels::Precision;
+pub(crate) use positions::linear;
 pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product};
+pub(crate) use rows::normalize_rows;
 pub(crate) use window::Window;

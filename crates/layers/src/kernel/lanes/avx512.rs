@@ -4,8 +4,9 @@ use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
     _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_div_ps,
     _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps,
+    _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_sub_ps,
 };
 
 use super::Lanes;
@@ -73,6 +74,16 @@ macro_rules! avx512 {
             #[inline(always)]
             unsafe fn max(a: __m512, b: __m512) -> __m512 {
                 unsafe { _mm512_max_ps(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn largest(x: __m512) -> f32 {
+                unsafe { _mm512_reduce_max_ps(x) }
+            }
+
+            #[inline(always)]
+            unsafe fn total(x: __m512) -> f32 {
+                unsafe { _mm512_reduce_add_ps(x) }
             }
 
             #[inline(always)]
