@@ -85,9 +85,6 @@ impl GegluFeedForward {
         let (Some(expand), Some(contract)) = (expand, contract) else {
             panic!("tokens are read by packed layers");
         };
-        fn bias(of: &Linear) -> Option<&[f32]> {
-            of.bias.as_ref().and_then(Parameter::values)
-        }
         let level = Level::detected();
         let tokens = (HIDDEN_AT_A_TIME / hidden).max(LEAST_TOKENS);
         let mut between = vec![0.0; hidden * tokens.min(x.len() / features)];
@@ -104,7 +101,7 @@ impl GegluFeedForward {
                 (x, Layout::channels_last(features)),
                 (h, Layout::channels_last(hidden)),
                 &kernel::Epilogue {
-                    bias: bias(&self.expand),
+                    bias: self.expand.offsets(),
                     ..kernel::Epilogue::default()
                 },
             );
@@ -117,7 +114,7 @@ impl GegluFeedForward {
                 (h, Layout::channels_last(hidden)),
                 (y, Layout::channels_last(features)),
                 &kernel::Epilogue {
-                    bias: bias(&self.contract),
+                    bias: self.contract.offsets(),
                     accumulates: true,
                     ..kernel::Epilogue::default()
                 },
@@ -181,6 +178,39 @@ mod tests {
         let difference: f32 = (y - expected).abs().max().into_scalar();
         // f32 rounding of sums of five products of order one.
         assert!(difference < 2e-6, "{difference}");
+    }
+
+    #[test]
+    fn packed_it_is_the_same_network() {
+        let device = Device::flex();
+        // Halves that are not whole panels; and so many tokens that their hidden values go in two parts, which is not when
+        // there are few.
+        for (features, hidden, n) in [(20, 37, 5), (9, HIDDEN_AT_A_TIME / LEAST_TOKENS + 7, 200)] {
+            let plain = GegluFeedForwardConfig { features, hidden }.init(&device);
+            let x = Tensor::<3>::random([2, n, features], Distribution::Normal(0.0, 1.0), &device);
+            let expected = plain.forward(x.clone());
+            // Of outputs of about a tenth: weights are rounded to 2⁻⁹, at random.
+            for (precision, tolerance) in [(Precision::F32, 1e-6), (Precision::Bf16, 1e-2)] {
+                let mut packed = plain.clone();
+                assert_eq!(packed.pack(precision).parameters, plain.num_params());
+                let y = packed.forward(x.clone());
+                let difference: f32 = (y.clone() - expected.clone()).abs().max().into_scalar();
+                assert!(difference < tolerance, "{precision}: {difference:e}");
+                let mut sum = Tokens::from(x.clone());
+                packed.add(&Tokens::from(x.clone()), &mut sum);
+                let difference: f32 = (sum.into_tensor(&device) - x.clone() - y)
+                    .abs()
+                    .max()
+                    .into_scalar();
+                // The roundings of two sums of order one.
+                assert!(difference < 1e-6, "{precision}: {difference:e}");
+                if precision == Precision::F32 {
+                    let unpacked = packed.expand.weight.val() - plain.expand.weight.val();
+                    let difference: f32 = unpacked.abs().max().into_scalar();
+                    assert!(difference.to_bits() == 0, "{difference:e}");
+                }
+            }
+        }
     }
 
     /// Abramowitz and Stegun, "Handbook of Mathematical Functions", equation 7.1.5, the series, in f64.

@@ -104,6 +104,11 @@ impl Linear {
         self.run(x, y, epilogue);
     }
 
+    /// `b` of a packed layer.
+    pub(crate) fn offsets(&self) -> Option<&[f32]> {
+        self.bias.as_ref().and_then(Parameter::values)
+    }
+
     fn run<'a>(&'a self, x: &Tokens, y: &mut Tokens, epilogue: kernel::Epilogue<'a>) {
         let [d_output, d_input] = self.weight.dims();
         x.assert_like(y, [d_input, d_output]);
@@ -190,7 +195,7 @@ impl Linear {
             input,
             output,
             &kernel::Epilogue {
-                bias: self.bias.as_ref().and_then(Parameter::values),
+                bias: self.offsets(),
                 ..epilogue
             },
         );
@@ -310,6 +315,38 @@ mod tests {
                 .max()
                 .into_scalar();
             assert!(sum < tolerance, "{precision}, in parts: {sum:e}");
+        }
+    }
+
+    #[test]
+    fn pictures_become_tokens_and_tokens_pictures() {
+        let device = Device::flex();
+        let mut layer = LinearConfig {
+            d_input: 30,
+            d_output: 21,
+            bias: true,
+        }
+        .init(&device);
+        let normal = Distribution::Normal(0.0, 1.0);
+        let picture = Tensor::<4>::random([2, 30, 5, 7], normal, &device);
+        let tokens = picture.clone().reshape([2, 30, 35]).swap_dims(1, 2);
+        let expected = layer.forward(tokens.clone());
+        let _ = layer.pack(Precision::F32);
+        let read = layer.read_picture(picture).into_tensor(&device);
+        let other = Tensor::<4>::random([2, 21, 5, 7], normal, &device);
+        let added = layer.add_picture(&Tokens::from(tokens.clone()), other.clone());
+        let written = (added - other).reshape([2, 21, 35]).swap_dims(1, 2);
+        let mut activated = Tokens::zeros([2, 35, 21]);
+        layer.write(&Tokens::from(tokens), Activation::Silu, &mut activated);
+        let silu = crate::activation::silu(expected.clone());
+        for (what, y, expected) in [
+            ("read", read, expected.clone()),
+            ("written", written, expected),
+            ("activated", activated.into_tensor(&device), silu),
+        ] {
+            let difference: f32 = (y - expected).abs().max().into_scalar();
+            // Sums of thirty numbers of order a tenth, and what they are added to.
+            assert!(difference < 2e-6, "{what}: {difference:e}");
         }
     }
 }

@@ -215,3 +215,69 @@ impl Attention {
         self.to_out.forward(x)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    #[test]
+    fn packed_it_is_the_same_layer() {
+        let device = Device::flex();
+        let normal = Distribution::Normal(0.0, 1.0);
+        let config = AttentionConfig {
+            features: 24,
+            context: 24,
+            heads: 3,
+            bias: true,
+        };
+        let plain = config.init(&device);
+        let mut packed = plain.clone();
+        let report = packed.pack(Precision::F32);
+        assert_eq!((report.layers, report.parameters), (4, plain.num_params()));
+        let x = Tensor::<3>::random([2, 40, 24], normal, &device);
+        let text = Tensor::<3>::random([1, 9, 24], normal, &device);
+        let add = |add: &dyn Fn(&mut Between, &mut Tokens)| {
+            let h = Tokens::from(x.clone());
+            let mut y = h.with_features(24);
+            let mut between = Between {
+                h,
+                ..Between::like(&y)
+            };
+            add(&mut between, &mut y);
+            y.into_tensor(&device)
+        };
+        let keys = packed.keys(text.clone());
+        let read = plain.forward(x.clone(), &plain.keys(text));
+        let picture = |x: &Tensor<3>| x.clone().swap_dims(1, 2).reshape([2, 24, 5, 8]);
+        let zeros = picture(&x.zeros_like());
+        for (what, y, expected) in [
+            (
+                "self",
+                add(&|h, y| packed.add_self(h, y)),
+                plain.forward_self(x.clone()),
+            ),
+            (
+                "causal",
+                add(&|h, y| packed.add_causal(h, y)),
+                plain.forward_causal(x.clone()),
+            ),
+            ("text", add(&|h, y| packed.add(&keys, h, y)), read.clone()),
+            ("text, as tensors", packed.forward(x.clone(), &keys), read),
+            (
+                "picture",
+                packed
+                    .forward_picture(picture(&x), zeros.clone())
+                    .reshape([2, 24, 40]),
+                plain
+                    .forward_picture(picture(&x), zeros)
+                    .reshape([2, 24, 40]),
+            ),
+        ] {
+            let difference: f32 = (y - expected).abs().max().into_scalar();
+            // Four products of f32, summed in another order.
+            assert!(difference < 3e-6, "{what}: {difference:e}");
+        }
+    }
+}

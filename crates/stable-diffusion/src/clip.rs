@@ -533,4 +533,19 @@ mod tests {
         assert_eq!(a[..24], b[..24]);
         assert_ne!(a[24..], b[24..]);
     }
+
+    #[test]
+    fn packed_it_is_the_same_encoder() {
+        let plain = network(Some(9));
+        let tokens = [vec![8, 3, 4, 1], vec![8, 2, 9, 9]];
+        let expected = plain.encode(&tokens, 0).expect("known tokens");
+        // Of outputs of order one, through two layers; bf16 rounds each weight to 2⁻⁹.
+        for (precision, tolerance) in [(Precision::F32, 2e-5), (Precision::Bf16, 5e-2)] {
+            let mut packed = plain.clone();
+            assert_eq!(packed.pack(precision).layers, 2 * 8 + 1);
+            let encoded = packed.encode(&tokens, 0).expect("known tokens");
+            let difference: f32 = (encoded - expected.clone()).abs().max().into_scalar();
+            assert!(difference < tolerance, "{precision}: {difference:e}");
+        }
+    }
 }

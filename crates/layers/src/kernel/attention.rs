@@ -1,4 +1,4 @@
-//! `softmax(Q Kᵀ) V`, block by block: no more scores exist at a time than stay in the first cache.
+//! `softmax(Q Kᵀ / √d) V`, block by block: no more scores exist at a time than stay in the second cache.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -23,10 +23,10 @@ const KEYS: usize = 128;
 /// How many products are worth a thread of their own, in vectors: about 10 µs.
 const GRAIN: usize = 1 << 16;
 
-/// `[batch, n, heads · d]`, row-major, of which rows lie `row` apart.
+/// `[batch, n, heads · d]`, row-major.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heads<'a> {
-    /// From the first row's first head on.
+    /// All numbers.
     pub(crate) values: &'a [f32],
     /// How many rows a sample has.
     pub(crate) n: usize,
@@ -296,7 +296,7 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
                     end
                 };
                 let factor = row.weigh::<S>(scores, reads.saturating_sub(start));
-                if factor != 1.0 {
+                if let Some(factor) = factor {
                     let factor = S::splat(factor);
                     for y in sums[index * width..][..width].as_chunks_mut::<LANES>().0 {
                         S::store(y.as_mut_ptr(), S::mul(S::load(y.as_ptr()), factor));
@@ -342,13 +342,13 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
 
 impl Row {
     /// Turns scores into weights, of which the first `reads` are not zero, and returns what earlier weights are multiplied
-    /// by.
+    /// by, if they are.
     ///
     /// # Safety
     ///
     /// The CPU must have the instruction set of `S`.
     #[inline(always)]
-    unsafe fn weigh<S: Lanes>(&mut self, scores: &mut [f32], reads: usize) -> f32 {
+    unsafe fn weigh<S: Lanes>(&mut self, scores: &mut [f32], reads: usize) -> Option<f32> {
         let scores = scores.as_chunks_mut::<LANES>().0;
         // SAFETY: the caller grants the instruction set; a chunk is sixteen scores, and so many limits begin at any of the
         // first sixteen.
@@ -361,23 +361,23 @@ impl Row {
                 S::store(s.as_mut_ptr(), S::min(S::load(s.as_ptr()), limit));
             }
             let mut most = S::splat(self.max);
-            for s in scores.iter() {
+            for s in &*scores {
                 most = S::max(S::load(s.as_ptr()), most);
             }
             let max = S::largest(most);
-            // Where nothing was seen but -∞, all weights are zero.
+            // No score that is NaN is the largest. Where nothing was seen but -∞, all weights are zero.
             let from = S::splat(if max == f32::NEG_INFINITY { 0.0 } else { max });
             let mut sum = S::splat(0.0);
-            for s in scores.iter_mut() {
+            for s in &mut *scores {
                 let p = exp::<S>(S::sub(S::load(s.as_ptr()), from));
                 S::store(s.as_mut_ptr(), p);
                 sum = S::add(sum, p);
             }
             let total = S::load(self.total.as_ptr());
-            if max == self.max || self.max == f32::NEG_INFINITY {
+            if max <= self.max || self.max == f32::NEG_INFINITY {
                 self.max = max;
                 S::store(self.total.as_mut_ptr(), S::add(total, sum));
-                return 1.0;
+                return None;
             }
             let mut factor = [0.0; LANES];
             let before = S::splat(self.max - max);
@@ -385,7 +385,7 @@ impl Row {
             let total = S::mul_add(total, S::splat(factor[0]), sum);
             S::store(self.total.as_mut_ptr(), total);
             self.max = max;
-            factor[0]
+            Some(factor[0])
         }
     }
 }

@@ -43,6 +43,7 @@ const PAIRED_AT_A_TIME: usize = 64;
 ///
 /// If slices are shorter than their layout says, the epilogue normalizes or modulates, or this CPU does not have the
 /// level.
+#[allow(clippy::too_many_arguments)] // Two tensors, each with its layout, and what happens between them.
 pub(crate) fn linear(
     level: Level,
     panels: &Panels,
@@ -199,7 +200,8 @@ impl<'a> Inputs<'a> {
         let bf16 = panels.precision() == Precision::Bf16;
         let depth = panels.depth();
         let pairs = bf16 && level == Level::Avx512Bf16;
-        if !pairs && !(bf16 && !depth.is_multiple_of(2)) {
+        let odd = bf16 && !depth.is_multiple_of(2);
+        if !(pairs || odd) {
             if from.channel == 1 {
                 return Self::InPlace(input, from);
             }
@@ -337,7 +339,8 @@ impl Sweep<'_> {
             // all places from here, as `check` made sure or as they were laid out, and the sums are the group's.
             unsafe {
                 self.begin(&group, sums, places.len());
-                if last {
+                // Pairs always lie anew, with words of depth side by side.
+                if const { FORMAT == format::PAIRS } || last {
                     self.multiply::<S, FORMAT, true>(&group, places.len(), inputs, row, sums);
                 } else {
                     self.multiply::<S, FORMAT, false>(&group, places.len(), inputs, row, sums);
@@ -454,11 +457,9 @@ impl Sweep<'_> {
                 for y in h.as_chunks_mut::<LANES>().0 {
                     // SAFETY: as above.
                     unsafe {
-                        S::store(
-                            y.as_mut_ptr(),
-                            activate::<S>(activation, S::load(y.as_ptr())),
-                        )
-                    };
+                        let x = S::load(y.as_ptr());
+                        S::store(y.as_mut_ptr(), activate::<S>(activation, x));
+                    }
                 }
             }
             let at = |lane: usize, place: usize| {
@@ -466,7 +467,10 @@ impl Sweep<'_> {
             };
             let write = |lane: usize, index: usize| {
                 let at = at(lane, places.start + index);
-                let y = h[index * LANES + lane] + residual.map_or(0.0, |it| it[at]);
+                let mut y = h[index * LANES + lane];
+                if let Some(residual) = residual {
+                    y += residual[at];
+                }
                 // SAFETY: `check` made sure that the layout ends within the output; what other tasks write lies elsewhere.
                 unsafe {
                     let to = self.output.0.add(at);

@@ -621,7 +621,10 @@ impl Sweep<'_> {
                 let at = start
                     + lane * self.to.channel
                     + (window.first + position * window.step) * self.to.position;
-                let y = sums[position * LANES + lane] + residual.map_or(0.0, |it| it[at]);
+                let mut y = sums[position * LANES + lane];
+                if let Some(residual) = residual {
+                    y += residual[at];
+                }
                 // SAFETY: `product` checked that the layout ends within the output; rows of other tasks lie elsewhere.
                 unsafe {
                     let to = self.output.0.add(at);
@@ -758,4 +761,4 @@ fn largest_tile(left: usize, sums: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -150,26 +150,41 @@ impl Tile {
                             .add(panel * self.next_panel + position * self.next_position),
                         ..*self
                     };
-                    match (m, n) {
-                        (4, 6) => tile.add::<S, FORMAT, LAST, FIRST, 4, 6>(),
-                        (4, 4) => tile.add::<S, FORMAT, LAST, FIRST, 4, 4>(),
-                        (4, 2) => tile.add::<S, FORMAT, LAST, FIRST, 4, 2>(),
-                        (4, _) => tile.add::<S, FORMAT, LAST, FIRST, 4, 1>(),
-                        (3, 8) => tile.add::<S, FORMAT, LAST, FIRST, 3, 8>(),
-                        (3, 6) => tile.add::<S, FORMAT, LAST, FIRST, 3, 6>(),
-                        (3, 4) => tile.add::<S, FORMAT, LAST, FIRST, 3, 4>(),
-                        (3, 2) => tile.add::<S, FORMAT, LAST, FIRST, 3, 2>(),
-                        (3, _) => tile.add::<S, FORMAT, LAST, FIRST, 3, 1>(),
-                        (2, 12) => tile.add::<S, FORMAT, LAST, FIRST, 2, 12>(),
-                        (2, 6) => tile.add::<S, FORMAT, LAST, FIRST, 2, 6>(),
-                        (2, 4) => tile.add::<S, FORMAT, LAST, FIRST, 2, 4>(),
-                        (2, 2) => tile.add::<S, FORMAT, LAST, FIRST, 2, 2>(),
-                        (2, _) => tile.add::<S, FORMAT, LAST, FIRST, 2, 1>(),
-                        (_, 12) => tile.add::<S, FORMAT, LAST, FIRST, 1, 12>(),
-                        (_, 6) => tile.add::<S, FORMAT, LAST, FIRST, 1, 6>(),
-                        (_, 4) => tile.add::<S, FORMAT, LAST, FIRST, 1, 4>(),
-                        (_, 2) => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
-                        (_, _) => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                    // Known when it is compiled: shapes that an instruction set does not use are not compiled for it.
+                    if const { S::SUMS >= 16 } {
+                        match (m, n) {
+                            (4, 6) => tile.add::<S, FORMAT, LAST, FIRST, 4, 6>(),
+                            (4, 4) => tile.add::<S, FORMAT, LAST, FIRST, 4, 4>(),
+                            (4, 2) => tile.add::<S, FORMAT, LAST, FIRST, 4, 2>(),
+                            (4, _) => tile.add::<S, FORMAT, LAST, FIRST, 4, 1>(),
+                            (3, 8) => tile.add::<S, FORMAT, LAST, FIRST, 3, 8>(),
+                            (3, 6) => tile.add::<S, FORMAT, LAST, FIRST, 3, 6>(),
+                            (3, 4) => tile.add::<S, FORMAT, LAST, FIRST, 3, 4>(),
+                            (3, 2) => tile.add::<S, FORMAT, LAST, FIRST, 3, 2>(),
+                            (3, _) => tile.add::<S, FORMAT, LAST, FIRST, 3, 1>(),
+                            (2, 12) => tile.add::<S, FORMAT, LAST, FIRST, 2, 12>(),
+                            (2, 6) => tile.add::<S, FORMAT, LAST, FIRST, 2, 6>(),
+                            (2, 4) => tile.add::<S, FORMAT, LAST, FIRST, 2, 4>(),
+                            (2, 2) => tile.add::<S, FORMAT, LAST, FIRST, 2, 2>(),
+                            (2, _) => tile.add::<S, FORMAT, LAST, FIRST, 2, 1>(),
+                            (_, 12) => tile.add::<S, FORMAT, LAST, FIRST, 1, 12>(),
+                            (_, 6) => tile.add::<S, FORMAT, LAST, FIRST, 1, 6>(),
+                            (_, 4) => tile.add::<S, FORMAT, LAST, FIRST, 1, 4>(),
+                            (_, 2) => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
+                            (_, _) => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                        }
+                    } else if const { S::SUMS >= 4 } {
+                        match n {
+                            6 => tile.add::<S, FORMAT, LAST, FIRST, 1, 6>(),
+                            4 => tile.add::<S, FORMAT, LAST, FIRST, 1, 4>(),
+                            2 => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
+                            _ => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                        }
+                    } else {
+                        match n {
+                            2 => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
+                            _ => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                        }
                     }
                 }
                 position += n;

@@ -199,3 +199,51 @@ impl Layer {
         self.ff.forward(self.norm3.forward(x.clone())) + x
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    #[test]
+    fn packed_it_is_the_same_network_alone_and_in_a_batch() {
+        let device = Device::flex();
+        let normal = Distribution::Normal(0.0, 1.0);
+        let plain = TransformerConfig {
+            channels: 32,
+            context: 12,
+            heads: 2,
+            layers: 2,
+            n_groups: 4,
+        }
+        .init(&device);
+        let x = Tensor::<4>::random([2, 32, 6, 9], normal, &device);
+        let text = Tensor::<3>::random([2, 7, 12], normal, &device);
+        let forward = |network: &Transformer, x: &Tensor<4>, text: &Tensor<3>| {
+            let keys: Vec<Keys> = network.keys(text).collect();
+            network.forward(x.clone(), &mut keys.iter())
+        };
+        let expected = forward(&plain, &x, &text);
+        // Of outputs of order one, through two layers; bf16 rounds each weight to 2⁻⁹.
+        for (precision, tolerance) in [(Precision::F32, 2e-5), (Precision::Bf16, 5e-2)] {
+            let mut packed = plain.clone();
+            assert_eq!(packed.pack(precision).parameters, plain.num_params());
+            let together = forward(&packed, &x, &text);
+            let difference: f32 = (together.clone() - expected.clone())
+                .abs()
+                .max()
+                .into_scalar();
+            assert!(difference < tolerance, "{precision}: {difference:e}");
+            for sample in 0..2 {
+                let one = |x: &Tensor<4>| x.clone().narrow(0, sample, 1);
+                let alone = forward(&packed, &one(&x), &text.clone().narrow(0, sample, 1));
+                assert_eq!(
+                    alone.into_data(),
+                    one(&together).into_data(),
+                    "{precision}: sample {sample}"
+                );
+            }
+        }
+    }
+}
