@@ -22,8 +22,8 @@
 //! [key map](weights::Weights::load) and never a second network. Parameters are lazy: `init` allocates nothing, and a
 //! network whose weights are loaded afterwards is never filled with random numbers first.
 //!
-//! A parameter is [plain or packed](Parameter). [`Linear`], [`Conv1d`], [`ConvTranspose1d`] and [`GroupNorm`] can be
-//! packed, `layer.pack(Precision::Bf16)`: then they compute on the CPU, in kernels that read the weights once, in order, and
+//! A parameter is [plain or packed](Parameter). [`Linear`], [`GegluFeedForward`], [`Conv1d`], [`ConvTranspose1d`],
+//! [`GroupNorm`] and [`LayerNorm`] can be packed, `layer.pack(Precision::Bf16)`: then they compute on the CPU, in kernels that read the weights once, in order, and
 //! do all that [follows](Epilogue) a convolution in the same sweep. The kernels choose their [instructions](Level) when the
 //! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
 //!
