@@ -143,6 +143,7 @@ impl Conv1d {
                 activation: epilogue.activation,
                 film: modulation.as_ref().map(Film::kernel),
                 residual: residual.as_deref(),
+                accumulates: false,
             },
         );
         tensor(y, shape, &device)

@@ -83,7 +83,7 @@ impl Activation {
     /// Applies the activation in place, on the CPU.
     ///
     /// Against exact arithmetic, Mish, SiLU and sigmoid are within 4e-7 of their value or, where that is less, 1e-36; GELU
-    /// is within 4e-7 of `|x|`.
+    /// and quick GELU are within 4e-7 of `|x|`.
     pub fn apply(self, x: &mut [f32]) {
         kernel::apply(Level::detected(), self, x);
     }
@@ -97,6 +97,7 @@ impl Activation {
             Self::Sigmoid => burn::tensor::activation::sigmoid(x),
             Self::Gelu => burn::tensor::activation::gelu(x),
             Self::Relu => activation::relu(x),
+            Self::QuickGelu => activation::quick_gelu(x),
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`SpatialSoftmax`] | where feature maps are active |
 //! | [`Resize`] | pictures of another size |
 //! | [`attention`], [`causal_attention`] | each query reads a mean of values |
+//! | [`Tokens`], [`attend`], [`attend_causally`] | what packed transformers compute on, and its attention |
 //! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
 //! | [`upsample_nearest_2x`] | larger pictures |
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
@@ -21,9 +22,10 @@
 //! [key map](weights::Weights::load) and never a second network. Parameters are lazy: `init` allocates nothing, and a
 //! network whose weights are loaded afterwards is never filled with random numbers first.
 //!
-//! A parameter is [plain or packed](Parameter). [`Linear`], [`Conv1d`], [`Conv2d`], [`ConvTranspose1d`] and [`GroupNorm`] can
-//! be packed, `layer.pack(Precision::Bf16)`: then they compute on the CPU, in kernels that read the weights in order, and
-//! do all that [precedes](Prologue) and [follows](Epilogue) a convolution in the same sweep. The kernels choose their [instructions](Level) when the
+//! A parameter is [plain or packed](Parameter). [`Linear`], [`GegluFeedForward`], [`Conv1d`], [`Conv2d`],
+//! [`ConvTranspose1d`], [`GroupNorm`] and [`LayerNorm`] can be packed, `layer.pack(Precision::Bf16)`: then they compute on the
+//! CPU, in kernels that read the weights in order, and do all that [precedes](Prologue) and [follows](Epilogue) a convolution
+//! in the same sweep. The kernels choose their [instructions](Level) when the
 //! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
 //!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
@@ -50,6 +52,7 @@ mod prologue;
 mod resize;
 mod spatial_softmax;
 mod threads;
+mod tokens;
 mod upsample;
 pub mod weights;
 
@@ -70,6 +73,7 @@ pub use prologue::Prologue;
 pub use resize::Resize;
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use threads::in_pool;
+pub use tokens::{Tokens, attend, attend_causally};
 pub use upsample::upsample_nearest_2x;
 pub use weights::{LowRank, Weights, WeightsError};
 

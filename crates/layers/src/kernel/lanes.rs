@@ -17,7 +17,7 @@ pub(super) use neon::Neon;
 pub(super) use portable::Portable;
 
 /// How many numbers a vector has, in every instruction set.
-pub(super) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Arithmetic on sixteen f32.
 ///
@@ -48,6 +48,10 @@ pub(super) trait Lanes {
     unsafe fn min(a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// The larger; `b` where it is NaN.
     unsafe fn max(a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The largest of the sixteen; any number where one is NaN.
+    unsafe fn largest(x: Self::Vector) -> f32;
+    /// The sum of the sixteen, two by two.
+    unsafe fn total(x: Self::Vector) -> f32;
     /// The nearest whole number; the even one of two. For `|x| < 2²²`.
     unsafe fn round(x: Self::Vector) -> Self::Vector;
     /// `x · 2ⁿ` for whole `n` in `-252..=254`.

@@ -1,4 +1,5 @@
-//! Memory that vectors like to read: aligned to a cache line, and in large pages where there is much of it.
+//! Memory that vectors like to read: aligned to a cache line, so that none lies in two, and in large pages where there is
+//! much of it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -24,13 +25,33 @@ unsafe impl Send for Words {}
 unsafe impl Sync for Words {}
 
 impl Words {
+    /// None.
+    pub(super) const EMPTY: Self = Self {
+        start: NonNull::dangling(),
+        len: 0,
+    };
+
+    /// So many words of unknown value: those that there are, or new ones where they are too few.
+    pub(super) fn at_least(&mut self, len: usize) -> &mut [u32] {
+        if self.len < len {
+            // What there was goes first.
+            *self = Self::EMPTY;
+            *self = Self::zeros(len);
+        }
+        &mut self[..len]
+    }
+
+    /// As [`at_least`](Self::at_least), as numbers.
+    pub(super) fn floats(&mut self, len: usize) -> &mut [f32] {
+        let words = self.at_least(len);
+        // SAFETY: an f32 has the size and alignment of a u32, and every pattern of bits is one.
+        unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) }
+    }
+
     /// So many words, all zero.
     pub(super) fn zeros(len: usize) -> Self {
         if len == 0 {
-            return Self {
-                start: NonNull::dangling(),
-                len,
-            };
+            return Self::EMPTY;
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero, since `len` is not.
@@ -67,18 +88,18 @@ fn large_pages(start: NonNull<u8>, size: usize) {
 #[cfg(not(target_os = "linux"))]
 fn large_pages(_: NonNull<u8>, _: usize) {}
 
-impl Default for Words {
-    fn default() -> Self {
-        Self::zeros(0)
-    }
-}
-
 impl Drop for Words {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: `zeros` allocated it with the same layout, and nothing refers to it any more.
             unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
         }
+    }
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self::EMPTY
     }
 }
 

@@ -10,11 +10,16 @@
 //! | `picture` | convolutions over pictures |
 //! | `winograd` | those of three by three, with a quarter of the products |
 //! | `window` | which inputs an output of a convolution sees |
+//! | `tile` | the innermost loop: weights times inputs, with all sums in registers |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
+//! | `positions` | the same at many positions, where arithmetic takes the time |
+//! | `attention` | every query reads a mean of values, and no score is stored |
+//! | `rows` | layer normalization |
 //!
 //! Every output is a sum in one fixed order, whatever the number of threads and whatever else is in the batch: bits do
 //! not depend on either. They do depend on the instruction set.
 
+mod attention;
 mod elementwise;
 mod groups;
 mod lanes;
@@ -22,16 +27,23 @@ mod level;
 mod memory;
 mod panels;
 mod picture;
+mod positions;
 mod product;
+mod rows;
+mod tile;
 mod window;
 mod winograd;
 
+pub(crate) use attention::{Heads, attention};
 pub use elementwise::Activation;
 pub(crate) use elementwise::apply;
 pub(crate) use groups::{modulate, statistics};
+pub(crate) use lanes::LANES;
 pub use level::Level;
 pub(crate) use panels::Panels;
 pub use panels::Precision;
 pub(crate) use picture::{Frame, Prologue, convolve};
+pub(crate) use positions::linear;
 pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product};
+pub(crate) use rows::normalize_rows;
 pub(crate) use window::Window;

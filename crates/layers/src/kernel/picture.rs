@@ -15,7 +15,8 @@ use super::lanes::{LANES, Lanes};
 use super::level::run_on;
 use super::memory::Words;
 use super::panels::{CHUNK, Panels, Precision, chunks};
-use super::product::{Epilogue, Film, Tile, format, lanes_of};
+use super::product::{Epilogue, Film, Shared, lanes_of};
+use super::tile::{Tile, format};
 use super::winograd;
 
 /// How many outputs, or tiles of outputs, are computed side by side.
@@ -262,15 +263,6 @@ fn grow(words: &mut Words, len: usize) {
         *words = Words::zeros(len);
     }
 }
-
-/// Memory of which each task writes another part.
-#[derive(Clone, Copy)]
-pub(super) struct Shared(pub(super) *mut f32);
-
-// SAFETY: tasks write disjoint parts, and `convolve` holds the only reference until all are done.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
 
 /// A convolution, and which of its lines of quads are computed now.
 pub(super) struct Job<'a> {
@@ -585,7 +577,6 @@ unsafe fn compute_together<S: Lanes>(
     };
     let block_sums = products * PRODUCT_SUMS;
     grow(sums, blocks.len() * block_sums);
-    sums[..blocks.len() * block_sums].fill(0);
     let sums = sums.as_mut_ptr().cast::<f32>();
     // SAFETY of both: there is room for the sums and the inputs of all blocks.
     let sums_of = |block: usize, product: usize| unsafe {
@@ -616,13 +607,14 @@ unsafe fn compute_together<S: Lanes>(
                         // SAFETY: the caller grants the instruction set; weights, inputs and sums are those of the product.
                         unsafe {
                             let weights = weights.as_ptr().add(product * winograd::PRODUCT_WORDS);
+                            let inputs = inputs_of(block, product).add(chunk.start * QUAD);
                             multiply::<S, { format::F32 }>(
                                 job,
                                 weights,
                                 [panels.len(), winograd::PANEL_WORDS, chunk.len()],
-                                inputs_of(block, product).add(chunk.start * QUAD),
-                                quads_of(block).len(),
+                                (inputs, quads_of(block).len()),
                                 sums_of(block, product),
+                                chunk.start == 0,
                             );
                         }
                     }
@@ -634,17 +626,19 @@ unsafe fn compute_together<S: Lanes>(
             let weights = &job.panels.words()[panels.start * panel..];
             let (weights, size) = (weights.as_ptr(), [panels.len(), panel, panel / LANES]);
             for block in blocks.clone() {
-                let (inputs, sums) = (inputs_of(block, 0), sums_of(block, 0));
-                let quads = quads_of(block).len();
+                let inputs = (inputs_of(block, 0), quads_of(block).len());
+                let sums = sums_of(block, 0);
                 // SAFETY: as above.
                 unsafe {
                     match job.panels.precision() {
                         Precision::F32 => {
-                            multiply::<S, { format::F32 }>(job, weights, size, inputs, quads, sums);
+                            multiply::<S, { format::F32 }>(job, weights, size, inputs, sums, true);
                         }
-                        Precision::Bf16 => multiply::<S, { format::WIDENED }>(
-                            job, weights, size, inputs, quads, sums,
-                        ),
+                        Precision::Bf16 => {
+                            multiply::<S, { format::WIDENED }>(
+                                job, weights, size, inputs, sums, true,
+                            );
+                        }
                     }
                 }
             }
@@ -664,7 +658,8 @@ unsafe fn compute_together<S: Lanes>(
     }
 }
 
-/// Adds the products of some panels with some quads to the sums, `[panel][quad][4][16 rows]`.
+/// Adds the products of some panels with some quads to the sums, `[panel][quad][4][16 rows]`; the first write over what is
+/// there.
 ///
 /// # Safety
 ///
@@ -674,50 +669,32 @@ unsafe fn multiply<S: Lanes, const FORMAT: u8>(
     job: &Job<'_>,
     weights: *const u32,
     [panels, panel, words]: [usize; 3],
-    inputs: *const u32,
-    quads: usize,
+    (inputs, quads): (*const u32, usize),
     sums: *mut f32,
+    first: bool,
 ) {
     let rows_a_word = if FORMAT == format::WIDENED { 2 } else { 1 };
-    let at_a_time = (S::SUMS / QUAD).clamp(1, PANELS);
     for chunk in chunks(0..words) {
-        let mut first = 0;
-        while first < panels {
-            let m = match at_a_time.min(panels - first) {
-                4.. => 4,
-                2..4 => 2,
-                _ => 1,
-            };
-            for quad in 0..quads {
-                // SAFETY: the caller grants all of it: `m` panels from here have this chunk, a quad has `rows_a_word` rows
-                // of four for each word, and each panel has four vectors of sums a quad.
-                unsafe {
-                    let tile = Tile {
-                        weights: weights.add(first * panel + chunk.start * LANES),
-                        panel,
-                        depth: chunk.len(),
-                        inputs: inputs.add(quad * job.quad + chunk.start * rows_a_word * QUAD),
-                        row: QUAD,
-                        sums: sums.add(first * PANEL_SUMS + quad * QUAD * LANES),
-                        next: PANEL_SUMS,
-                    };
-                    match m {
-                        4 => tile.add::<S, FORMAT, 4, 4>(),
-                        2 => tile.add::<S, FORMAT, 2, 4>(),
-                        _ if S::SUMS >= QUAD => tile.add::<S, FORMAT, 1, 4>(),
-                        _ => {
-                            let half = Tile {
-                                inputs: tile.inputs.add(QUAD / 2),
-                                sums: tile.sums.add(QUAD / 2 * LANES),
-                                ..tile
-                            };
-                            tile.add::<S, FORMAT, 1, 2>();
-                            half.add::<S, FORMAT, 1, 2>();
-                        }
-                    }
+        for quad in 0..quads {
+            // SAFETY: the caller grants all of it: the panels have this chunk, a quad has `rows_a_word` rows of four for each
+            // word, and each panel has four vectors of sums a quad.
+            unsafe {
+                let tile = Tile {
+                    weights: weights.add(chunk.start * LANES),
+                    panel,
+                    depth: chunk.len(),
+                    inputs: inputs.add(quad * job.quad + chunk.start * rows_a_word * QUAD),
+                    row: QUAD,
+                    sums: sums.add(quad * QUAD * LANES),
+                    next_panel: PANEL_SUMS,
+                    next_position: LANES,
+                };
+                if first && chunk.start == 0 {
+                    tile.cover::<S, FORMAT, false, true>(panels, QUAD);
+                } else {
+                    tile.cover::<S, FORMAT, false, false>(panels, QUAD);
                 }
             }
-            first += m;
         }
     }
 }

@@ -5,9 +5,10 @@ use std::arch::x86_64::{
     _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castpd_ps, _mm512_castps_pd,
     _mm512_castsi512_ps, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
     _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_permutex2var_ps,
-    _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
-    _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd,
-    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_shuffle_f32x4, _mm512_slli_epi32,
+    _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
 use super::{LANES, Lanes};
@@ -75,6 +76,16 @@ macro_rules! avx512 {
             #[inline(always)]
             unsafe fn max(a: __m512, b: __m512) -> __m512 {
                 unsafe { _mm512_max_ps(a, b) }
+            }
+
+            #[inline(always)]
+            unsafe fn largest(x: __m512) -> f32 {
+                unsafe { _mm512_reduce_max_ps(x) }
+            }
+
+            #[inline(always)]
+            unsafe fn total(x: __m512) -> f32 {
+                unsafe { _mm512_reduce_add_ps(x) }
             }
 
             #[inline(always)]

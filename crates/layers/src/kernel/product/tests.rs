@@ -12,17 +12,17 @@ fn rounding(products: usize) -> f64 {
 const EPILOGUE: f64 = 4e-6;
 
 /// Numbers in `-1..1` that a seed decides.
-struct Random(u64);
+pub(in super::super) struct Random(pub(in super::super) u64);
 
 impl Random {
-    fn next(&mut self) -> f32 {
+    pub(in super::super) fn next(&mut self) -> f32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    fn values(&mut self, n: usize) -> Vec<f32> {
+    pub(in super::super) fn values(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.next()).collect()
     }
 }
@@ -41,7 +41,7 @@ struct Case {
     seed: u64,
 }
 
-fn precisions() -> impl Strategy<Value = Precision> {
+pub(in super::super) fn precisions() -> impl Strategy<Value = Precision> {
     prop_oneof![Just(Precision::F32), Just(Precision::Bf16)]
 }
 
@@ -68,7 +68,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-fn levels() -> impl Iterator<Item = Level> {
+pub(in super::super) fn levels() -> impl Iterator<Item = Level> {
     Level::ALL.into_iter().filter(|it| it.is_available())
 }
 
