@@ -313,15 +313,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     if let Some(steps) = arguments.refine {
         planner = planner.with_refinement(steps).map_err(wrong("--refine"))?;
     }
-    let budget = arguments
-        .budget
-        .map(|milliseconds| {
-            Duration::try_from_secs_f64(milliseconds / 1e3).map_err(|error| Error::Argument {
-                argument: "--budget",
-                reason: format!("must be a time in milliseconds: {error}"),
-            })
-        })
-        .transpose()?;
+    let budget = arguments.budget.map(budget).transpose()?;
     if arguments.passes == Some(0) {
         return Err(Error::Argument {
             argument: "--passes",
@@ -401,6 +393,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     }
     sinks.finish()?;
     Ok(Verdict::Passed)
+}
+
+/// A time in milliseconds.
+fn budget(milliseconds: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(milliseconds / 1e3).map_err(|error| Error::Argument {
+        argument: "--budget",
+        reason: format!("must be a time in milliseconds: {error}"),
+    })
 }
 
 /// One episode: the largest reward, whether it succeeded, and how many steps it took.

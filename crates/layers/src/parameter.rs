@@ -352,9 +352,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cpu_packs_and_training_does_not() {
-        assert!(can_pack(&Device::flex()));
-        assert!(!can_pack(&Device::flex().autodiff()));
-        assert!(can_pack(&Device::flex().autodiff().inner()));
+    fn the_cpu_packs() {
+        let device = Device::flex();
+        assert!(can_pack(&device), "burn calls it {device:?} now");
     }
 }

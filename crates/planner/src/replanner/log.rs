@@ -149,8 +149,8 @@ pub enum ReplayError {
     /// The planner computes in another way.
     #[error(
         "decision {plan} was made in {}, the planner computes in {}",
-        words(expected),
-        words(found)
+        words(*expected),
+        words(*found)
     )]
     Arithmetic {
         /// Which.
@@ -186,7 +186,7 @@ pub enum ReplayError {
     },
 }
 
-fn words(arithmetic: &Option<Arithmetic>) -> String {
+fn words(arithmetic: Option<Arithmetic>) -> String {
     arithmetic.map_or_else(|| "plain f32".to_owned(), |it| it.to_string())
 }
 
