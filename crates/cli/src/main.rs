@@ -4,12 +4,14 @@
 #![allow(clippy::print_stderr, reason = "a command says what went wrong")]
 
 mod closed_loop;
+mod compare;
 mod demo;
 mod error;
 mod image;
 mod log;
 mod output;
 mod policy;
+mod precision;
 #[cfg(feature = "rerun")]
 mod recording;
 mod replan;

@@ -68,7 +68,7 @@ pub use group_norm::{GroupNorm, GroupNormConfig};
 pub use kernel::{Activation, Level, Precision};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
-pub use parameter::{PackReport, Packed, Parameter};
+pub use parameter::{PackReport, Packed, Parameter, can_pack};
 pub use prologue::Prologue;
 pub use resize::Resize;
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};

@@ -47,6 +47,14 @@ enum Contents {
     },
 }
 
+/// Whether packed layers belong on a device: on `Flex`, burn's CPU backend, without gradients. On any other, each layer would
+/// carry its tensors to the host and back.
+pub fn can_pack(device: &Device) -> bool {
+    // Libraries take burn without a backend, and so cannot name its devices; burn's version is pinned, and a test holds
+    // the words.
+    format!("{device:?}").starts_with("Device<Flex")
+}
+
 /// What [`pack`](crate::Linear::pack) did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[must_use]
@@ -391,3 +399,14 @@ impl<const D: usize> ModuleDisplayDefault for Parameter<D> {
 }
 
 impl<const D: usize> ModuleDisplay for Parameter<D> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_packs() {
+        let device = Device::flex();
+        assert!(can_pack(&device), "burn calls it {device:?} now");
+    }
+}

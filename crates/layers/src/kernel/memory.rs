@@ -1,7 +1,7 @@
 //! Memory that vectors like to read: aligned to a cache line, so that none lies in two, and in large pages where there is
 //! much of it.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -55,11 +55,14 @@ impl Words {
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero, since `len` is not.
-        let start = unsafe { alloc_zeroed(layout) };
+        let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else {
             handle_alloc_error(layout)
         };
+        // Before the first write: a page that is there already stays small. An allocator's own zeros may be such writes.
         large_pages(start, layout.size());
+        // SAFETY: so many bytes were allocated just now.
+        unsafe { start.write_bytes(0, layout.size()) };
         Self {
             start: start.cast(),
             len,
@@ -67,9 +70,12 @@ impl Words {
     }
 
     fn layout(len: usize) -> Layout {
-        let size = len * size_of::<u32>();
-        let align = if size >= LARGE_PAGE { LARGE_PAGE } else { LINE };
-        Layout::from_size_align(size, align).expect("weights fit into memory")
+        let size = len.checked_mul(size_of::<u32>());
+        let layout = size.and_then(|size| {
+            let align = if size >= LARGE_PAGE { LARGE_PAGE } else { LINE };
+            Layout::from_size_align(size, align).ok()
+        });
+        layout.expect("weights fit into memory")
     }
 }
 

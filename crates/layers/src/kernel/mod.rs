@@ -18,6 +18,9 @@
 //!
 //! Every output is a sum in one fixed order, whatever the number of threads and whatever else is in the batch: bits do
 //! not depend on either. They do depend on the instruction set.
+//!
+//! Every kernel is tested against f64 on every level that the CPU has, the portable one among them. `.ci/sanitize` runs
+//! these tests under AddressSanitizer.
 
 mod attention;
 mod elementwise;

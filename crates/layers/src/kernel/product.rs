@@ -133,6 +133,9 @@ pub(crate) fn product(
     let Some(&(panels, window)) = phases.first() else {
         return;
     };
+    if output.is_empty() {
+        return;
+    }
     let (rows, stride) = (panels.rows(), window.stride);
     let pairs = panels.precision() == Precision::Bf16 && level == Level::Avx512Bf16;
     let packed = Packed::new(phases, &part, batch, (input, length, from), pairs);
@@ -141,8 +144,11 @@ pub(crate) fn product(
     };
     for (it, window) in phases {
         assert!(
-            it.rows() == rows && it.precision() == panels.precision() && window.stride == stride,
-            "phases must make the same channels in the same way"
+            it.rows() == rows
+                && it.depth() == panels.depth()
+                && it.precision() == panels.precision()
+                && window.stride == stride,
+            "phases must make the same channels of the same inputs in the same way"
         );
         let last = window.first + (window.positions - 1) * window.step;
         assert!(

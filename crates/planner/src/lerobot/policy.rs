@@ -101,9 +101,16 @@ impl Policy {
         })
     }
 
-    /// Lays the network's weights out for the CPU's kernels, see [`ConditionalUnet1d::pack`].
+    /// Lays the networks' weights out for the CPU's kernels, see [`ConditionalUnet1d::pack`]. What cannot be packed stays as
+    /// it is.
     pub fn pack(&mut self, precision: Precision) -> PackReport {
-        self.network.pack(precision)
+        let vision = self.vision.as_mut().map(|vision| vision.pack(precision));
+        self.network.pack(precision) + vision.unwrap_or_default()
+    }
+
+    /// What the network's weights are packed in; nothing where they are plain.
+    pub fn precision(&self) -> Option<Precision> {
+        self.network.precision()
     }
 
     /// The configuration.
