@@ -14,6 +14,7 @@
 //! | [`upsample_nearest_2x`] | larger pictures |
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
+//! | [`Work`] | how much a layer computes and reads |
 //! | [`weights`] | strict loading of safetensors and PyTorch files |
 //!
 //! A layer is made by its configuration, `XConfig { .. }.init(&device)`, and computes with `forward`. Its parameters
@@ -51,6 +52,7 @@ mod spatial_softmax;
 mod threads;
 mod upsample;
 pub mod weights;
+mod work;
 
 pub use attention::{attention, causal_attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
@@ -61,7 +63,7 @@ pub use embedding::{Order, SinusoidalEmbedding};
 pub use epilogue::{Epilogue, Modulation};
 pub use feed_forward::{GegluFeedForward, GegluFeedForwardConfig};
 pub use group_norm::{GroupNorm, GroupNormConfig};
-pub use kernel::{Activation, Level, Precision};
+pub use kernel::{Activation, Level, Memory, Precision, multiply_adds};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
 pub use parameter::{PackReport, Packed, Parameter};
@@ -70,6 +72,7 @@ pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use threads::in_pool;
 pub use upsample::upsample_nearest_2x;
 pub use weights::{LowRank, Weights, WeightsError};
+pub use work::Work;
 
 use burn::module::Param;
 use burn::nn::Initializer;

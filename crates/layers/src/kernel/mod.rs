@@ -6,6 +6,7 @@
 //! | `lanes` | sixteen numbers at a time, in each instruction set, with a portable twin |
 //! | `elementwise` | exp, Mish, SiLU, sigmoid, GELU |
 //! | `panels` | weights, laid out once in the order in which they are read |
+//! | `peak` | multiply-adds in registers alone, and reading alone: the most that a kernel can reach |
 //! | `window` | which inputs an output of a convolution sees |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
 //!
@@ -17,6 +18,7 @@ mod lanes;
 mod level;
 mod memory;
 mod panels;
+mod peak;
 mod product;
 mod window;
 
@@ -25,5 +27,6 @@ pub(crate) use elementwise::apply;
 pub use level::Level;
 pub(crate) use panels::Panels;
 pub use panels::Precision;
+pub use peak::{Memory, multiply_adds};
 pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product};
 pub(crate) use window::Window;
