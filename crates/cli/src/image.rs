@@ -1,7 +1,7 @@
 //! `clearway image`: pictures by Stable Diffusion.
 
 mod check;
-mod generate;
+pub(crate) mod generate;
 mod info;
 
 use std::path::{Path, PathBuf};
@@ -72,7 +72,7 @@ impl ModelArguments {
 }
 
 /// The most memory that this process had, in megabytes, where the system says it.
-fn peak_memory() -> Option<u64> {
+pub(crate) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string(Path::new("/proc/self/status")).ok()?;
     let line = status
         .lines()

@@ -553,3 +553,93 @@ fn a_log_is_replayed_in_the_precision_it_was_made_in() {
     let output = clearway(&["log", "replay", &log, "--policy", &policy]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
 }
+
+#[test]
+fn a_bench_says_what_a_pass_is_measured_against() {
+    let file = scratch("bench.json");
+    for precision in ["f32", "bf16", "plain"] {
+        let output = clearway(&[
+            "bench",
+            "policy",
+            "--down-dims",
+            "16,32",
+            "--precision",
+            precision,
+            "--batch",
+            "2",
+            "--rounds",
+            "1",
+            "--threads",
+            "2",
+            "--json",
+            &file,
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let said = text(&output.stdout);
+        assert!(
+            said.contains("times the floor") && said.contains("ddim-10"),
+            "{said}"
+        );
+        let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(report["machine"]["threads"], 2);
+        for key in ["pass_ms", "cached_pass_ms", "plan_ms"] {
+            let number = |name: &str| report[key][name].as_f64().unwrap();
+            let (min, median, max) = (number("min"), number("median"), number("max"));
+            assert!(0.0 < min && min <= median && median <= max, "{report}");
+        }
+        // A plan is ten passes and more.
+        let median = |key: &str| report[key]["median"].as_f64().unwrap();
+        assert!(
+            median("plan_ms") > 2.0 * median("cached_pass_ms"),
+            "{report}"
+        );
+        let bytes = if precision == "bf16" { 2 } else { 4 };
+        let parameters = report["parameters"].as_u64().unwrap();
+        assert_eq!(report["weight_bytes"].as_u64().unwrap(), bytes * parameters);
+        for key in ["gflop_s", "gb_s", "peak_memory_mb"] {
+            assert!(report[key].as_f64().unwrap() > 0.0, "{report}");
+        }
+    }
+    let output = clearway(&[
+        "bench",
+        "image",
+        "--model",
+        &tiny_model(),
+        "--size",
+        "64x64",
+        "--rounds",
+        "1",
+        "--precision",
+        "plain",
+        "--json",
+        &file,
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for part in ["text", "unet", "decoder"] {
+        assert!(
+            report["networks"][part]["pass_ms"]["median"]
+                .as_f64()
+                .unwrap()
+                > 0.0,
+            "{report}"
+        );
+    }
+    assert_fails(
+        &["bench", "policy", "--down-dims", "5"],
+        &["--down-dims must be", "found [5]"],
+    );
+    assert_fails(
+        &[
+            "bench",
+            "image",
+            "--model",
+            &tiny_model(),
+            "--size",
+            "60x64",
+            "--precision",
+            "plain",
+        ],
+        &["--size is 60x64", "multiples of 8"],
+    );
+}

@@ -42,8 +42,9 @@ pub use parameterization::{Parameterization, ParameterizationError, Parameterize
 pub use sampler::{Sampler, Step};
 pub use schedule::{Cosine, Discrete, Edm, Exploding, FlowMatching, Line, Schedule, ScheduleError};
 pub use solver::{
-    Consistency, Ddim, Ddpm, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Method, Midpoint, Pndm,
-    SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, UnknownMethod, Variance,
+    Consistency, Ddim, Ddpm, Deis, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Lms, Method,
+    Midpoint, Pndm, SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, UniPc, UnknownMethod,
+    Variance,
 };
 pub use wrapper::{
     ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled, Stack,

@@ -15,6 +15,7 @@
 //! | [`upsample_nearest_2x`] | larger pictures |
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
+//! | [`Work`] | how much a layer computes and reads |
 //! | [`weights`] | strict loading of safetensors and PyTorch files |
 //!
 //! A layer is made by its configuration, `XConfig { .. }.init(&device)`, and computes with `forward`. Its parameters
@@ -55,6 +56,7 @@ mod threads;
 mod tokens;
 mod upsample;
 pub mod weights;
+mod work;
 
 pub use attention::{attention, causal_attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
@@ -65,7 +67,7 @@ pub use embedding::{Order, SinusoidalEmbedding};
 pub use epilogue::{Epilogue, Modulation};
 pub use feed_forward::{GegluFeedForward, GegluFeedForwardConfig};
 pub use group_norm::{GroupNorm, GroupNormConfig};
-pub use kernel::{Activation, Level, Precision};
+pub use kernel::{Activation, Level, Memory, Precision, multiply_adds};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
 pub use parameter::{PackReport, Packed, Parameter, can_pack};
@@ -76,6 +78,7 @@ pub use threads::in_pool;
 pub use tokens::{Tokens, attend, attend_causally};
 pub use upsample::upsample_nearest_2x;
 pub use weights::{LowRank, Weights, WeightsError};
+pub use work::Work;
 
 use burn::module::Param;
 use burn::nn::Initializer;

@@ -9,6 +9,7 @@
 //! | `groups` | the statistics of groups of channels |
 //! | `picture` | convolutions over pictures |
 //! | `winograd` | those of three by three, with a quarter of the products |
+//! | `peak` | multiply-adds in registers alone, and reading alone: the most that a kernel can reach |
 //! | `window` | which inputs an output of a convolution sees |
 //! | `tile` | the innermost loop: weights times inputs, with all sums in registers |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
@@ -29,6 +30,7 @@ mod lanes;
 mod level;
 mod memory;
 mod panels;
+mod peak;
 mod picture;
 mod positions;
 mod product;
@@ -45,6 +47,7 @@ pub(crate) use lanes::LANES;
 pub use level::Level;
 pub(crate) use panels::Panels;
 pub use panels::Precision;
+pub use peak::{Memory, multiply_adds};
 pub(crate) use picture::{Frame, Prologue, convolve};
 pub(crate) use positions::linear;
 pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product};

@@ -8,7 +8,7 @@ use clearway_layers::{PackReport, Precision, Weights};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::config::{DiffusionConfig, FeatureKind};
+use super::config::{DiffusionConfig, Feature, FeatureKind};
 use super::json::{self, Entry, Names};
 use super::statistics::{MODEL, Normalization, weights};
 use super::vision::Vision;
@@ -99,6 +99,25 @@ impl Policy {
             action: normalization.action,
             hash: format!("{:x}", hash.finalize()),
         })
+    }
+
+    /// A policy of a configuration with random weights, which are drawn when they are first used: to measure how fast it
+    /// is. It normalizes nothing, has no camera whatever the configuration says, and its hash is empty.
+    pub fn random(config: DiffusionConfig, device: &Device) -> Self {
+        let identity = |feature: &Feature| Normalizer::identity(feature.len);
+        let config = DiffusionConfig {
+            vision: None,
+            ..config
+        };
+        Self {
+            network: config.network().init(device),
+            inputs: config.inputs.iter().map(identity).collect(),
+            names: config.inputs.iter().map(|it| it.name.clone()).collect(),
+            vision: None,
+            action: identity(&config.action),
+            hash: String::new(),
+            config,
+        }
     }
 
     /// Lays the networks' weights out for the CPU's kernels, see [`ConditionalUnet1d::pack`]. What cannot be packed stays as

@@ -31,8 +31,9 @@ use crate::{
     weights,
 };
 
-/// What a layer of the autoencoder may lay out beside its input and output, in bytes, before it works in bands.
-const DECODING_MEMORY: usize = 256 << 20;
+/// What a layer of the autoencoder may lay out beside its input and output, in bytes, before it works in bands, unless
+/// [another bound](StableDiffusion::with_decoding_memory) is given.
+pub const DECODING_MEMORY: usize = 256 << 20;
 
 /// The features of the text that Stable Diffusion 1 reads; a text encoder of more pads with 0.
 const FEATURES: usize = 768;
@@ -67,10 +68,12 @@ pub struct StableDiffusion {
     updates: Vec<LowRankUpdate>,
     loras: Vec<Lora>,
     controls: Vec<ControlNet>,
+    control_paths: Vec<PathBuf>,
     autoencoder_path: Option<PathBuf>,
     previewer: Option<Autoencoder>,
     decoding_memory: usize,
     one_at_a_time: bool,
+    hash: Option<String>,
     tokenizer: Option<Tokenizer>,
     text_encoder: Option<ClipText>,
     unet: Option<Unet>,
@@ -101,10 +104,12 @@ impl StableDiffusion {
             updates: Vec::new(),
             loras: Vec::new(),
             controls: Vec::new(),
+            control_paths: Vec::new(),
             autoencoder_path: None,
             previewer: None,
             decoding_memory: DECODING_MEMORY,
             one_at_a_time: false,
+            hash: None,
             tokenizer: None,
             text_encoder: None,
             unet: None,
@@ -143,6 +148,7 @@ impl StableDiffusion {
     pub fn with_controlnet(mut self, path: &Path) -> Result<Self, GenerateError> {
         let network = weights::controlnet(path, &self.device)?;
         self.controls.push(network);
+        self.control_paths.push(path.to_owned());
         Ok(self)
     }
 
@@ -186,6 +192,19 @@ impl StableDiffusion {
     /// What the model says about noise.
     pub fn scheduler(&self) -> &SchedulerConfig {
         &self.scheduler
+    }
+
+    /// The SHA-256 of the model, in hexadecimal, see [`Files::hash`]; computed once, when it is first asked for.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
+    pub fn hash(&mut self) -> Result<&str, GenerateError> {
+        let hash = match self.hash.take() {
+            Some(hash) => hash,
+            None => self.files.hash()?,
+        };
+        Ok(self.hash.insert(hash))
     }
 
     /// Prepares pictures: encodes the text and the source, and does the work that all steps share.
