@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::Parameterization;
-use clearway_layers::Weights;
+use clearway_layers::{Precision, Weights};
 use clearway_stable_diffusion::{
     Component, Control, Files, GenerateError, Method, Parameters, Picture, Request,
     SchedulerConfig, Source, Spacing, StableDiffusion, Text,
@@ -813,7 +813,7 @@ fn the_shared_model_from_tokens_to_a_picture() -> Result<(), Failure> {
         Files::open(&folder)?,
         Files::open(&single)?.with_configs(&folder),
     ] {
-        let mut model = StableDiffusion::of(files, &Device::flex())?;
+        let mut model = StableDiffusion::of(files, &Device::flex(), Some(Precision::F32))?;
         let mut generation = model.generation(&request)?;
         for step in generation.steps() {
             let step = step?;

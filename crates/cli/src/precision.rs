@@ -24,7 +24,7 @@ pub(crate) enum Precision {
 
 impl Precision {
     /// What the weights are packed in.
-    fn packed(self) -> Option<clearway_planner::Precision> {
+    pub(crate) fn packed(self) -> Option<clearway_planner::Precision> {
         match self {
             Self::Plain => None,
             Self::F32 => Some(clearway_planner::Precision::F32),
@@ -34,6 +34,11 @@ impl Precision {
 }
 
 impl Arguments {
+    /// What the weights are packed in.
+    pub(crate) fn packed(self) -> Option<clearway_planner::Precision> {
+        self.precision.packed()
+    }
+
     /// The policy in a folder, its weights stored so.
     pub(crate) fn load(self, path: &Path, device: &Device) -> Result<Policy, Error> {
         load_packed(path, device, self.precision.packed())

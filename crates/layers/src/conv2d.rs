@@ -254,6 +254,7 @@ impl Conv2d {
                 activation: epilogue.activation,
                 film: modulation.as_ref().map(Film::kernel),
                 residual: residual.as_deref(),
+                accumulates: false,
             },
         );
         *x = tensor(input, shape, &device);

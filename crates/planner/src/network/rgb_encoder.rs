@@ -106,9 +106,9 @@ impl RgbEncoder {
         })
     }
 
-    /// Lays the weights of the last layer out for the CPU's kernels; those of the backbone stay plain.
+    /// Lays the weights out for the CPU's kernels; batch normalizations stay plain.
     pub fn pack(&mut self, precision: Precision) -> PackReport {
-        self.out.pack(precision)
+        self.backbone.pack(precision) + self.out.pack(precision)
     }
 
     /// The features of pictures.

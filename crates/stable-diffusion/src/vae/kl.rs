@@ -571,14 +571,8 @@ impl MidBlock {
 
 impl PixelAttention {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let tokens = self
-            .group_norm
-            .forward(x.clone())
-            .reshape([batch, channels, height * width])
-            .swap_dims(1, 2);
-        let y = self.attention.forward_self(tokens).swap_dims(1, 2);
-        x + y.reshape([batch, channels, height, width])
+        let normalized = self.group_norm.forward(x.clone());
+        self.attention.forward_picture(normalized, x)
     }
 }
 

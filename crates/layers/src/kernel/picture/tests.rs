@@ -181,6 +181,7 @@ impl Layer {
                     sample: *rows,
                 }),
                 residual: self.case.residual.then_some(&residual),
+                accumulates: false,
             },
         );
         output
