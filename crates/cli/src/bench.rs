@@ -108,7 +108,7 @@ struct Floor {
 
 /// A network that was measured.
 #[derive(Clone, Debug, Serialize)]
-struct Pass {
+struct Figures {
     parameters: usize,
     multiply_adds: u64,
     weight_bytes: u64,
@@ -121,7 +121,7 @@ struct Pass {
     peak_memory_mb: Option<u64>,
 }
 
-impl Pass {
+impl Figures {
     fn new(
         parameters: usize,
         work: Work,

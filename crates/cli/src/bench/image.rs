@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::machine::{self, Machine};
-use super::{Pass, Storage, measure, reset_peak_memory};
+use super::{Figures, Storage, measure, reset_peak_memory};
 use crate::Verdict;
 use crate::error::{Error, check_writable, spinner, write_json};
 use crate::image::generate::size;
@@ -82,7 +82,7 @@ struct Report {
     height: u32,
     batch: usize,
     machine: machine::Report,
-    networks: BTreeMap<Part, Pass>,
+    networks: BTreeMap<Part, Figures>,
 }
 
 /// Where networks come from.
@@ -126,7 +126,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
             })?;
             measure(&mut pass_ms, &mut runner.pass)?;
         }
-        let pass = Pass::new(
+        let pass = Figures::new(
             runner.parameters,
             runner.work,
             arguments.precision,
@@ -139,7 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         waiting.finish_and_clear();
         passes.insert(
             part,
-            Pass {
+            Figures {
                 peak_memory_mb,
                 ..pass
             },

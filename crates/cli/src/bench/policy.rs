@@ -13,7 +13,7 @@ use clearway_planner::{
 use serde::Serialize;
 
 use super::machine::{self, Machine};
-use super::{Pass, Spread, Storage, measure};
+use super::{Figures, Spread, Storage, measure};
 use crate::Verdict;
 use crate::error::{Error, check_writable, load_policy, spinner, write_json};
 use crate::output::say;
@@ -52,7 +52,7 @@ struct Report {
     machine: machine::Report,
     /// A pass that knows nothing: a condition and a timestep that the network has not met.
     #[serde(flatten)]
-    pass: Pass,
+    pass: Figures,
     /// A pass within a plan: condition and timestep are known.
     cached_pass_ms: Spread,
     /// A whole plan, from raw observations to the checked trajectory.
@@ -164,12 +164,12 @@ fn measured(planner: &Planner, arguments: &Arguments) -> Result<(Report, Machine
         measure(&mut plan_ms, plan)?;
     }
     let parameters = network.parameters();
-    let pass = Pass::new(parameters, work, storage, &pass_ms, &weights_ms, &machine);
+    let pass = Figures::new(parameters, work, storage, &pass_ms, &weights_ms, &machine);
     let report = Report {
         precision: storage.name(),
         batch,
         machine: machine.report(),
-        pass: Pass {
+        pass: Figures {
             peak_memory_mb,
             ..pass
         },
