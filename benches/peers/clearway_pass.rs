@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Level, Network as _, Point};
-use clearway_layers::{Memory, Precision, Weights};
+use clearway_layers::{Memory, PackReport, Precision, Weights};
 use clearway_planner::Policy;
 use clearway_stable_diffusion::{Condition, DECODING_MEMORY, Files};
 
@@ -159,9 +159,11 @@ fn policy(
 }
 
 fn text(path: &Path, precision: Option<Precision>, mut inputs: Inputs) -> Result<Network, Failure> {
-    let network = Files::open(path)?.text_encoder(&Device::flex())?;
+    let mut network = Files::open(path)?.text_encoder(&Device::flex())?;
     let parameters = network.parameters();
-    plain(precision)?;
+    if let Some(precision) = precision {
+        let _: PackReport = network.pack(precision);
+    }
     let tokens = inputs.get::<2>("tokens")?;
     let [_, length] = tokens.dims();
     let tokens = output(tokens)?.1;
@@ -177,9 +179,11 @@ fn text(path: &Path, precision: Option<Precision>, mut inputs: Inputs) -> Result
 }
 
 fn unet(path: &Path, precision: Option<Precision>, mut inputs: Inputs) -> Result<Network, Failure> {
-    let network = Files::open(path)?.unet(&Device::flex())?;
+    let mut network = Files::open(path)?.unet(&Device::flex())?;
     let parameters = network.parameters();
-    plain(precision)?;
+    if let Some(precision) = precision {
+        let _: PackReport = network.pack(precision);
+    }
     let (x, t) = (inputs.get::<4>("x")?, inputs.timestep()?);
     let condition = Condition::text(inputs.get::<3>("text")?);
     Ok(Network {
@@ -197,25 +201,17 @@ fn decoder(
     precision: Option<Precision>,
     mut inputs: Inputs,
 ) -> Result<Network, Failure> {
-    let network = Files::open(path)?.autoencoder(&Device::flex())?;
+    let mut network = Files::open(path)?.autoencoder(&Device::flex())?;
     let parameters = network.parameters();
-    plain(precision)?;
+    if let Some(precision) = precision {
+        let _: PackReport = network.pack(precision);
+    }
     let z = inputs.get::<4>("z")?;
     Ok(Network {
         parameters,
         pass: Box::new(move |_| output(network.decode_within(z.clone(), DECODING_MEMORY))),
         cached: None,
     })
-}
-
-/// Refuses what these networks cannot be packed in.
-fn plain(precision: Option<Precision>) -> Result<(), Failure> {
-    match precision {
-        None => Ok(()),
-        Some(precision) => {
-            Err(format!("networks of pictures are not packed in {precision} yet").into())
-        }
-    }
 }
 
 /// The level does not matter to a network.

@@ -44,7 +44,7 @@ def main():
     arguments.add_argument("--size", type=int, default=512, help="a side of the picture, in pixels")
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--threads", type=int, default=2)
-    arguments.add_argument("--precisions", nargs="+", default=["plain"])
+    arguments.add_argument("--precisions", nargs="+", default=["f32", "bf16"])
     arguments.add_argument(
         "--engines", nargs="+", choices=engine.ENGINES, default=["torch", "OpenVINO f32", "OpenVINO bf16"],
         help="the first is the reference; all are in memory at once",

@@ -610,7 +610,7 @@ fn a_bench_says_what_a_pass_is_measured_against() {
         "--rounds",
         "1",
         "--precision",
-        "plain",
+        "bf16",
         "--json",
         &file,
     ]);
@@ -637,8 +637,6 @@ fn a_bench_says_what_a_pass_is_measured_against() {
             &tiny_model(),
             "--size",
             "60x64",
-            "--precision",
-            "plain",
         ],
         &["--size is 60x64", "multiples of 8"],
     );

@@ -65,6 +65,9 @@ pub struct ClipText {
     final_layer_norm: LayerNorm,
     #[module(skip)]
     end: Option<u32>,
+    /// How many there were before they were packed; burn does not count packed ones everywhere.
+    #[module(skip)]
+    packed_parameters: Option<usize>,
 }
 
 #[derive(Module, Debug)]
@@ -195,6 +198,7 @@ impl ClipTextConfig {
             activation: self.hidden_act,
         };
         ClipText {
+            packed_parameters: None,
             token_embedding: normal.init([self.vocab_size, features], device),
             position_embedding: normal.init([self.max_position_embeddings, features], device),
             layers: (0..self.num_hidden_layers).map(layer).collect(),
@@ -229,7 +233,7 @@ impl ClipText {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        self.packed_parameters.unwrap_or_else(|| self.num_params())
     }
 
     /// The number of layers.
@@ -250,9 +254,11 @@ impl ClipText {
     /// Lays the weights out for the kernels of the layers: the network computes on the CPU then, at a precision. What the
     /// tokens are before the first layer stays.
     pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.packed_parameters = Some(self.parameters());
         let Self {
             token_embedding: _,
             position_embedding: _,
+            packed_parameters: _,
             layers,
             final_layer_norm,
             end: _,

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use clearway_diffusion::{Level, Network as _, Point, Torch, normal};
-use clearway_layers::Work;
+use clearway_layers::{PackReport, Work};
 use clearway_stable_diffusion::{
     Autoencoder, AutoencoderKlConfig, ClipTextConfig, Condition, Config, DECODING_MEMORY, Files,
     GenerateError, LoadError, UnetConfig,
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, conflicts_with = "model")]
     geometry: Option<Geometry>,
     /// What the weights are kept in
-    #[arg(long, value_enum, default_value = "plain")]
+    #[arg(long, value_enum, default_value = "f32")]
     precision: Storage,
     /// Width and height in pixels, multiples of what the autoencoder divides by
     #[arg(long, value_name = "WxH", default_value = "512x512", value_parser = size)]
@@ -175,7 +175,7 @@ impl Networks {
     }
 
     fn text_encoder(&self, arguments: &Arguments, device: &Device) -> Result<Runner, Error> {
-        let (config, network) = match self {
+        let (config, mut network) = match self {
             Self::Files(files) => (
                 files.text_encoder_config().map_err(wrong(files.path()))?,
                 files.text_encoder(device).map_err(wrong(files.path()))?,
@@ -192,7 +192,9 @@ impl Networks {
             }
         };
         let parameters = network.parameters();
-        plain(arguments.precision)?;
+        if let Some(precision) = arguments.precision.precision() {
+            let _: PackReport = network.pack(precision);
+        }
         let tokens = vec![vec![0; network.max_tokens()]];
         Ok(Runner {
             parameters,
@@ -206,7 +208,7 @@ impl Networks {
     }
 
     fn unet(&self, arguments: &Arguments, device: &Device) -> Result<Runner, Error> {
-        let (config, network, factor) = match self {
+        let (config, mut network, factor) = match self {
             Self::Files(files) => (
                 files.unet_config().map_err(wrong(files.path()))?,
                 files.unet(device).map_err(wrong(files.path()))?,
@@ -220,7 +222,9 @@ impl Networks {
             }
         };
         let parameters = network.parameters();
-        plain(arguments.precision)?;
+        if let Some(precision) = arguments.precision.precision() {
+            let _: PackReport = network.pack(precision);
+        }
         let batch = usize::from(arguments.batch);
         let [height, width] = latents(arguments.size, factor)?;
         let channels = config.out_channels;
@@ -255,7 +259,7 @@ impl Networks {
     }
 
     fn decoder(&self, arguments: &Arguments, device: &Device) -> Result<Runner, Error> {
-        let (config, network) = match self {
+        let (config, mut network) = match self {
             Self::Files(files) => (
                 files.autoencoder_config().map_err(wrong(files.path()))?,
                 files.autoencoder(device).map_err(wrong(files.path()))?,
@@ -276,7 +280,9 @@ impl Networks {
                 .into(),
         })?;
         let parameters = network.parameters();
-        plain(arguments.precision)?;
+        if let Some(precision) = arguments.precision.precision() {
+            let _: PackReport = network.pack(precision);
+        }
         let [height, width] = latents(arguments.size, network.factor())?;
         let shape = [1, network.latent_channels(), height, width];
         let z = normal(&mut Torch::new(0), shape, device);
@@ -295,20 +301,6 @@ impl Networks {
 const TOKENS: usize = 77;
 /// How many times smaller than a picture Stable Diffusion 1's latents are.
 const SD15_FACTOR: usize = 8;
-
-/// Refuses what these networks cannot be packed in.
-fn plain(storage: Storage) -> Result<(), Error> {
-    if storage.precision().is_none() {
-        return Ok(());
-    }
-    Err(Error::Argument {
-        argument: "--precision",
-        reason: format!(
-            "is {}, but networks of pictures are not packed yet: give plain",
-            storage.name()
-        ),
-    })
-}
 
 /// The height and the width of the latents.
 fn latents([width, height]: [u32; 2], factor: usize) -> Result<[usize; 2], Error> {

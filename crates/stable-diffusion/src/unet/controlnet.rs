@@ -29,6 +29,9 @@ pub struct ControlNet {
     controlnet_mid_block: Conv2d,
     #[module(skip)]
     reversed_channels: bool,
+    /// How many there were before they were packed; burn does not count packed ones everywhere.
+    #[module(skip)]
+    packed_parameters: Option<usize>,
 }
 
 /// Convolutions, every other one of which halves height and width, until a picture is as small as its latents.
@@ -65,6 +68,7 @@ impl ControlNetConfig {
         });
         let tap = |channels| Conv2dConfig::same(channels, channels, 1).init(device);
         ControlNet {
+            packed_parameters: None,
             encoder: self.encoder.init(device),
             controlnet_cond_embedding: PictureEmbedding {
                 conv_in: conv(self.conditioning_channels, sizes[0]).init(device),
@@ -92,7 +96,7 @@ impl ControlNet {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        self.packed_parameters.unwrap_or_else(|| self.num_params())
     }
 
     /// How many times smaller than the picture the latents are.
@@ -123,6 +127,7 @@ impl ControlNet {
 
     /// Lays the weights out for the CPU's kernels, as [`Unet::pack`].
     pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.packed_parameters = Some(self.parameters());
         let taps = self.controlnet_down_blocks.iter_mut();
         self.encoder.pack(precision)
             + self.controlnet_cond_embedding.pack(precision)

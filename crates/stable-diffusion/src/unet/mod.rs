@@ -17,12 +17,11 @@ use burn::prelude::*;
 use clearway_diffusion::{Network, Point, Stack};
 use clearway_layers::activation::silu;
 use clearway_layers::{
-    Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig, Order,
-    PackReport, Precision, SinusoidalEmbedding, Weights, WeightsError, in_pool,
+    Activation, Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig,
+    Order, PackReport, Precision, Prologue, SinusoidalEmbedding, Weights, WeightsError, in_pool,
 };
 
 use crate::attention::Keys;
-use crate::resnet::normalized;
 use block::{DownBlock, MidBlock, UpBlock};
 use controlnet::Shapes;
 use transformer::Transformer;
@@ -55,6 +54,9 @@ pub struct Unet {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    /// How many there were before they were packed; burn does not count packed ones everywhere.
+    #[module(skip)]
+    packed_parameters: Option<usize>,
 }
 
 /// The way down and the middle.
@@ -257,6 +259,7 @@ impl UnetConfig {
         let mut skips = self.encoder.skips();
         let first = self.encoder.block_out_channels[0];
         Unet {
+            packed_parameters: None,
             encoder: self.encoder.init(device),
             up_blocks: (0..self.encoder.stages())
                 .rev()
@@ -290,13 +293,14 @@ impl Unet {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        self.packed_parameters.unwrap_or_else(|| self.num_params())
     }
 
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient.
     ///
     /// A packed network can be packed again, with another precision; what was rounded stays rounded.
     pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.packed_parameters = Some(self.parameters());
         let up = self.up_blocks.iter_mut().map(|it| it.pack(precision));
         self.encoder.pack(precision)
             + up.sum::<PackReport>()
@@ -379,9 +383,13 @@ impl Unet {
             });
             observe(&name, &x);
         }
-        let before = normalized(&self.conv_norm_out);
-        self.conv_out
-            .forward_between(before, x, Epilogue::default())
+        x = self.conv_norm_out.forward(x);
+        observe("conv_norm_out", &x);
+        let silu = Prologue {
+            activation: Activation::Silu,
+            ..Prologue::default()
+        };
+        self.conv_out.forward_between(silu, x, Epilogue::default())
     }
 }
 

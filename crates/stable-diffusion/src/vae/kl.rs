@@ -66,6 +66,9 @@ pub struct AutoencoderKl {
     post_quant_conv: Option<Conv2d>,
     #[module(skip)]
     scaling: Scaling,
+    /// How many there were before they were packed; burn does not count packed ones everywhere.
+    #[module(skip)]
+    packed_parameters: Option<usize>,
 }
 
 /// The normal distribution over latents that the encoder says, not scaled for the U-Net.
@@ -273,6 +276,7 @@ impl AutoencoderKlConfig {
             upsampler: (stage > 0).then(|| conv(channels[stage], channels[stage]).init(device)),
         };
         AutoencoderKl {
+            packed_parameters: None,
             encoder: Encoder {
                 conv_in: conv(self.in_channels, channels[0]).init(device),
                 down_blocks: (0..=last).map(down).collect(),
@@ -316,6 +320,7 @@ impl AutoencoderKl {
     ///
     /// A packed network can be packed again, with another precision; what was rounded stays rounded.
     pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.packed_parameters = Some(self.parameters());
         let Encoder {
             conv_in,
             down_blocks,
@@ -354,7 +359,7 @@ impl AutoencoderKl {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        self.packed_parameters.unwrap_or_else(|| self.num_params())
     }
 
     /// Computes where packed layers share their work out.

@@ -54,6 +54,9 @@ pub struct AutoencoderTiny {
     decoder: Decoder,
     #[module(skip)]
     scaling: Scaling,
+    /// How many there were before they were packed; burn does not count packed ones everywhere.
+    #[module(skip)]
+    packed_parameters: Option<usize>,
 }
 
 #[derive(Module, Debug)]
@@ -171,6 +174,7 @@ impl AutoencoderTinyConfig {
             blocks: blocks(count, narrow),
         };
         AutoencoderTiny {
+            packed_parameters: None,
             encoder: Encoder {
                 stages: self
                     .num_encoder_blocks
@@ -231,6 +235,7 @@ impl AutoencoderTiny {
 
     /// Lays the weights out for the CPU's kernels, as [`AutoencoderKl::pack`](super::AutoencoderKl::pack).
     pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.packed_parameters = Some(self.parameters());
         let stages = self.encoder.stages.iter_mut();
         let stages = stages.chain(&mut self.decoder.stages).map(|stage| {
             let blocks = stage.blocks.iter_mut().map(|it| it.pack(precision));
@@ -243,7 +248,7 @@ impl AutoencoderTiny {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        self.packed_parameters.unwrap_or_else(|| self.num_params())
     }
 
     /// How many times smaller than the picture the latents are, in height and in width.
