@@ -9,8 +9,8 @@ use clearway_log::McapLog;
 use clearway_motion::Limits;
 use clearway_planner::replanner::log::{Decision, Event, Log, ReplayError};
 use clearway_planner::{
-    Budget, Horizon, Layout, Method, Observation, Outcome, Plan, PlanError, Planner, PlannerError,
-    Plans, Problem, Replanner, Sampling, Settings,
+    Arithmetic, Budget, Horizon, Layout, Level, Method, Observation, Outcome, Plan, PlanError,
+    Planner, PlannerError, Plans, Precision, Problem, Replanner, Sampling, Settings,
 };
 use clearway_sim::PushT;
 use clearway_tests::repository;
@@ -282,6 +282,20 @@ fn a_decision_that_was_tampered_with_comes_out_differently() {
     made.plan.model = "another".into();
     let error = other_model.replay(&planner).expect_err("other weights");
     assert!(matches!(error, ReplayError::Model { .. }), "{error}");
+    // In another arithmetic it would be another plan, and the error says so before it is made.
+    let packed = Arithmetic {
+        precision: Precision::F32,
+        level: Level::detected(),
+    };
+    let made = decision.result.as_ref().expect("a plan");
+    assert_eq!(made.plan.arithmetic, Some(packed));
+    for precision in [Some(Precision::Bf16), None] {
+        let path = repository("models/pusht");
+        let other =
+            Planner::load_with(&path, PERIOD, &Device::flex(), precision).expect("it loads");
+        let error = decision.replay(&other).expect_err("another arithmetic");
+        assert!(matches!(error, ReplayError::Arithmetic { .. }), "{error}");
+    }
     let mut less = decision;
     less.result.as_mut().expect("a plan").plan.passes -= 1;
     let error = less.replay(&planner).expect_err("a pass less");

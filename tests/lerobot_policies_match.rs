@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Level, Network, Point};
-use clearway_layers::Weights;
+use clearway_layers::{Precision, Weights};
 use clearway_planner::lerobot::{BetaSchedule, NoiseScheduler, Prediction};
 use clearway_planner::{Budget, History, Image, Observation, Planner, Policy, Problem};
 use clearway_sim::PushT;
@@ -154,7 +154,13 @@ fn actions_are_unnormalized_as_in_lerobot() {
 
 #[test]
 fn the_network_predicts_as_in_lerobot() {
-    let policy = policy();
+    predicts_as_in_lerobot(&policy());
+    let mut packed = policy();
+    assert_eq!(packed.pack(Precision::F32).parameters, packed.parameters());
+    predicts_as_in_lerobot(&packed);
+}
+
+fn predicts_as_in_lerobot(policy: &Policy) {
     let network = policy.network();
     let mut expected = expected();
     let mut worst = 0.0_f32;
@@ -224,6 +230,16 @@ fn the_number_of_threads_does_not_matter() {
 fn sees_as_in_lerobot(folder: &Path) {
     let device = Device::flex();
     let policy = Policy::load(folder, &device).expect("the policy loads");
+    sees(folder, policy.clone());
+    let mut packed = policy.clone();
+    let parameters = policy.parameters();
+    let _ = packed.pack(Precision::F32);
+    assert_eq!(packed.parameters(), parameters);
+    sees(folder, packed);
+}
+
+fn sees(folder: &Path, policy: Policy) {
+    let device = Device::flex();
     let planner = Planner::new(policy, Duration::from_secs(1), &device).expect("samples");
     let (policy, config) = (planner.policy(), planner.policy().config());
     let vision = policy.vision().expect("has a camera");

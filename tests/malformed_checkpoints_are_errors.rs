@@ -916,10 +916,9 @@ fn before_they_are_broken_they_plan() {
         let plans = [checkpoint.clone(), checkpoint.into_legacy(statistics)].map(|checkpoint| {
             let folder = tempfile::tempdir().expect("a folder");
             checkpoint.write(folder.path());
-            let policy = Policy::load(folder.path(), &device).expect("is valid");
-            let config = policy.config().clone();
-            let planner =
-                Planner::new(policy, Duration::from_millis(100), &device).expect("samples");
+            let planner = Planner::load(folder.path(), Duration::from_millis(100), &device);
+            let planner = planner.expect("is valid, and samples");
+            let config = planner.policy().config().clone();
             let plan = planner
                 .plan(&Problem::new(&history), Budget::default(), 1)
                 .expect("plans");

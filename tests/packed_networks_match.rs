@@ -1,22 +1,27 @@
 //! A packed network computes what the plain one does, with the same bits for a sample alone and in a batch, on one
 //! thread and several.
 
+mod lerobot_checkpoint;
+mod reference_unet;
+
 use std::sync::Mutex;
 use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
-use clearway_diffusion::{Level as NoiseLevel, Network as _, Point, Seeded, normal};
+use clearway_diffusion::{Level as NoiseLevel, Network as _, Point, Sampler, Seeded, normal};
 use clearway_layers::{Level, Precision};
 use clearway_planner::network::{ConditionalUnet1d, ConditionalUnet1dConfig};
 use clearway_planner::{Budget, History, Observation, Planner, Policy, Problem};
 use clearway_sim::PushT;
 use clearway_tests::repository;
+use reference_unet::Reference;
 
 /// ‖Δ‖/‖y‖ of a pass in f32 against one in f32: both sum in their own order.
 const F32: f64 = 5e-6;
 /// ‖Δ‖/‖y‖ of a pass with weights in bf16, random ones: each of some forty layers is wrong by about a thousandth.
 const BF16: f64 = 2e-2;
-/// The same for the shipped policy, on observations of its world.
+/// ‖Δ‖/‖y‖ of a pass of the shipped policy against one in f64, on what its own plans in its own world see.
+const F32_SHIPPED: f64 = 2e-6;
 const BF16_SHIPPED: f64 = 5e-3;
 /// Of an action, in pixels: 1e-6 of a normalized unit, half of the 499 px that actions range over.
 const ROUNDING: f64 = 1e-6 * 499.0 / 2.0;
@@ -89,11 +94,11 @@ fn pass(
     y.into_data().try_to_vec().expect("f32")
 }
 
-fn relative(y: &[f32], expected: &[f32]) -> f64 {
+fn relative(y: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(y.len(), expected.len());
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let pairs = y.iter().zip(expected);
-    norm(&mut pairs.map(|(a, b)| f64::from(a - b)))
-        / norm(&mut expected.iter().copied().map(f64::from))
+    norm(&mut pairs.map(|(a, b)| f64::from(*a) - b)) / norm(&mut expected.iter().copied())
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -114,18 +119,14 @@ fn networks_of_every_shape_on_every_level() {
             let (x, condition) = inputs(batch, config.action_dim);
             let times: Vec<f64> = (0..batch).map(|i| 7.0 + 31.0 * i as f64).collect();
             let expected = pass(&plain, &x, &condition, &times);
+            let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
             for (precision, tolerance) in [(Precision::F32, F32), (Precision::Bf16, BF16)] {
                 let mut packed = plain.clone();
                 let report = packed.pack(precision);
                 assert_eq!(report.parameters, plain.parameters());
                 assert_eq!(packed.parameters(), plain.parameters());
                 for level in Level::ALL.into_iter().filter(|it| it.is_available()) {
-                    // What was remembered on another level would be used on this one.
-                    let packed = {
-                        let mut packed = plain.clone();
-                        let _ = packed.pack(precision);
-                        packed
-                    };
+                    // What was remembered on another level is not used on this one: bits differ.
                     level.limit();
                     let once = pass(&packed, &x, &condition, &times);
                     let error = relative(&once, &expected);
@@ -225,20 +226,35 @@ fn plans_are_the_same_up_to_rounding_and_a_batch_changes_no_bit() {
 }
 
 #[test]
-fn bf16_changes_a_pass_of_the_shipped_policy_little() {
+fn a_pass_of_the_shipped_policy_is_as_exact_as_its_precision() {
     let _alone = LEVEL.lock();
-    let (plain, packed) = (policy(), packed(Precision::Bf16));
-    let mut worst: f64 = 0.0;
-    for seed in 0..10 {
-        let condition = plain.condition(&history(seed)).expect("observations fit");
-        let condition = Tensor::<1>::from_floats(condition.as_slice(), &Device::flex()).unsqueeze();
-        let x = normal(&mut Seeded::new(seed, 1), [1, HORIZON, 2], &Device::flex());
-        for t in [90.0, 50.0, 10.0, 0.0] {
-            let y = pass(packed.network(), &x, &condition, &[t]);
-            let expected = pass(plain.network(), &x, &condition, &[t]);
-            worst = worst.max(relative(&y, &expected));
+    let device = Device::flex();
+    let planner = planner(policy());
+    let reference = Reference::shipped();
+    let packed = [Precision::F32, Precision::Bf16].map(packed);
+    let mut worst = [0.0_f64; 2];
+    for seed in 0..3 {
+        let observed = planner.policy().condition(&history(seed));
+        let observed = observed.expect("observations fit");
+        let condition = Tensor::<1>::from_floats(observed.as_slice(), &device).unsqueeze();
+        let prepared = planner.denoiser().prepare(&condition);
+        let mut noise = Seeded::new(seed, 1);
+        let x = normal(&mut noise, [1, HORIZON, 2], &device);
+        let (denoiser, stages) = (planner.denoiser(), planner.stages());
+        let mut sample = x.clone();
+        for step in Sampler::new(denoiser, &prepared, stages, x, &mut noise) {
+            // What the pass of this step saw.
+            let x = std::mem::replace(&mut sample, step.sample);
+            let values: Vec<f32> = x.to_data().try_to_vec().expect("f32");
+            let expected = reference.forward(&values, step.stage.at.t, &observed);
+            for (policy, worst) in packed.iter().zip(&mut worst) {
+                let y = pass(policy.network(), &x, &condition, &[step.stage.at.t]);
+                *worst = worst.max(relative(&y, &expected));
+            }
         }
     }
-    println!("at most {worst:.1e} from f32");
-    assert!(worst < BF16_SHIPPED, "{worst:e}");
+    let [f32, bf16] = worst;
+    println!("at most {f32:.1e} in f32 and {bf16:.1e} in bf16 from f64");
+    assert!(f32 < F32_SHIPPED, "{f32:e}");
+    assert!(bf16 < BF16_SHIPPED, "{bf16:e}");
 }

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::Parameterization;
-use clearway_layers::Weights;
+use clearway_layers::{Precision, Weights};
 use clearway_stable_diffusion::{
-    Component, Control, Files, GenerateError, Method, Picture, Request, SchedulerConfig, Source,
-    Spacing, StableDiffusion, Text,
+    Component, Control, Files, GenerateError, Method, Parameters, Picture, Request,
+    SchedulerConfig, Source, Spacing, StableDiffusion, Text,
 };
 use clearway_tests::{repository, shared};
 
@@ -132,6 +132,9 @@ fn run(model: &mut StableDiffusion, request: &Request) -> (Tensor<4>, Tensor<4>)
 #[track_caller]
 fn check(name: &str, model: &mut StableDiffusion, request: &Request) {
     let mut expected = Expected::open(&golden("expected.safetensors"));
+    if expected.0.shape(&format!("{name}.image")).is_none() {
+        expected = Expected::open(&golden("more.safetensors"));
+    }
     let (latents, picture) = run(model, request);
     let latents = difference(latents, expected.get(&format!("{name}.latents")));
     let picture = difference(picture, expected.get(&format!("{name}.image")));
@@ -224,6 +227,35 @@ fn every_solver_on_its_grids() {
         };
         check(name, &mut model, &request);
     }
+    for (name, method, spacing) in [
+        ("unipc", Method::UniPc, None),
+        ("unipc-karras", Method::UniPc, Some(Spacing::Karras)),
+        ("deis", Method::Deis, None),
+        ("lms", Method::Lms, None),
+    ] {
+        let request = Request {
+            method: Some(method),
+            spacing,
+            steps: 5,
+            scale: 3.0,
+            ..request()
+        };
+        check(name, &mut model, &request);
+    }
+}
+
+/// Many published models name it.
+#[test]
+fn a_model_whose_own_solver_is_unipc() {
+    let class = ("_class_name", "UniPCMultistepScheduler".into());
+    let (_folder, mut model) = model("unet", &[class]);
+    let request = Request {
+        steps: 5,
+        scale: 3.0,
+        ..request()
+    };
+    // What Stable Diffusion's configuration says besides is of no matter to this solver's grid.
+    check("unipc", &mut model, &request);
 }
 
 #[test]
@@ -340,6 +372,21 @@ fn a_network_that_inpaints() {
             ..ddim(4)
         };
         check(name, &mut model, &request);
+    }
+    // Several at once are those that their seeds make alone.
+    for (name, strength) in [("inpaint-seed", 1.0), ("inpaint-half-seed", 0.5)] {
+        let request = Request {
+            source: Some(masked(strength)),
+            seeds: vec![1, 2],
+            ..ddim(4)
+        };
+        let (_, both) = run(&mut model, &request);
+        let mut expected = Expected::open(&golden("more.safetensors"));
+        for (i, seed) in [1, 2].into_iter().enumerate() {
+            let expected = expected.get::<4>(&format!("{name}{seed}.image"));
+            let differs = difference(both.clone().narrow(0, i, 1), expected);
+            assert!(differs <= PICTURE, "{name}{seed}: {differs:e}");
+        }
     }
     let error = model.generation(&ddim(4)).expect_err("no picture");
     assert_eq!(
@@ -586,13 +633,33 @@ fn every_input_matters() -> Result<(), Failure> {
         host(before.clone()),
         "the same is the same, to the bit"
     );
+    // Each scale of a LoRA and of a ControlNet makes another picture, and so does what a ControlNet sees.
+    let mut made = vec![("neither", before.clone())];
     for scale in [0.5, 1.0] {
         let path = golden("lora_peft.safetensors");
         let mut updated = plain().with_lora(&path, scale)?;
-        let (_, after) = run(&mut updated, &base);
-        let changed = difference(after, before.clone());
-        println!("LoRA, scale {scale}  {changed:.1e}");
-        assert!(changed > 10.0 * PICTURE);
+        made.push(("LoRA", run(&mut updated, &base).1));
+    }
+    let mut controlled = plain().with_controlnet(&golden("controlnet"))?;
+    let mask = Picture::read(&golden("mask.png"))?;
+    for (picture, scale) in [
+        (source(1.0).picture, 0.5),
+        (source(1.0).picture, 1.0),
+        (mask, 1.0),
+    ] {
+        let request = Request {
+            controls: vec![Control { picture, scale }],
+            ..base.clone()
+        };
+        made.push(("ControlNet", run(&mut controlled, &request).1));
+    }
+    for (i, (one, first)) in made.iter().enumerate() {
+        for (other, second) in &made[..i] {
+            let changed = difference(first.clone(), second.clone());
+            println!("{one} and {other}: {changed:.1e}");
+            // What these tiny networks make of a ControlNet's picture is little; the same request gives the same bits.
+            assert!(changed > PICTURE, "{one} and {other}: {changed:e}");
+        }
     }
     // A black mask leaves everything, a white one nothing.
     let (_folder, mut model) = self::model("inpaint", &[]);
@@ -746,7 +813,7 @@ fn the_shared_model_from_tokens_to_a_picture() -> Result<(), Failure> {
         Files::open(&folder)?,
         Files::open(&single)?.with_configs(&folder),
     ] {
-        let mut model = StableDiffusion::of(files, &Device::flex())?;
+        let mut model = StableDiffusion::of(files, &Device::flex(), Some(Precision::F32))?;
         let mut generation = model.generation(&request)?;
         for step in generation.steps() {
             let step = step?;
@@ -921,14 +988,29 @@ fn what_cannot_be_is_one_clear_error() -> Result<(), Failure> {
         "ControlNet 0 is of another model: its tensor `",
     );
 
+    // A picture to begin with whose sides the autoencoder cannot divide.
+    let picture = Picture::new(60, 64, vec![0; 3 * 60 * 64])?;
+    let request = Request {
+        source: Some(Source {
+            picture,
+            ..source(1.0)
+        }),
+        ..base.clone()
+    };
+    wrong(
+        request,
+        &mut model,
+        "60 × 64 pixels cannot be made: both must be multiples of 8",
+    );
+
     // A solver that is not here, and a scheduler that asks for what is not.
-    let class = ("_class_name", "UniPCMultistepScheduler".into());
+    let class = ("_class_name", "KDPM2DiscreteScheduler".into());
     let (_folder, mut model) = self::model("unet", &[class]);
     let own = Request {
         method: None,
         ..base.clone()
     };
-    wrong(own, &mut model, "UniPCMultistepScheduler, is not among");
+    wrong(own, &mut model, "KDPM2DiscreteScheduler, is not among");
     let mut said = SchedulerConfig::stable_diffusion()?;
     said.class = "another".into();
     assert_ne!(said, SchedulerConfig::stable_diffusion()?);
@@ -1015,15 +1097,27 @@ fn files_that_are_cut_short_are_one_clear_error() -> Result<(), Failure> {
         "vae/config.json",
         "vae/diffusion_pytorch_model.fp16.safetensors",
         "scheduler/scheduler_config.json",
+        "controlnet/config.json",
+        "controlnet/diffusion_pytorch_model.fp16.safetensors",
     ];
     for file in files {
         let (folder, _) = model("unet", &[]);
+        let controlnet = folder.path().join("controlnet");
+        copy(&golden("controlnet"), &controlnet);
         let path = folder.path().join(file);
         let whole = std::fs::read(&path)?;
         for part in 0..6 {
             std::fs::write(&path, &whole[..whole.len() * part / 6])?;
+            let request = Request {
+                controls: vec![Control {
+                    picture: source(1.0).picture,
+                    scale: 1.0,
+                }],
+                ..ddim(1)
+            };
             let made = StableDiffusion::open(folder.path(), &Device::flex())
-                .and_then(|mut model| model.generate(&ddim(1)));
+                .and_then(|model| model.with_controlnet(&controlnet))
+                .and_then(|mut model| model.generate(&request));
             let message = made.expect_err(file).to_string();
             let name = Path::new(file)
                 .file_name()
@@ -1053,17 +1147,35 @@ fn poison(path: &Path, key: &str, value: u16) -> Result<(), Failure> {
 #[test]
 fn what_is_not_finite_names_where_it_came_from() -> Result<(), Failure> {
     // In a file.
-    let (folder, mut model) = model("unet", &[]);
-    let weights = "diffusion_pytorch_model.fp16.safetensors";
-    poison(
-        &folder.path().join("unet").join(weights),
-        "conv_in.bias",
-        0x7e00,
-    )?;
-    let message = refusal(&mut model, &ddim(2));
+    for (part, file, key) in [
+        ("unet", "diffusion_pytorch_model", "conv_in.bias"),
+        ("vae", "diffusion_pytorch_model", "decoder.conv_in.bias"),
+        ("text_encoder", "model", "encoder.layers.0.layer_norm1.bias"),
+    ] {
+        let (folder, mut model) = model("unet", &[]);
+        let path = folder
+            .path()
+            .join(part)
+            .join(format!("{file}.fp16.safetensors"));
+        poison(&path, key, 0x7e00)?;
+        let message = refusal(&mut model, &ddim(2));
+        let said = key.rsplit('.').next().ok_or("a name")?;
+        assert!(
+            message.contains(part)
+                && message.contains(said)
+                && message.contains("holds a value that is not finite"),
+            "{message}"
+        );
+    }
+    let (folder, model) = model("unet", &[]);
+    let controlnet = folder.path().join("controlnet");
+    copy(&golden("controlnet"), &controlnet);
+    let path = controlnet.join("diffusion_pytorch_model.fp16.safetensors");
+    poison(&path, "controlnet_cond_embedding.blocks.0.bias", 0x7e00)?;
+    let message = model.with_controlnet(&controlnet).expect_err("a NaN");
+    let message = message.to_string();
     assert!(
-        message.contains("unet")
-            && message.contains("`conv_in.bias` holds a value that is not finite"),
+        message.contains("holds a value that is not finite"),
         "{message}"
     );
 
@@ -1098,28 +1210,78 @@ fn what_is_not_finite_names_where_it_came_from() -> Result<(), Failure> {
         error.to_string(),
         "the U-Net gives values that are not finite in step 1 of 3: a broken model, or too large a scale"
     );
+
+    // In one of two ControlNets.
+    let mut model = plain()
+        .with_controlnet(&golden("controlnet"))?
+        .with_controlnet(&golden("controlnet"))?;
+    let control = |scale| Control {
+        picture: source(1.0).picture,
+        scale,
+    };
+    let request = Request {
+        controls: vec![control(1.0), control(f64::MAX)],
+        ..ddim(3)
+    };
+    assert_eq!(
+        refusal(&mut model, &request),
+        "ControlNet 1 gives values that are not finite in step 1 of 3: a broken model, or too large a scale"
+    );
+    // The U-Net is not excused by a ControlNet that is as it should be.
+    let mut model = plain()
+        .with_lora(&large, 1.0)?
+        .with_controlnet(&golden("controlnet"))?;
+    let request = Request {
+        controls: vec![control(1.0)],
+        ..ddim(3)
+    };
+    assert!(refusal(&mut model, &request).starts_with("the U-Net gives values"));
     Ok(())
 }
 
 #[test]
 fn parameters_are_in_the_picture() -> Result<(), Failure> {
-    let mut model = plain().with_lora(&golden("lora_peft.safetensors"), 0.5)?;
+    let mut model = plain()
+        .with_lora(&golden("lora_peft.safetensors"), 0.5)?
+        .with_controlnet(&golden("controlnet"))?
+        .with_autoencoder(&golden("vae"));
+    let given = masked(0.75);
+    let mask = given.mask.clone().ok_or("a mask")?;
+    let control = Control {
+        picture: mask.clone(),
+        scale: 0.25,
+    };
     let request = Request {
         seeds: vec![3, 4],
         rescale: 0.25,
         spacing: Some(Spacing::Trailing),
+        controls: vec![control],
+        source: Some(given),
         ..ddim(2)
     };
     let made = model.generate(&request)?;
     assert_eq!(made.len(), 2);
     for (made, seed) in made.iter().zip([3, 4]) {
         let bytes = made.picture.png(Some(&made.parameters))?;
-        let read = clearway_stable_diffusion::Parameters::from_png(&bytes)?.ok_or("parameters")?;
+        let read = Parameters::from_png(&bytes)?.ok_or("parameters")?;
         assert_eq!(read, made.parameters);
+        assert_eq!(Parameters::from_infotext(&read.infotext())?, read);
         assert_eq!((read.seed, read.steps, &*read.method), (seed, 2, "ddim"));
         assert_eq!(read.loras[0].name, "lora_peft");
         assert_eq!((read.width, read.height), (64, 64));
+        assert_eq!(read.controls[0].name, "controlnet");
+        assert_eq!(read.controls[0].picture, mask.digest());
+        assert_eq!(read.mask, Some(mask.digest()));
+        assert_eq!(read.source, Some(source(1.0).picture.digest()));
+        assert_eq!(read.vae.as_deref(), Some("vae"));
+        assert_eq!(read.prediction.as_deref(), Some("epsilon"));
+        assert_eq!(read.model_hash.map(|hash| hash.len()), Some(10));
     }
+    // The hash is that of the U-Net's file, and another file has another.
+    let weights = golden("unet/diffusion_pytorch_model.fp16.safetensors");
+    assert_eq!(Files::open(&weights)?.hash()?, plain().hash()?);
+    let (_folder, mut other) = self::model("inpaint", &[]);
+    assert_ne!(other.hash()?, plain().hash()?);
     Ok(())
 }
 

@@ -1,25 +1,33 @@
-//! A plan is a function of weights, problem, seed and passes: not of threads, and not of the batch it is made in.
+//! A plan is a function of weights, problem, seed and passes: not of threads, and not of the batch it is made in, to the bit
+//! where the weights are packed, as they are on the CPU.
 
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use clearway_motion::Limits;
 use clearway_planner::{
-    Budget, History, Method, Observation, Outcome, Plan, PlanError, Planner, Problem, Sampling,
+    Budget, History, Method, Observation, Outcome, Plan, PlanError, Planner, Precision, Problem,
+    Sampling,
 };
 use clearway_sim::PushT;
 use clearway_tests::repository;
 
-/// Of an action, in pixels: 1e-6 of a normalized unit, half of the 499 px that actions range over.
+/// Where the weights are plain: of an action, in pixels, 1e-6 of a normalized unit, half of the 499 px that actions range over.
 const ROUNDING: f64 = 1e-6 * 499.0 / 2.0;
 /// The same for a grid that starts at the last timestep, where a noise estimate's error enters the clean estimate
 /// sigma/alpha = 2029 times as large.
 const FROM_PURE_NOISE: f64 = 10.0 * ROUNDING;
 
+const PERIOD: Duration = Duration::from_millis(100);
+
 fn planner() -> Planner {
     let path = repository("models/pusht");
-    Planner::load(&path, Duration::from_millis(100), &Device::flex())
-        .expect("the shipped policy loads")
+    Planner::load(&path, PERIOD, &Device::flex()).expect("the shipped policy loads")
+}
+
+fn planner_with(precision: Option<Precision>) -> Planner {
+    let path = repository("models/pusht");
+    Planner::load_with(&path, PERIOD, &Device::flex(), precision).expect("the shipped policy loads")
 }
 
 fn history(seed: u64) -> History {
@@ -114,19 +122,39 @@ fn alone_and_in_a_batch() {
     let histories: Vec<History> = (0..7).map(history).collect();
     let problems: Vec<Problem<'_>> = histories.iter().map(Problem::new).collect();
     let seeds: Vec<u64> = (100..107).collect();
-    for sampling in samplings() {
-        let planner = planner().with_sampling(sampling).expect("fits");
-        let batch = planner.plan_batch(&problems, Budget::default(), &seeds);
-        for ((problem, &seed), together) in problems.iter().zip(&seeds).zip(batch) {
-            let alone = planner
-                .plan(problem, Budget::default(), seed)
-                .expect("a plan");
-            let error = worst(&alone, &together.expect("a plan"));
-            let bound = match sampling.method {
-                Method::Ddim | Method::Ddpm => ROUNDING,
-                _ => FROM_PURE_NOISE,
+    for precision in [Some(Precision::F32), Some(Precision::Bf16), None] {
+        for sampling in samplings() {
+            let planner = planner_with(precision).with_sampling(sampling);
+            let planner = planner.expect("fits");
+            let on = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new()
+                    .num_threads(threads)
+                    .build()
+                    .expect("threads start");
+                pool.install(|| planner.plan_batch(&problems, Budget::default(), &seeds))
             };
-            assert!(error <= bound, "{sampling}, seed {seed}: {error:e} px");
+            let batches = on(1).into_iter().zip(on(2));
+            for ((problem, &seed), (one, two)) in problems.iter().zip(&seeds).zip(batches) {
+                let alone = planner
+                    .plan(problem, Budget::default(), seed)
+                    .expect("a plan");
+                for together in [one, two] {
+                    let together = together.expect("a plan");
+                    let error = worst(&alone, &together);
+                    let bound = match sampling.method {
+                        Method::Ddim | Method::Ddpm => ROUNDING,
+                        _ => FROM_PURE_NOISE,
+                    };
+                    match precision {
+                        Some(precision) => assert_eq!(
+                            bits(&alone),
+                            bits(&together),
+                            "{precision}, {sampling}, seed {seed}: {error:e} px"
+                        ),
+                        None => assert!(error <= bound, "{sampling}, seed {seed}: {error:e} px"),
+                    }
+                }
+            }
         }
     }
 }
@@ -142,7 +170,7 @@ fn the_first_candidate_is_the_plan_of_its_seed() {
         .plan(&Problem::new(&history), Budget::default(), 9)
         .expect("a plan");
     assert_eq!((several.candidates.len(), several.chosen), (6, 0));
-    assert!(worst(&one, &several) <= ROUNDING);
+    assert_eq!(bits(&one), bits(&several));
     assert_ne!(several.candidates[0], several.candidates[1]);
 }
 
@@ -156,7 +184,7 @@ fn a_problem_that_is_none_does_not_spoil_the_others() {
     let alone = planner
         .plan(&problems[2], Budget::default(), 3)
         .expect("a plan");
-    assert!(worst(&alone, plans[2].as_ref().expect("a plan")) <= ROUNDING);
+    assert_eq!(bits(&alone), bits(plans[2].as_ref().expect("a plan")));
 }
 
 #[test]

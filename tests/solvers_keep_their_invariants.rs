@@ -9,8 +9,8 @@
 //! sampling does with `sigma_min = 0`.
 
 use clearway_diffusion::{
-    Consistency, Ddim, Ddpm, DpmSolver2M, Euler, EulerAncestral, Grid, Heun, Level, Line, Midpoint,
-    Pndm, Point, Schedule, SdeDpmSolver2M, Solver, Stage, Tcd, Variance,
+    Consistency, Ddim, Ddpm, Deis, DpmSolver2M, Euler, EulerAncestral, Grid, Heun, Level, Line,
+    Lms, Midpoint, Pndm, Point, Schedule, SdeDpmSolver2M, Solver, Stage, Tcd, UniPc, Variance,
 };
 use proptest::prelude::*;
 
@@ -40,7 +40,15 @@ impl Schedule for Logarithmic {
 }
 
 fn exact_solvers(eta: f64) -> Vec<Box<dyn Solver>> {
-    vec![
+    let first_order_end = eta < 0.5;
+    let multistep = (1..=3).flat_map(|order| {
+        let deis = Deis {
+            order,
+            first_order_end,
+        };
+        [Box::new(UniPc { order }) as Box<dyn Solver>, Box::new(deis)]
+    });
+    let others: Vec<Box<dyn Solver>> = vec![
         Box::new(Ddim { eta }),
         Box::new(Ddpm::default()),
         Box::new(Euler),
@@ -55,7 +63,9 @@ fn exact_solvers(eta: f64) -> Vec<Box<dyn Solver>> {
         Box::new(Pndm),
         Box::new(Tcd { gamma: eta }),
         Box::new(Consistency::default()),
-    ]
+        Box::new(Lms),
+    ];
+    others.into_iter().chain(multistep).collect()
 }
 
 /// The residuals of the two invariants, relative to the size of what is summed.

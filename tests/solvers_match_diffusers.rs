@@ -8,16 +8,16 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{
-    Clip, ClippedNoise, Ddim, Ddpm, Denoiser, Discrete, DpmSolver2M, Edm, End, Estimate, Euler,
-    EulerAncestral, Exploding, FlowMatching, Grid, Heun, Lcm, Line, Midpoint, Network,
+    Clip, ClippedNoise, Ddim, Ddpm, Deis, Denoiser, Discrete, DpmSolver2M, Edm, End, Estimate,
+    Euler, EulerAncestral, Exploding, FlowMatching, Grid, Heun, Lcm, Line, Lms, Midpoint, Network,
     Parameterization, Parameterized, Pndm, Point, Sampler, Schedule, SdeDpmSolver2M, Solver, Tcd,
-    Threshold, Torch, Variance, timesteps,
+    Threshold, Torch, UniPc, Variance, timesteps,
 };
 use clearway_tests::{repository, shared};
 use serde_json::Value;
 
 /// Solvers that the engine does not have.
-const NOT_OURS: [&str; 5] = ["lms_", "deis_", "unipc_", "dpmpp2s_", "dpmpp3m_"];
+const NOT_OURS: [&str; 2] = ["dpmpp2s_", "dpmpp3m_"];
 
 /// Deliberate differences.
 const DIFFERENT: [(&str, &str); 2] = [
@@ -35,6 +35,9 @@ const DIFFERENT: [(&str, &str); 2] = [
 
 /// Of the trace, relative; f32 on both sides, up to 100 steps.
 const TRACE: f64 = 1e-5;
+/// The same of DEIS of order three, whose coefficients diffusers computes as differences in f32: in f64 its own trace is
+/// another one by 1.5e-5.
+const COARSE_TRACE: f64 = 3e-5;
 /// Of single elements.
 const ELEMENT: f64 = 1e-5;
 /// The same where values grow without bound: sigma starts at 2029 and nothing is clipped.
@@ -46,7 +49,7 @@ type Failure = Box<dyn std::error::Error>;
 #[test]
 fn every_recorded_run_matches() -> Result<(), Failure> {
     let matched = matches(&repository("tests/golden/diffusers/runs.json"))?;
-    assert_eq!(matched, 94);
+    assert_eq!(matched, 148);
     Ok(())
 }
 
@@ -57,7 +60,7 @@ fn every_shared_run_of_our_solvers_matches() -> Result<(), Failure> {
         return Ok(());
     };
     let matched = matches(&file)?;
-    assert_eq!(matched, 68);
+    assert_eq!(matched, 81);
     Ok(())
 }
 
@@ -83,7 +86,12 @@ fn matches(file: &Path) -> Result<usize, Failure> {
         let growing =
             name.contains("_robot_") && !name.starts_with("dd") || name == "ddim_sd15_sample_20";
         let bound = if growing { GROWING_ELEMENT } else { ELEMENT };
-        assert!(trace <= TRACE, "{name}: the trace differs by {trace:e}");
+        let limit = if name.starts_with("deis_order3") {
+            COARSE_TRACE
+        } else {
+            TRACE
+        };
+        assert!(trace <= limit, "{name}: the trace differs by {trace:e}");
         assert!(
             element <= bound,
             "{name}: an element differs by {element:e}"
@@ -337,7 +345,10 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
                 model: Model::Plain(parameterized),
             }
         }
-        "EulerDiscreteScheduler" | "EulerAncestralDiscreteScheduler" | "HeunDiscreteScheduler" => {
+        "EulerDiscreteScheduler"
+        | "EulerAncestralDiscreteScheduler"
+        | "HeunDiscreteScheduler"
+        | "LMSDiscreteScheduler" => {
             let table = table(config)?;
             let schedule = Exploding(table.clone());
             let grid = if is("use_karras_sigmas") == Some(true) {
@@ -368,6 +379,7 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
                 solver: match class {
                     "EulerDiscreteScheduler" => Box::new(Euler),
                     "EulerAncestralDiscreteScheduler" => Box::new(EulerAncestral),
+                    "LMSDiscreteScheduler" => Box::new(Lms),
                     _ => Box::new(Heun),
                 },
                 model: if is("clip_sample") == Some(true) {
@@ -383,7 +395,12 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
                 },
             }
         }
-        "DPMSolverMultistepScheduler" => {
+        "DPMSolverMultistepScheduler" | "UniPCMultistepScheduler" | "DEISMultistepScheduler" => {
+            let sigma_end = match class {
+                "DEISMultistepScheduler" => End::At(0.0),
+                _ => sigma_end,
+            };
+            let order = number("solver_order").unwrap_or(2.0) as usize;
             let schedule = table(config)?;
             let grid = if is("use_karras_sigmas") == Some(true) {
                 Grid::karras(&schedule, steps, sigma_end)?.with_rounded_times()
@@ -397,6 +414,7 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
                         times.pop();
                         times
                     }
+                    Some("trailing") => timesteps::trailing(&schedule, steps)?,
                     _ => timesteps::multistep(&schedule, steps)?,
                 };
                 Grid::at_times(&schedule, &times, sigma_end)?
@@ -409,6 +427,11 @@ fn setting(run: &Value) -> Result<Setting, Failure> {
                 schedule: Box::new(schedule),
                 grid,
                 solver: match config["algorithm_type"].as_str() {
+                    _ if class == "UniPCMultistepScheduler" => Box::new(UniPc { order }),
+                    _ if class == "DEISMultistepScheduler" => Box::new(Deis {
+                        order,
+                        ..Deis::default()
+                    }),
                     Some("sde-dpmsolver++") => Box::new(SdeDpmSolver2M::default()),
                     _ => Box::new(DpmSolver2M {
                         midpoint,

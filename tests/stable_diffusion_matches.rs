@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Guidance, Level, Network, Point, Stack};
-use clearway_layers::Weights;
 use clearway_layers::weights::LowRank;
+use clearway_layers::{Precision, Weights};
 use clearway_stable_diffusion::{
     AutoencoderKlConfig, AutoencoderTinyConfig, ClipTextConfig, Component, Condition, Config,
     Controlled, ControlledCondition, Files, Mid, Unet, UnetConfig, weights,
@@ -21,8 +21,8 @@ use clearway_tests::{repository, shared};
 use serde_json::json;
 
 /// The sums of a network in another order, in f32, relative to the largest number of the output: 3.4e-6 is the most that
-/// was found. The project's promise is 1e-4.
-const NETWORK: f32 = 1e-5;
+/// was found of plain networks, and 1.01e-5 of packed ones, whose minimal filters round more. The project's promise is 1e-4.
+const NETWORK: f32 = 3e-5;
 
 /// A sinusoid of a large angle: the angle has an error of 3e-5 in f32.
 const SINUSOID: f32 = 2e-5;
@@ -95,6 +95,23 @@ fn times() -> [Point; 2] {
     [point(500.0), point(3.0)]
 }
 
+/// As it is loaded, and as it computes on a robot.
+const PRECISIONS: [Option<Precision>; 2] = [None, Some(Precision::F32)];
+
+/// Packs a network, or leaves it plain. Packed ones have as many parameters.
+macro_rules! packed {
+    ($network:expr, $precision:expr) => {{
+        let mut network = $network;
+        if let Some(precision) = $precision {
+            let parameters = network.parameters();
+            let report = network.pack(precision);
+            assert!(report.layers > 0 && report.parameters <= parameters);
+            assert_eq!(network.parameters(), parameters);
+        }
+        network
+    }};
+}
+
 fn load_unet(name: &str) -> Unet {
     // A folder of one network, as `save_pretrained` of a U-Net alone writes it.
     let folder = tempfile::tempdir().expect("a folder");
@@ -116,8 +133,9 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn unets_of_every_shape_match() {
     let mut expected = Expected::golden();
-    for name in ["unet", "inpaint", "guided", "small", "stages", "half"] {
-        let network = load_unet(name);
+    let names = ["unet", "inpaint", "guided", "small", "stages", "half"];
+    for (name, precision) in names.into_iter().flat_map(|it| PRECISIONS.map(|p| (it, p))) {
+        let network = packed!(load_unet(name), precision);
         let mut condition = Condition::text(expected.get(&format!("{name}.text")));
         let mut x: Tensor<4> = expected.get(&format!("{name}.x"));
         if name == "guided" {
@@ -171,9 +189,18 @@ fn conditions_stack_for_guidance() {
 
 #[test]
 fn controlnets_match() {
+    for precision in PRECISIONS {
+        controlnets_match_in(precision);
+    }
+}
+
+fn controlnets_match_in(precision: Option<Precision>) {
     let mut expected = Expected::golden();
-    let unet = load_unet("unet");
+    let unet = packed!(load_unet("unet"), precision);
     let network = weights::controlnet(&golden("controlnet"), &device()).expect("it loads");
+    let network = packed!(network, precision);
+    assert_eq!(network.differs_from(&unet), None);
+    assert!(network.differs_from(&load_unet("stages")).is_some());
     assert_eq!(network.factor(), 8);
     let x: Tensor<4> = expected.get("controlnet.x");
     let text = Condition::text(expected.get("controlnet.text"));
@@ -236,8 +263,15 @@ fn a_controlnet_loads_as_its_authors_save_it() {
 
 #[test]
 fn autoencoders_match() {
+    for precision in PRECISIONS {
+        autoencoders_match_in(precision);
+    }
+}
+
+fn autoencoders_match_in(precision: Option<Precision>) {
     let mut expected = Expected::golden();
     let vae = weights::autoencoder(&golden("vae"), &device()).expect("it loads");
+    let vae = packed!(vae, precision);
     assert_eq!((vae.factor(), vae.latent_channels()), (4, 3));
     let posterior = vae.encode(expected.get("vae.x"));
     assert_near(
@@ -262,6 +296,7 @@ fn autoencoders_match() {
     );
 
     let tiny = weights::autoencoder(&golden("tiny"), &device()).expect("it loads");
+    let tiny = packed!(tiny, precision);
     let latents = tiny.encode(expected.get("tiny.x")).mean;
     assert_near("tiny.latents", latents, expected.get("tiny.latents"));
     assert_near(
@@ -474,13 +509,22 @@ fn tiny_sd() -> Option<(Expected, Vec<(&'static str, Files)>)> {
     Some((expected, layouts))
 }
 
+/// Each layout, plain and packed.
+fn both<'a>(
+    layouts: &'a [(&'static str, Files)],
+) -> impl Iterator<Item = (&'a (&'static str, Files), Option<Precision>)> {
+    layouts
+        .iter()
+        .flat_map(|layout| PRECISIONS.map(|precision| (layout, precision)))
+}
+
 #[test]
 fn the_text_encoder_of_stable_diffusion_1_matches() {
     let Some((mut expected, layouts)) = tiny_sd() else {
         return;
     };
-    for (layout, files) in layouts {
-        let network = files.text_encoder(&device()).expect(layout);
+    for ((layout, files), precision) in both(&layouts) {
+        let network = packed!(files.text_encoder(&device()).expect(layout), precision);
         assert_eq!(network.parameters(), 40_512);
         let tokens = tokens(&mut expected.0, "input_ids");
         let last = network.encode(&tokens, 0).expect("known tokens");
@@ -502,8 +546,8 @@ fn the_unet_of_stable_diffusion_1_matches() {
     let Some((mut expected, layouts)) = tiny_sd() else {
         return;
     };
-    for (layout, files) in layouts {
-        let network = files.unet(&device()).expect(layout);
+    for ((layout, files), precision) in both(&layouts) {
+        let network = packed!(files.unet(&device()).expect(layout), precision);
         assert_eq!(network.parameters(), 820_564);
         let text: Tensor<3> = expected.get("clip_last_hidden");
         let prepared = network.prepare(&Condition::text(text));
@@ -539,8 +583,8 @@ fn the_autoencoder_of_stable_diffusion_1_matches() {
     let Some((mut expected, layouts)) = tiny_sd() else {
         return;
     };
-    for (layout, files) in layouts {
-        let network = files.autoencoder(&device()).expect(layout);
+    for ((layout, files), precision) in both(&layouts) {
+        let network = packed!(files.autoencoder(&device()).expect(layout), precision);
         assert_eq!(network.parameters(), 111_839);
         assert_eq!((network.factor(), network.latent_channels()), (8, 4));
         let posterior = network.encode(expected.get("vae_in"));
@@ -635,12 +679,25 @@ fn peak_memory() -> usize {
 
 /// Of a whole network in f32; float16 would be worth 60.
 const FULL_SIZE_DB: f64 = 80.0;
+/// Weights in bf16 are wrong by up to 2⁻⁹.
+const FULL_SIZE_BF16_DB: f64 = 40.0;
 
 #[test]
 #[ignore = "needs the folder that golden/stable_diffusion/full_size.py writes, in CLEARWAY_FULL_SIZE"]
 fn networks_of_full_size_match() {
     let folder = std::env::var_os("CLEARWAY_FULL_SIZE").expect("CLEARWAY_FULL_SIZE is set");
-    let folder = Path::new(&folder);
+    for (precision, least) in [
+        (Some(Precision::F32), FULL_SIZE_DB),
+        (Some(Precision::Bf16), FULL_SIZE_BF16_DB),
+        (None, FULL_SIZE_DB),
+    ] {
+        let precision_is = precision.map_or("plain".into(), |it| it.to_string());
+        println!("\n{precision_is}");
+        networks_of_full_size(Path::new(&folder), precision, least);
+    }
+}
+
+fn networks_of_full_size(folder: &Path, precision: Option<Precision>, least: f64) {
     let files = Files::open(folder).expect("it is there");
     let mut expected = Expected::open(&folder.join("expected.safetensors"));
     let start = Cell::new(Instant::now());
@@ -651,24 +708,34 @@ fn networks_of_full_size_match() {
     };
     let check = |name: &str, psnr: f64| {
         println!("{name:24} {psnr:8.1} dB");
-        assert!(psnr > FULL_SIZE_DB);
+        assert!(psnr > least);
         start.set(Instant::now());
     };
 
     let tokens = tokens(&mut expected.0, "tokens");
     start.set(Instant::now());
-    let network = files.text_encoder(&device()).expect("it loads");
+    let mut network = files.text_encoder(&device()).expect("it loads");
     lap("text encoder, load");
+    if let Some(precision) = precision {
+        let report = network.pack(precision);
+        lap(&format!("text encoder, pack {} MB", report.bytes >> 20));
+    }
     let out = network.encode(&tokens, 0).expect("known tokens");
     lap("text encoder, 2 texts");
     check("text encoder", psnr(out, expected.get("text")));
     drop(network);
 
-    let network = files.autoencoder(&device()).expect("it loads");
+    let mut network = files.autoencoder(&device()).expect("it loads");
     lap("autoencoder, load");
+    if let Some(precision) = precision {
+        let report = network.pack(precision);
+        lap(&format!("autoencoder, pack {} MB", report.bytes >> 20));
+    }
     let z = expected.get::<4>("z").mul_scalar(0.18215);
-    let out = network.decode(z);
+    let out = network.decode(z.clone());
     lap("decoder, 512 x 512");
+    network.decode(z);
+    lap("decoder, 512 x 512, again");
     check("decoder", psnr(out, expected.get("decoded")));
     let mean = network.encode(expected.get("picture")).mean;
     lap("encoder, 256 x 256");
@@ -678,12 +745,19 @@ fn networks_of_full_size_match() {
     );
     drop(network);
 
-    let network = files.unet(&device()).expect("it loads");
+    let mut network = files.unet(&device()).expect("it loads");
     lap("U-Net, load");
+    if let Some(precision) = precision {
+        let report = network.pack(precision);
+        lap(&format!("U-Net, pack {} MB", report.bytes >> 20));
+    }
     let text = expected.get::<3>("text").narrow(0, 0, 1);
     let prepared = network.prepare(&Condition::text(text));
     lap("U-Net, prepare");
-    let out = network.forward(expected.get("x"), &[point(500.0)], &prepared);
+    let mut pass = || network.forward(expected.get("x"), &[point(500.0)], &prepared);
+    let out = pass();
     lap("U-Net, 64 x 64");
+    pass();
+    lap("U-Net, 64 x 64, again");
     check("U-Net", psnr(out, expected.get("out")));
 }

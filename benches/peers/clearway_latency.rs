@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor};
 use clearway_diffusion::{Network as _, Seeded, normal};
+use clearway_layers::Memory;
 use clearway_planner::{Budget, History, Observation, Planner, Problem};
-use rayon::prelude::*;
 
 /// As in the `clearway` command.
 #[global_allocator]
@@ -62,8 +62,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
 
     let bytes = 4 * policy.parameters();
-    // Filled when it is first asked for; what is read lies in memory, and not in one page of zeros.
-    let memory = LazyCell::new(|| (0..GIB.max(bytes) as u64 / 8).collect::<Vec<_>>());
+    // Laid out when it is first asked for.
+    let memory = LazyCell::new(|| Memory::new(GIB.max(bytes)));
 
     let mut out = std::io::stdout().lock();
     let ready = serde_json::json!({
@@ -85,8 +85,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 policy.network().forward(x.clone(), &points, &prepared)
             }),
             "plan" => time(times, || planner.plan(&problem, Budget::default(), 7)),
-            "weights" => time(times, || read(&memory[..bytes / 8])),
-            "memory" => time(times, || read(&memory[..GIB / 8])),
+            "weights" => time(times, || memory.read(bytes)),
+            "memory" => time(times, || memory.read(GIB)),
             _ => return Err(format!("`{what}` is none of pass, plan, weights and memory").into()),
         };
         writeln!(out, "{}", serde_json::json!(milliseconds))?;
@@ -121,13 +121,4 @@ fn time<T>(times: usize, mut call: impl FnMut() -> T) -> Vec<f64> {
         elapsed.as_secs_f64() * 1e3
     };
     (0..times).map(one).collect()
-}
-
-/// Reads every word, all threads together, in blocks of 1 MiB.
-fn read(words: &[u64]) -> u64 {
-    let block = |words: &[u64]| words.iter().fold(0, |all, word| all ^ word);
-    black_box(words)
-        .par_chunks((1 << 20) / 8)
-        .map(block)
-        .reduce(|| 0, |a, b| a ^ b)
 }

@@ -5,56 +5,25 @@ with the least and the greatest of them, and a ratio is taken within each round 
 """
 
 import argparse
-import datetime
 import json
 import os
-import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 
 import lerobot_diffusion as lerobot
 import numpy
 import torch
+from contenders import PAUSE, REPOSITORY, SLICE, figure, machine, ratio
+from networks import write_policy
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 # Built as the README builds everything else, so that nothing is built twice.
 PACKAGE = ["--release", "--quiet", "--bin", "clearway_latency"]
 
-# What a contender is given in a round, in seconds; at least one call.
-SLICE = 0.5
-# Threads of one contender that still spin must not be in the way of the next.
-PAUSE = 0.1
 # Sums of products in f32 in two orders, through ten passes; relative to the largest action.
 TOLERANCE = 1e-3
-
-
-def write_full_size(folder):
-    """LeRobot's default network with random weights, as a LeRobot folder; DDIM-10 as the shipped policy."""
-    torch.manual_seed(0)
-    inputs = {
-        "observation.state": lerobot.PolicyFeature(lerobot.FeatureType.STATE, (2,)),
-        "observation.environment_state": lerobot.PolicyFeature(lerobot.FeatureType.ENV, (16,)),
-    }
-    outputs = {"action": lerobot.PolicyFeature(lerobot.FeatureType.ACTION, (2,))}
-    config = lerobot.DiffusionConfig(
-        input_features=inputs,
-        output_features=outputs,
-        noise_scheduler_type="DDIM",
-        num_inference_steps=10,
-        device="cpu",
-        push_to_hub=False,
-    )
-    stats = {
-        name: {"min": torch.zeros(feature.shape), "max": torch.full(feature.shape, 512.0)}
-        for name, feature in {**inputs, **outputs}.items()
-    }
-    for part in (lerobot.DiffusionPolicy(config), *lerobot.make_diffusion_pre_post_processors(config, stats)):
-        part.save_pretrained(folder)
 
 
 class LeRobot:
@@ -161,38 +130,9 @@ def measure(folder, threads, rounds):
     return medians, ready
 
 
-def figure(values, unit="", digits=3):
-    """Median [least, greatest]."""
-
-    def rounded(value):
-        whole = len(str(int(value)))
-        return f"{value:.{max(0, digits - whole)}f}"
-
-    return f"{rounded(statistics.median(values))}{unit} [{rounded(min(values))}, {rounded(max(values))}]"
-
-
-def ratio(over, under):
-    return figure([a / b for a, b in zip(over, under, strict=True)])
-
-
-def said(*command):
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def machine():
-    """What the figures were taken on, in lines."""
-    processor = dict(line.split(":", 1) for line in said("lscpu").splitlines() if ":" in line)
-    name, level2, level3 = (processor.get(key, "unknown").strip() for key in ("Model name", "L2 cache", "L3 cache"))
-    return [
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {name}, {os.cpu_count()} cores, L2 {level2}, L3 {level3}; {platform.system()} {platform.release()}.",
-        f"Load before the run: {LOAD:.2f}.",
-        f"Clearway {said('git', 'describe', '--always', '--dirty')}, {' '.join(said('rustc', '--version').split()[:2])}; LeRobot {version('lerobot')}, PyTorch {torch.__version__} ({torch.backends.cpu.get_cpu_capability()}), diffusers {version('diffusers')}, Python {platform.python_version()}.",
-    ]
-
-
 def report(results, threads, rounds):
     peer, own = LeRobot, Clearway
-    print(*machine(), f"Median [least, greatest] of {rounds} rounds, batch 1.", sep="\n")
+    print(*machine(["lerobot", "diffusers"]), f"Median [least, greatest] of {rounds} rounds, batch 1.", sep="\n")
     print("\n| network | threads | what | LeRobot | Clearway | LeRobot / Clearway |\n|---|---|---|---|---|---|")
     for name, (medians, ready) in results.items():
         for count in threads:
@@ -210,9 +150,6 @@ def report(results, threads, rounds):
             print(f"| {name} | {count} | {figure(memory, ' GB/s')} | {size / 1e6:.0f} MB | {figure(floor, ' ms')} | {' | '.join(passes)} |")
 
 
-LOAD = os.getloadavg()[0]
-
-
 def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--policy", default=REPOSITORY / "models" / "pusht", help="the policy that ships [%(default)s]")
@@ -225,7 +162,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         policies = [("shipped", arguments.policy)]
         if not arguments.without_full_size:
-            write_full_size(folder)
+            write_policy(folder)
             policies.append(("full size", folder))
         for name, path in policies:
             result = measure(path, arguments.threads, arguments.rounds)

@@ -6,7 +6,7 @@ use crate::closed_loop::{self, Settings};
 use crate::error::Error;
 use crate::output::say;
 use crate::sim::{Recorder, Report, progress};
-use crate::{Verdict, sampling};
+use crate::{Verdict, precision, sampling};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -23,6 +23,8 @@ pub(crate) struct Arguments {
     /// clearway-demo.rrd]
     #[arg(long, value_name = "FILE")]
     record: Option<String>,
+    #[command(flatten)]
+    precision: precision::Arguments,
 }
 
 /// Enough to see that a policy has more than one way.
@@ -32,8 +34,8 @@ const RECORDING: &str = "clearway-demo.rrd";
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let policy = arguments.policy.clone().unwrap_or_else(shipped);
-    let planner =
-        sampling::Arguments::with_candidates(CANDIDATES).planner(&policy, closed_loop::period())?;
+    let planner = sampling::Arguments::with_candidates(CANDIDATES, arguments.precision)
+        .planner(&policy, closed_loop::period())?;
     let settings = Settings {
         episodes: arguments.episodes as usize,
         seed: arguments.seed,

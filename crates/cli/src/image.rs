@@ -1,7 +1,7 @@
 //! `clearway image`: pictures by Stable Diffusion.
 
 mod check;
-mod generate;
+pub(crate) mod generate;
 mod info;
 
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clearway_stable_diffusion::{Files, StableDiffusion};
 
-use crate::Verdict;
 use crate::error::Error;
+use crate::{Verdict, precision};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -49,13 +49,15 @@ struct ModelArguments {
     /// A folder of diffusers whose configurations a single file has, if not Stable Diffusion 1's or 2's
     #[arg(long, value_name = "DIR")]
     configs: Option<PathBuf>,
+    #[command(flatten)]
+    precision: precision::Arguments,
 }
 
 impl ModelArguments {
     fn open(&self) -> Result<StableDiffusion, Error> {
         let model = self
             .files()
-            .and_then(|files| StableDiffusion::of(files, &Device::flex()));
+            .and_then(|files| StableDiffusion::of(files, &Device::flex(), self.precision.packed()));
         model.map_err(|error| Error::Model {
             path: self.model.clone(),
             error: Box::new(error),
@@ -72,7 +74,7 @@ impl ModelArguments {
 }
 
 /// The most memory that this process had, in megabytes, where the system says it.
-fn peak_memory() -> Option<u64> {
+pub(crate) fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string(Path::new("/proc/self/status")).ok()?;
     let line = status
         .lines()

@@ -3,13 +3,16 @@
 //! Exit codes: 0 success, 1 a check that ran and failed, 2 a wrong argument or input.
 #![allow(clippy::print_stderr, reason = "a command says what went wrong")]
 
+mod bench;
 mod closed_loop;
+mod compare;
 mod demo;
 mod error;
 mod image;
 mod log;
 mod output;
 mod policy;
+mod precision;
 #[cfg(feature = "rerun")]
 mod recording;
 mod replan;
@@ -57,6 +60,9 @@ enum Command {
     /// Make pictures with Stable Diffusion, check a model, or look into one
     #[command(subcommand)]
     Image(Box<image::Command>),
+    /// Measure how fast networks run here, beside what the machine can do
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// What a command that could run has to say.
@@ -105,5 +111,6 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Policy(command) => policy::run(&command),
         Command::Log(command) => log::run(&command),
         Command::Image(command) => image::run(&command),
+        Command::Bench(command) => bench::run(&command),
     }
 }

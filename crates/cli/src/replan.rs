@@ -19,7 +19,7 @@ use crate::output::say;
 #[cfg(feature = "rerun")]
 use crate::recording::LoopRecorder;
 use crate::sim::progress;
-use crate::{Verdict, sampling, statistics};
+use crate::{Verdict, precision, sampling, statistics};
 
 /// The arguments of `clearway sim replan`.
 #[derive(Debug, clap::Args)]
@@ -87,6 +87,8 @@ struct Report {
     most_passes: Option<usize>,
     solver: &'static str,
     steps: usize,
+    precision: String,
+    level: Option<String>,
     candidates: usize,
     seed: u64,
     /// From the last committed action to the first that is new.
@@ -311,15 +313,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     if let Some(steps) = arguments.refine {
         planner = planner.with_refinement(steps).map_err(wrong("--refine"))?;
     }
-    let budget = arguments
-        .budget
-        .map(|milliseconds| {
-            Duration::try_from_secs_f64(milliseconds / 1e3).map_err(|error| Error::Argument {
-                argument: "--budget",
-                reason: format!("must be a time in milliseconds: {error}"),
-            })
-        })
-        .transpose()?;
+    let budget = arguments.budget.map(budget).transpose()?;
     if arguments.passes == Some(0) {
         return Err(Error::Argument {
             argument: "--passes",
@@ -365,6 +359,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     bar.finish_and_clear();
 
     let notes = std::mem::take(&mut *sinks.notes());
+    let (precision, level) = precision::of(planner.policy());
     let report = Report {
         episodes: rewards.len(),
         success_rate: successes as f64 / rewards.len() as f64,
@@ -380,6 +375,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         most_passes: arguments.passes,
         solver: planner.sampling().method.name(),
         steps: planner.sampling().steps,
+        precision,
+        level,
         candidates: planner.candidates(),
         seed: arguments.seed,
         jump_at_hand_over: Lengths::of(&notes.at_hand_over),
@@ -396,6 +393,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     }
     sinks.finish()?;
     Ok(Verdict::Passed)
+}
+
+/// A time in milliseconds.
+fn budget(milliseconds: f64) -> Result<Duration, Error> {
+    Duration::try_from_secs_f64(milliseconds / 1e3).map_err(|error| Error::Argument {
+        argument: "--budget",
+        reason: format!("must be a time in milliseconds: {error}"),
+    })
 }
 
 /// One episode: the largest reward, whether it succeeded, and how many steps it took.
@@ -458,11 +463,12 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "{} episodes from seed {}, {} in {} steps; executing {}, latency {}, {}",
+            "{} episodes from seed {}, {} in {} steps, {}; executing {}, latency {}, {}",
             self.episodes,
             self.seed,
             self.solver,
             self.steps,
+            self.precision,
             self.execute,
             self.latency,
             if self.pinned { "pinned" } else { "not pinned" }

@@ -1,4 +1,4 @@
-//! How to sample: the arguments that all commands share.
+//! How to sample, and with what: the arguments that all commands share.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use burn::tensor::Device;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clearway_planner::{Method, Planner, PlannerError, Sampling};
 
-use crate::error::{Error, load_policy};
+use crate::error::Error;
+use crate::precision;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -20,21 +21,24 @@ pub(crate) struct Arguments {
     /// Trajectories drawn a plan; the first is executed, the others are shown in a recording
     #[arg(long, value_name = "N", default_value_t = 1)]
     candidates: usize,
+    #[command(flatten)]
+    precision: precision::Arguments,
 }
 
 impl Arguments {
-    pub(crate) fn with_candidates(candidates: usize) -> Self {
+    pub(crate) fn with_candidates(candidates: usize, precision: precision::Arguments) -> Self {
         Self {
             solver: None,
             steps: None,
             candidates,
+            precision,
         }
     }
 
     /// A planner of the policy in a folder.
     pub(crate) fn planner(&self, path: &Path, period: Duration) -> Result<Planner, Error> {
         let device = Device::flex();
-        let planner = Planner::new(load_policy(path, &device)?, period, &device);
+        let planner = Planner::new(self.precision.load(path, &device)?, period, &device);
         let planner = planner.map_err(|error| Error::policy(path, error))?;
         let own = planner.sampling();
         let sampling = Sampling {

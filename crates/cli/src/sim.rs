@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::closed_loop::{self, Episode, Outcome, RecordedNoise, Settings};
 use crate::error::{Error, check_writable, write_json, write_whole};
 use crate::output::say;
-use crate::{Verdict, replan, sampling, statistics};
+use crate::{Verdict, compare, precision, replan, sampling, statistics};
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -19,6 +19,8 @@ pub(crate) enum Command {
     Pusht(Pusht),
     /// The same with plans that overlap: the next is made while the last is executed
     Replan(replan::Arguments),
+    /// Compare two evaluations over the same starts, episode by episode; exit code 1 beyond --within
+    Compare(compare::Arguments),
 }
 
 /// The arguments of `clearway sim pusht`.
@@ -45,7 +47,7 @@ pub(crate) struct Pusht {
     #[arg(long, value_name = "FILE")]
     noise: Option<PathBuf>,
     /// Record the first episodes for rerun: a .rrd file, or the rerun+http:// address of a viewer that runs. What is
-    /// recorded is planned for alone, which can change its last digits
+    /// recorded is planned for alone, which can change the last digits of plain weights
     #[arg(long, value_name = "FILE")]
     record: Option<String>,
     /// Episodes to record
@@ -63,6 +65,7 @@ pub(crate) fn run(command: &Command) -> Result<Verdict, Error> {
     match command {
         Command::Pusht(arguments) => pusht(arguments),
         Command::Replan(arguments) => replan::run(arguments),
+        Command::Compare(arguments) => compare::run(arguments),
     }
 }
 
@@ -141,6 +144,8 @@ pub(crate) struct Report {
     latency_ms: Latency,
     solver: &'static str,
     steps: usize,
+    precision: String,
+    level: Option<String>,
     candidates: usize,
     seed: u64,
     noise_seed: Option<u64>,
@@ -176,6 +181,7 @@ impl Report {
         } = outcome;
         let successes = episodes.iter().filter(|episode| episode.succeeded).count();
         let rewards: Vec<f64> = episodes.iter().map(|episode| episode.reward).collect();
+        let (precision, level) = precision::of(planner.policy());
         let percentile = |share| {
             Some(statistics::percentile(latencies, share)).filter(|value| value.is_finite())
         };
@@ -193,6 +199,8 @@ impl Report {
             },
             solver: planner.sampling().method.name(),
             steps: planner.sampling().steps,
+            precision,
+            level,
             candidates: planner.candidates(),
             seed: settings.seed,
             noise_seed: settings.noise.is_none().then_some(settings.noise_seed),
@@ -217,8 +225,8 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(
             f,
-            "{} episodes from seed {}, {} in {} steps",
-            self.episodes, self.seed, self.solver, self.steps
+            "{} episodes from seed {}, {} in {} steps, {}",
+            self.episodes, self.seed, self.solver, self.steps, self.precision
         )?;
         let [low, high] = self.success_interval;
         writeln!(

@@ -489,3 +489,155 @@ fn a_model_says_what_it_holds() {
         "LoRA of 67 layers"
     );
 }
+
+#[test]
+fn precisions_are_chosen_reported_and_compared() {
+    let policy = policy();
+    let reports = ["plain", "f32", "bf16"].map(|precision| {
+        let report = scratch(&format!("{precision}.json"));
+        let world = ["sim", "pusht", "--policy", &policy, "--episodes", "3"];
+        let said = ["--precision", precision, "--json", &report];
+        let output = clearway(&[&world[..], &said].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let json: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
+        assert_eq!(json["precision"], precision);
+        assert_eq!(json["level"].is_null(), precision == "plain");
+        report
+    });
+    let output = clearway(&[
+        "policy",
+        "check",
+        "--policy",
+        &policy,
+        "--precision",
+        "bf16",
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    assert!(text(&output.stdout).contains("bf16 on "));
+
+    let [plain, f32, bf16] = &reports;
+    let compared = scratch("compared.json");
+    let output = clearway(&["sim", "compare", f32, f32, "--json", &compared]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let json: Value = serde_json::from_slice(&std::fs::read(&compared).unwrap()).unwrap();
+    assert_eq!(
+        (&json["episodes"], &json["only_first"]),
+        (&3.into(), &0.into())
+    );
+    assert_eq!(json["difference"], 0.0);
+    // Three episodes say nothing within a point.
+    let output = clearway(&["sim", "compare", plain, bf16, "--within", "0.01"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+
+    // One episode less, and there is one without its pair.
+    let mut less: Value = serde_json::from_slice(&std::fs::read(f32).unwrap()).unwrap();
+    less["rows"].as_array_mut().unwrap().pop();
+    let shorter = scratch("shorter.json");
+    std::fs::write(&shorter, less.to_string()).unwrap();
+    assert_fails(
+        &["sim", "compare", f32, &shorter],
+        &["shorter.json", "same seeds"],
+    );
+    assert_fails(
+        &["sim", "compare", f32, bf16, "--within", "0"],
+        &["--within"],
+    );
+}
+
+#[test]
+fn a_log_is_replayed_in_the_precision_it_was_made_in() {
+    let (policy, log) = (policy(), scratch("bf16.mcap"));
+    let world = ["sim", "replan", "--policy", &policy, "--episodes", "1"];
+    let output = clearway(&[&world[..], &["--precision", "bf16", "--log", &log]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let output = clearway(&["log", "replay", &log, "--policy", &policy]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+}
+
+#[test]
+fn a_bench_says_what_a_pass_is_measured_against() {
+    let file = scratch("bench.json");
+    for precision in ["f32", "bf16", "plain"] {
+        let output = clearway(&[
+            "bench",
+            "policy",
+            "--down-dims",
+            "16,32",
+            "--precision",
+            precision,
+            "--batch",
+            "2",
+            "--rounds",
+            "1",
+            "--threads",
+            "2",
+            "--json",
+            &file,
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let said = text(&output.stdout);
+        assert!(
+            said.contains("times the floor") && said.contains("ddim-10"),
+            "{said}"
+        );
+        let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!(report["machine"]["threads"], 2);
+        for key in ["pass_ms", "cached_pass_ms", "plan_ms"] {
+            let number = |name: &str| report[key][name].as_f64().unwrap();
+            let (min, median, max) = (number("min"), number("median"), number("max"));
+            assert!(0.0 < min && min <= median && median <= max, "{report}");
+        }
+        // A plan is ten passes and more.
+        let median = |key: &str| report[key]["median"].as_f64().unwrap();
+        assert!(
+            median("plan_ms") > 2.0 * median("cached_pass_ms"),
+            "{report}"
+        );
+        let bytes = if precision == "bf16" { 2 } else { 4 };
+        let parameters = report["parameters"].as_u64().unwrap();
+        assert_eq!(report["weight_bytes"].as_u64().unwrap(), bytes * parameters);
+        for key in ["gflop_s", "gb_s", "peak_memory_mb"] {
+            assert!(report[key].as_f64().unwrap() > 0.0, "{report}");
+        }
+    }
+    let output = clearway(&[
+        "bench",
+        "image",
+        "--model",
+        &tiny_model(),
+        "--size",
+        "64x64",
+        "--rounds",
+        "1",
+        "--precision",
+        "bf16",
+        "--json",
+        &file,
+    ]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for part in ["text", "unet", "decoder"] {
+        assert!(
+            report["networks"][part]["pass_ms"]["median"]
+                .as_f64()
+                .unwrap()
+                > 0.0,
+            "{report}"
+        );
+    }
+    assert_fails(
+        &["bench", "policy", "--down-dims", "5"],
+        &["--down-dims must be", "found [5]"],
+    );
+    assert_fails(
+        &[
+            "bench",
+            "image",
+            "--model",
+            &tiny_model(),
+            "--size",
+            "60x64",
+        ],
+        &["--size is 60x64", "multiples of 8"],
+    );
+}

@@ -47,8 +47,9 @@ pub use parameterization::{
 pub use sampler::{Sampler, Step};
 pub use schedule::{Cosine, Discrete, Edm, Exploding, FlowMatching, Line, Schedule, ScheduleError};
 pub use solver::{
-    Consistency, Ddim, Ddpm, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Method, Midpoint, Pndm,
-    SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, UnknownMethod, Variance,
+    Consistency, Ddim, Ddpm, Deis, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Lms, Method,
+    Midpoint, Pndm, SdeDpmSolver2M, Solver, SolverError, Stage, Tcd, UniPc, UnknownMethod,
+    Variance,
 };
 pub use wrapper::{
     ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled, Stack,

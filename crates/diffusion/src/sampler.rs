@@ -134,6 +134,11 @@ impl<'a, const D: usize, N: Denoiser<D> + ?Sized> Sampler<'a, D, N> {
         Self::new(denoiser, prepared, stages, sample, noise)
     }
 
+    /// The sample as it is: what the next stage begins with.
+    pub fn sample(&self) -> &Tensor<D> {
+        &self.sample
+    }
+
     /// Runs what is left and returns the result.
     pub fn finish(mut self) -> Tensor<D> {
         while self.next().is_some() {}

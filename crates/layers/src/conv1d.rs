@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::ops::PadMode;
 
-use crate::kernel::{self, Film, Layout, Level, Panels, Precision, Window, product};
+use crate::epilogue::Film;
+use crate::kernel::{self, Layout, Level, Panels, Precision, Window, product};
 use crate::parameter::{tensor, values};
 use crate::{Epilogue, PackReport, Parameter, uniform};
 
@@ -97,7 +98,7 @@ impl Conv1d {
     /// # Panics
     ///
     /// As [`forward`](Self::forward), or if what follows has other channels.
-    pub fn forward_then(&self, x: Tensor<3>, epilogue: Epilogue<'_>) -> Tensor<3> {
+    pub fn forward_then(&self, x: Tensor<3>, epilogue: Epilogue<'_, 3>) -> Tensor<3> {
         let [_, channels_in, _] = self.weight.dims();
         assert_shape!(x, [_, channels_in, _]);
         match (self.weight.matrix(), self.bias.values()) {
@@ -116,23 +117,14 @@ impl Conv1d {
         weight: &Panels,
         bias: &[f32],
         x: Tensor<3>,
-        epilogue: Epilogue<'_>,
+        epilogue: Epilogue<'_, 3>,
     ) -> Tensor<3> {
         let ([batch, channels_in, time], device) = (x.dims(), x.device());
         let window = Window::convolution(time, weight.taps(), self.stride, self.padding);
         let (channels, positions) = (weight.rows(), window.positions);
         let shape = [batch, channels, positions];
         let x = values(x);
-        let modulation = epilogue.modulation.map(|modulation| {
-            let [rows, width] = modulation.values.dims();
-            assert!(
-                (rows == 1 || rows == batch)
-                    && width == channels * (1 + usize::from(modulation.scales)),
-                "a modulation of [{rows}, {width}] for {batch} samples of {channels} channels"
-            );
-            let distance = if rows == 1 { 0 } else { width };
-            (values(modulation.values), modulation.scales, distance)
-        });
+        let modulation = epilogue.modulation.map(|it| it.values(batch, channels));
         let residual = epilogue.residual.map(|residual| {
             assert_eq!(residual.dims(), shape, "the residual is like the output");
             values(residual)
@@ -149,12 +141,9 @@ impl Conv1d {
                 bias: Some(bias),
                 normalization: epilogue.normalization.and_then(|it| it.kernel(channels)),
                 activation: epilogue.activation,
-                film: modulation.as_ref().map(|(values, scales, sample)| Film {
-                    scale: scales.then_some(values),
-                    shift: if *scales { &values[channels..] } else { values },
-                    sample: *sample,
-                }),
+                film: modulation.as_ref().map(Film::kernel),
                 residual: residual.as_deref(),
+                accumulates: false,
             },
         );
         tensor(y, shape, &device)

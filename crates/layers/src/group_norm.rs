@@ -4,9 +4,10 @@ use burn::module::Module;
 use burn::nn::Initializer;
 use burn::prelude::*;
 
-use crate::kernel::{Affine, Normalization};
+use crate::kernel::{Activation, Affine, Level, Normalization, modulate, statistics};
+use crate::parameter::{tensor, values};
 #[cfg(feature = "train")]
-use crate::{Activation, Modulation, autodiff, kernel::training::has_slope};
+use crate::{Modulation, autodiff, kernel::training::has_slope};
 use crate::{PackReport, Parameter};
 
 /// Makes a [`GroupNorm`].
@@ -65,7 +66,8 @@ impl GroupNormConfig {
 impl GroupNorm {
     /// Lays scale and offset out for the kernels of this crate.
     ///
-    /// A packed normalization is computed with the convolution that it [follows](crate::Epilogue).
+    /// A packed normalization is computed with the convolution over time that it [follows](crate::Epilogue), and with the
+    /// convolution over pictures that it [precedes](crate::Prologue).
     pub fn pack(&mut self) -> PackReport {
         PackReport {
             layers: 1,
@@ -120,6 +122,14 @@ impl GroupNorm {
         autodiff::normalize(x, parameters, follow, modulation, residual)
     }
 
+    /// What a packed layer multiplies each channel of `[batch, channels, each]` by, and what it adds then.
+    pub(crate) fn statistics(&self, x: &[f32], batch: usize, each: usize) -> [Vec<f32>; 2] {
+        let [channels] = self.weight.dims();
+        let normalization = self.kernel(channels).expect("the layer is packed");
+        let shape = [batch, channels, each];
+        statistics(Level::detected(), &normalization, x, shape)
+    }
+
     /// Normalizes.
     ///
     /// # Shapes
@@ -130,8 +140,7 @@ impl GroupNorm {
     ///
     /// If `x` does not have as many channels as the layer, or nothing after them.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let weight = self.weight.val();
-        let [channels] = weight.dims();
+        let [channels] = self.weight.dims();
         let shape = x.dims();
         assert!(
             D > 2 && shape[1] == channels,
@@ -139,6 +148,15 @@ impl GroupNorm {
         );
         let batch = shape[0];
         let each: usize = shape[2..].iter().product();
+        if self.is_packed() {
+            let device = x.device();
+            let mut x = values(x);
+            let [scale, shift] = self.statistics(&x, batch, each);
+            let level = Level::detected();
+            modulate(level, Activation::Identity, [&scale, &shift], each, &mut x);
+            return tensor(x, shape, &device);
+        }
+        let weight = self.weight.val();
         #[cfg(feature = "train")]
         if autodiff::suits(&weight) {
             let x = x.reshape([batch, channels, each]);

@@ -1,8 +1,12 @@
 //! Layer normalization.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::nn::Initializer;
 use burn::prelude::*;
+
+use crate::kernel::{Affine, Level, normalize_rows};
+use crate::parameter::{tensor, values};
+use crate::{PackReport, Parameter, Tokens};
 
 /// Makes a [`LayerNorm`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,9 +23,9 @@ pub struct LayerNormConfig {
 #[derive(Module, Debug)]
 pub struct LayerNorm {
     /// The scale of each feature: `[features]`.
-    pub weight: Param<Tensor<1>>,
+    pub weight: Parameter<1>,
     /// The offset of each feature: `[features]`.
-    pub bias: Param<Tensor<1>>,
+    pub bias: Parameter<1>,
     #[module(skip)]
     epsilon: f64,
 }
@@ -37,14 +41,47 @@ impl LayerNormConfig {
         assert!(features > 0, "a layer norm needs features");
         assert!(epsilon > 0.0, "epsilon must be positive, not {epsilon}");
         LayerNorm {
-            weight: Initializer::Ones.init([features], device),
-            bias: Initializer::Zeros.init([features], device),
+            weight: Initializer::Ones.init([features], device).into(),
+            bias: Initializer::Zeros.init([features], device).into(),
             epsilon,
         }
     }
 }
 
 impl LayerNorm {
+    /// Lays scale and offset out for the kernels of this crate.
+    pub fn pack(&mut self) -> PackReport {
+        PackReport {
+            layers: 1,
+            ..self.weight.pack_values() + self.bias.pack_values()
+        }
+    }
+
+    /// Normalizes tokens.
+    ///
+    /// # Shapes
+    ///
+    /// - x, y: `[batch, n, features]`
+    ///
+    /// # Panics
+    ///
+    /// If the layer is not packed, or the shapes do not go together.
+    pub fn write(&self, x: &Tokens, y: &mut Tokens) {
+        let affine = self.affine().expect("tokens are read by packed layers");
+        let features = affine.weight.len();
+        x.assert_like(y, [features, features]);
+        self.normalize(affine, &x.values, &mut y.values);
+    }
+
+    fn affine(&self) -> Option<Affine<'_>> {
+        let (weight, bias) = (self.weight.values()?, self.bias.values()?);
+        Some(Affine { weight, bias })
+    }
+
+    fn normalize(&self, affine: Affine<'_>, x: &[f32], y: &mut [f32]) {
+        normalize_rows(Level::detected(), affine, self.epsilon, x, y);
+    }
+
     /// Normalizes the last axis.
     ///
     /// # Shapes
@@ -55,9 +92,16 @@ impl LayerNorm {
     ///
     /// If the last axis of `x` is not `features`.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let weight = self.weight.val();
-        let [features] = weight.dims();
+        let [features] = self.weight.dims();
         assert_shape!(x, [.., features]);
+        if let Some(affine) = self.affine() {
+            let (shape, device) = (x.dims(), x.device());
+            let x = values(x);
+            let mut y = vec![0.0; x.len()];
+            self.normalize(affine, &x, &mut y);
+            return tensor(y, shape, &device);
+        }
+        let weight = self.weight.val();
         // Two passes: the variance of what is left when the mean is gone does not cancel.
         let mean = x.clone().mean_dim(D - 1);
         let x = x - mean;
@@ -69,6 +113,7 @@ impl LayerNorm {
 
 #[cfg(test)]
 mod tests {
+    use burn::module::Param;
     use burn::tensor::Distribution;
 
     use super::*;
@@ -82,10 +127,21 @@ mod tests {
         }
         .init(&device);
         let scale = [1.0, 2.0, -1.0, 0.5, 3.0, 0.0];
-        layer.weight = Param::from_data(scale, &device);
-        layer.bias = Param::from_data([0.5; 6], &device);
+        layer.weight = Param::from_data(scale, &device).into();
+        layer.bias = Param::from_data([0.5; 6], &device).into();
         let x = Tensor::<3>::random([2, 3, 6], Distribution::Normal(40.0, 3.0), &device);
-        let y = layer.forward(x.clone());
+        let plain = layer.forward(x.clone());
+        assert_eq!(layer.pack().parameters, 12);
+        let packed = layer.forward(x.clone());
+        let tokens = Tokens::from(x.clone());
+        let mut written = tokens.with_features(6);
+        layer.write(&tokens, &mut written);
+        for y in [plain, packed, written.into_tensor(&device)] {
+            check(x.clone(), y, scale);
+        }
+    }
+
+    fn check(x: Tensor<3>, y: Tensor<3>, scale: [f64; 6]) {
         let x: Vec<f32> = x.into_data().try_to_vec().expect("f32");
         let y: Vec<f32> = y.into_data().try_to_vec().expect("f32");
         for (x, y) in x.chunks(6).zip(y.chunks(6)) {

@@ -10,10 +10,12 @@
 //! | [`SpatialSoftmax`] | where feature maps are active |
 //! | [`Resize`] | pictures of another size |
 //! | [`attention`], [`causal_attention`] | each query reads a mean of values |
+//! | [`Tokens`], [`attend`], [`attend_causally`] | what packed transformers compute on, and its attention |
 //! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
 //! | [`upsample_nearest_2x`] | larger pictures |
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
+//! | [`Work`] | how much a layer computes and reads |
 //! | [`weights`] | strict loading of safetensors and PyTorch files |
 //!
 //! A layer is made by its configuration, `XConfig { .. }.init(&device)`, and computes with `forward`. Its parameters
@@ -21,9 +23,10 @@
 //! [key map](weights::Weights::load) and never a second network. Parameters are lazy: `init` allocates nothing, and a
 //! network whose weights are loaded afterwards is never filled with random numbers first.
 //!
-//! A parameter is [plain or packed](Parameter). [`Linear`], [`Conv1d`], [`ConvTranspose1d`] and [`GroupNorm`] can be
-//! packed, `layer.pack(Precision::Bf16)`: then they compute on the CPU, in kernels that read the weights once, in order, and
-//! do all that [follows](Epilogue) a convolution in the same sweep. The kernels choose their [instructions](Level) when the
+//! A parameter is [plain or packed](Parameter). [`Linear`], [`GegluFeedForward`], [`Conv1d`], [`Conv2d`],
+//! [`ConvTranspose1d`], [`GroupNorm`] and [`LayerNorm`] can be packed, `layer.pack(Precision::Bf16)`: then they compute on the
+//! CPU, in kernels that read the weights in order, and do all that [precedes](Prologue) and [follows](Epilogue) a convolution
+//! in the same sweep. The kernels choose their [instructions](Level) when the
 //! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
 //!
 //! With feature `train`, what a training step computes has kernels too, under burn's autodiff on the CPU: the layers above,
@@ -53,11 +56,14 @@ mod kernel;
 mod layer_norm;
 mod linear;
 mod parameter;
+mod prologue;
 mod resize;
 mod spatial_softmax;
 mod threads;
+mod tokens;
 mod upsample;
 pub mod weights;
+mod work;
 
 #[cfg(feature = "train")]
 pub use adamw::AdamW;
@@ -70,15 +76,18 @@ pub use embedding::{Order, SinusoidalEmbedding};
 pub use epilogue::{Epilogue, Modulation};
 pub use feed_forward::{GegluFeedForward, GegluFeedForwardConfig};
 pub use group_norm::{GroupNorm, GroupNormConfig};
-pub use kernel::{Activation, Level, Precision};
+pub use kernel::{Activation, Level, Memory, Precision, multiply_adds};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
-pub use parameter::{PackReport, Packed, Parameter};
+pub use parameter::{PackReport, Packed, Parameter, can_pack};
+pub use prologue::Prologue;
 pub use resize::Resize;
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use threads::in_pool;
+pub use tokens::{Tokens, attend, attend_causally};
 pub use upsample::upsample_nearest_2x;
 pub use weights::{LowRank, Weights, WeightsError};
+pub use work::Work;
 
 use burn::module::Param;
 use burn::nn::Initializer;

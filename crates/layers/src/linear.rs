@@ -6,9 +6,9 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::module::linear;
 
-use crate::kernel::{self, Layout, Level, Panels, Precision, Window, product};
+use crate::kernel::{self, Activation, Layout, Level, Panels, Precision, Window, product};
 use crate::parameter::{tensor, values};
-use crate::{PackReport, Parameter, uniform};
+use crate::{PackReport, Parameter, Tokens, uniform};
 
 /// Makes a [`Linear`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,144 @@ impl Linear {
         }
     }
 
+    /// Whether the layer is packed, and can read tokens.
+    pub fn is_packed(&self) -> bool {
+        self.weight.is_packed()
+    }
+
+    /// `y = activation(x Wᵀ + b)` for tokens.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, n, d_input]`
+    /// - y: `[batch, n, d_output]`
+    ///
+    /// # Panics
+    ///
+    /// If the layer is not packed, or the shapes do not go together.
+    pub fn write(&self, x: &Tokens, activation: Activation, y: &mut Tokens) {
+        let epilogue = kernel::Epilogue {
+            activation,
+            ..kernel::Epilogue::default()
+        };
+        self.run(x, y, epilogue);
+    }
+
+    /// `y ← y + x Wᵀ + b` for tokens.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, n, d_input]`
+    /// - y: `[batch, n, d_output]`
+    ///
+    /// # Panics
+    ///
+    /// As [`write`](Self::write).
+    pub fn add(&self, x: &Tokens, y: &mut Tokens) {
+        let epilogue = kernel::Epilogue {
+            accumulates: true,
+            ..kernel::Epilogue::default()
+        };
+        self.run(x, y, epilogue);
+    }
+
+    /// `b` of a packed layer.
+    pub(crate) fn offsets(&self) -> Option<&[f32]> {
+        self.bias.as_ref().and_then(Parameter::values)
+    }
+
+    fn run<'a>(&'a self, x: &Tokens, y: &mut Tokens, epilogue: kernel::Epilogue<'a>) {
+        let [d_output, d_input] = self.weight.dims();
+        x.assert_like(y, [d_input, d_output]);
+        let [batch, n, _] = x.dims();
+        self.compute(
+            [1, batch * n],
+            (&x.values, Layout::channels_last(d_input)),
+            (&mut y.values, Layout::channels_last(d_output)),
+            epilogue,
+        );
+    }
+
+    /// Applies the layer to every pixel of a picture, which becomes a token.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, d_input, height, width]`
+    /// - returns: `[batch, height · width, d_output]`
+    ///
+    /// # Panics
+    ///
+    /// If the layer is not packed, or `x` has not `d_input` channels.
+    pub fn read_picture(&self, x: Tensor<4>) -> Tokens {
+        let [d_output, d_input] = self.weight.dims();
+        assert_shape!(x, [_, d_input, _, _]);
+        let [batch, _, height, width] = x.dims();
+        let n = height * width;
+        let mut y = Tokens::zeros([batch, n, d_output]);
+        self.compute(
+            [batch, n],
+            (&values(x), Layout::channels_first(d_input, n)),
+            (&mut y.values, Layout::samples(n, d_output)),
+            kernel::Epilogue::default(),
+        );
+        y
+    }
+
+    /// Applies the layer to tokens, which become the pixels of a picture, and adds them to `picture`.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, height · width, d_input]`
+    /// - picture, returns: `[batch, d_output, height, width]`
+    ///
+    /// # Panics
+    ///
+    /// If the layer is not packed, or the shapes do not go together.
+    pub fn add_picture(&self, x: &Tokens, picture: Tensor<4>) -> Tensor<4> {
+        let [d_output, d_input] = self.weight.dims();
+        let (shape, device) = (picture.dims(), picture.device());
+        let [batch, n, features] = x.dims();
+        assert!(
+            features == d_input && shape[..2] == [batch, d_output] && shape[2] * shape[3] == n,
+            "tokens {:?} are not the pixels of {shape:?}",
+            x.dims()
+        );
+        let mut y = values(picture);
+        self.compute(
+            [batch, n],
+            (&x.values, Layout::samples(n, d_input)),
+            (&mut y, Layout::channels_first(d_output, n)),
+            kernel::Epilogue {
+                accumulates: true,
+                ..kernel::Epilogue::default()
+            },
+        );
+        tensor(y, shape, &device)
+    }
+
+    fn compute<'a>(
+        &'a self,
+        [batch, positions]: [usize; 2],
+        input: (&[f32], Layout),
+        output: (&mut [f32], Layout),
+        epilogue: kernel::Epilogue<'a>,
+    ) {
+        let weight = (self.weight.matrix()).expect("tokens are read by packed layers");
+        kernel::linear(
+            Level::detected(),
+            weight,
+            None,
+            batch,
+            positions,
+            input,
+            output,
+            &kernel::Epilogue {
+                bias: self.offsets(),
+                ..epilogue
+            },
+        );
+    }
+
     /// Applies the layer to the last axis.
     ///
     /// # Shapes
@@ -77,8 +215,17 @@ impl Linear {
         let [_, d_input] = self.weight.dims();
         assert_shape!(x, [.., d_input]);
         if let Some(weight) = self.weight.matrix() {
-            let bias = self.bias.as_ref().and_then(Parameter::values);
-            return packed(weight, 0..d_input, bias, x);
+            let (mut shape, device) = (x.dims(), x.device());
+            let rows = shape[..D - 1].iter().product();
+            shape[D - 1] = weight.rows();
+            let mut y = vec![0.0; rows * weight.rows()];
+            self.compute(
+                [1, rows],
+                (&values(x), Layout::channels_last(d_input)),
+                (&mut y, Layout::channels_last(weight.rows())),
+                kernel::Epilogue::default(),
+            );
+            return tensor(y, shape, &device);
         }
         // The transpose is a view: the matrix product reads strided weights without a copy.
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Parameter::val));
@@ -101,7 +248,7 @@ impl Linear {
     pub fn forward_part(&self, x: Tensor<2>, start: usize) -> Tensor<2> {
         let [_, n] = x.dims();
         if let Some(weight) = self.weight.matrix() {
-            return packed(weight, start..start + n, None, x);
+            return packed_part(weight, start..start + n, x);
         }
         // A view again: the columns are not copied.
         let weight = self.weight.val().narrow(1, start, n);
@@ -126,29 +273,19 @@ impl Linear {
 }
 
 /// `x` times the columns `part` of the weight.
-fn packed<const D: usize>(
-    weight: &Panels,
-    part: Range<usize>,
-    bias: Option<&[f32]>,
-    x: Tensor<D>,
-) -> Tensor<D> {
-    let (mut shape, device) = (x.dims(), x.device());
-    let rows = shape[..D - 1].iter().product();
-    let d_input = std::mem::replace(&mut shape[D - 1], weight.rows());
+fn packed_part(weight: &Panels, part: Range<usize>, x: Tensor<2>) -> Tensor<2> {
+    let ([rows, n], device) = (x.dims(), x.device());
     let mut y = vec![0.0; rows * weight.rows()];
     product(
         Level::detected(),
         &[(weight, Window::point(rows))],
         part,
         1,
-        (&values(x), rows, Layout::channels_last(d_input)),
+        (&values(x), rows, Layout::channels_last(n)),
         (&mut y, Layout::channels_last(weight.rows())),
-        &kernel::Epilogue {
-            bias,
-            ..kernel::Epilogue::default()
-        },
+        &kernel::Epilogue::default(),
     );
-    tensor(y, shape, &device)
+    tensor(y, [rows, weight.rows()], &device)
 }
 
 #[cfg(test)]
@@ -186,6 +323,38 @@ mod tests {
                 .max()
                 .into_scalar();
             assert!(sum < tolerance, "{precision}, in parts: {sum:e}");
+        }
+    }
+
+    #[test]
+    fn pictures_become_tokens_and_tokens_pictures() {
+        let device = Device::flex();
+        let mut layer = LinearConfig {
+            d_input: 30,
+            d_output: 21,
+            bias: true,
+        }
+        .init(&device);
+        let normal = Distribution::Normal(0.0, 1.0);
+        let picture = Tensor::<4>::random([2, 30, 5, 7], normal, &device);
+        let tokens = picture.clone().reshape([2, 30, 35]).swap_dims(1, 2);
+        let expected = layer.forward(tokens.clone());
+        let _ = layer.pack(Precision::F32);
+        let read = layer.read_picture(picture).into_tensor(&device);
+        let other = Tensor::<4>::random([2, 21, 5, 7], normal, &device);
+        let added = layer.add_picture(&Tokens::from(tokens.clone()), other.clone());
+        let written = (added - other).reshape([2, 21, 35]).swap_dims(1, 2);
+        let mut activated = Tokens::zeros([2, 35, 21]);
+        layer.write(&Tokens::from(tokens), Activation::Silu, &mut activated);
+        let silu = crate::activation::silu(expected.clone());
+        for (what, y, expected) in [
+            ("read", read, expected.clone()),
+            ("written", written, expected),
+            ("activated", activated.into_tensor(&device), silu),
+        ] {
+            let difference: f32 = (y - expected).abs().max().into_scalar();
+            // Sums of thirty numbers of order a tenth, and what they are added to.
+            assert!(difference < 2e-6, "{what}: {difference:e}");
         }
     }
 }

@@ -10,7 +10,7 @@ use burn::module::{
 };
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::kernel::{Panels, Precision, Window};
+use crate::kernel::{LANES, Panels, Precision, Window};
 
 /// A parameter of a layer.
 ///
@@ -38,11 +38,21 @@ enum Contents {
     Values(Arc<[f32]>),
     /// `[row, depth, tap]`, or without the taps.
     Matrix(Arc<Panels>),
+    /// `[row, depth]`, sixteen rows of the first half beside sixteen of the second.
+    Gated(Arc<Panels>),
     /// `[depth, row, tap]`, the taps of each remainder of `stride` by themselves.
     Phases {
         panels: Arc<[Panels]>,
         stride: usize,
     },
+}
+
+/// Whether packed layers belong on a device: on `Flex`, burn's CPU backend, without gradients. On any other, each layer would
+/// carry its tensors to the host and back.
+pub fn can_pack(device: &Device) -> bool {
+    // Libraries take burn without a backend, and so cannot name its devices; burn's version is pinned, and a test holds
+    // the words.
+    format!("{device:?}").starts_with("Device<Flex")
 }
 
 /// What [`pack`](crate::Linear::pack) did.
@@ -98,6 +108,14 @@ impl<const D: usize> Parameter<D> {
         }
     }
 
+    /// Where the parameter is.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Plain(param) => param.lazy_device(),
+            Self::Packed(packed) => packed.device.clone(),
+        }
+    }
+
     /// Whether the parameter is packed.
     pub fn is_packed(&self) -> bool {
         matches!(self, Self::Packed(_))
@@ -106,10 +124,7 @@ impl<const D: usize> Parameter<D> {
     /// Packs what `pack` makes of the values; a packed parameter is laid out anew.
     fn pack(&mut self, pack: impl FnOnce(Vec<f32>) -> Contents) -> PackReport {
         let shape = self.dims();
-        let device = match self {
-            Self::Plain(param) => param.lazy_device(),
-            Self::Packed(packed) => packed.device.clone(),
-        };
+        let device = self.device();
         // Empty for the moment, so that the values are not copied.
         let empty = Self::Packed(Packed {
             shape,
@@ -123,7 +138,7 @@ impl<const D: usize> Parameter<D> {
         let content = pack(values(tensor));
         let bytes = match &content {
             Contents::Values(values) => size_of_val(&**values),
-            Contents::Matrix(panels) => panels.bytes(),
+            Contents::Matrix(panels) | Contents::Gated(panels) => panels.bytes(),
             Contents::Phases { panels, .. } => panels.iter().map(Panels::bytes).sum(),
         };
         *self = Self::Packed(Packed {
@@ -181,6 +196,40 @@ impl<const D: usize> Parameter<D> {
     }
 }
 
+impl Parameter<2> {
+    /// Packs `[row, depth]` so that the rows of the first half are computed beside those of the second, which gate them.
+    pub(crate) fn pack_gated(&mut self, precision: Precision) -> PackReport {
+        let [rows, depth] = self.dims();
+        let hidden = rows / 2;
+        self.pack(|values| {
+            let shape = [2 * hidden.next_multiple_of(LANES), depth, 1];
+            let panels = Panels::new(precision, shape, |row, at, _| match ungated(row, hidden) {
+                Some(row) => values[row * depth + at],
+                None => 0.0,
+            });
+            Contents::Gated(Arc::new(panels))
+        })
+    }
+
+    /// The weights that [`pack_gated`](Self::pack_gated) packed.
+    pub(crate) fn gated(&self) -> Option<&Panels> {
+        match self {
+            Self::Packed(Packed {
+                content: Contents::Gated(panels),
+                ..
+            }) => Some(panels),
+            _ => None,
+        }
+    }
+}
+
+/// Which row of both halves a row of gated panels is; none behind the end of a half.
+fn ungated(row: usize, hidden: usize) -> Option<usize> {
+    let (panel, lane) = (row / LANES, row % LANES);
+    let at = panel / 2 * LANES + lane;
+    (at < hidden).then_some(at + panel % 2 * hidden)
+}
+
 impl Parameter<3> {
     /// Packs `[depth, row, tap]`, the taps of each remainder of `stride` by themselves.
     pub(crate) fn pack_phases(&mut self, precision: Precision, stride: usize) -> PackReport {
@@ -220,6 +269,18 @@ impl<const D: usize> Packed<D> {
                 let (depth, taps) = (panels.depth(), panels.taps());
                 let at = |i| panels.weight(i / (depth * taps), i / taps % depth, i % taps);
                 (0..panels.rows() * depth * taps).map(at).collect()
+            }
+            Contents::Gated(panels) => {
+                let (depth, hidden) = (panels.depth(), self.shape[0] / 2);
+                let mut values = vec![0.0; 2 * hidden * depth];
+                for packed in 0..panels.rows() {
+                    if let Some(row) = ungated(packed, hidden) {
+                        for (at, value) in values[row * depth..][..depth].iter_mut().enumerate() {
+                            *value = panels.weight(packed, at, 0);
+                        }
+                    }
+                }
+                values
             }
             Contents::Phases { panels, stride } => {
                 let (rows, taps) = (panels[0].rows(), self.shape[D - 1]);
@@ -338,3 +399,14 @@ impl<const D: usize> ModuleDisplayDefault for Parameter<D> {
 }
 
 impl<const D: usize> ModuleDisplay for Parameter<D> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_packs() {
+        let device = Device::flex();
+        assert!(can_pack(&device), "burn calls it {device:?} now");
+    }
+}

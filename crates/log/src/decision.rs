@@ -7,7 +7,8 @@ use base64::prelude::BASE64_STANDARD;
 use clearway_motion::{Check, Checks, Interpolation, Limits, Trajectory, Verified};
 use clearway_planner::replanner::log::{Decision, Event, Made, Verdict};
 use clearway_planner::{
-    Failure, History, Image, Observation, Outcome, Plan, PlanError, Reason, Sampling, Status,
+    Arithmetic, Failure, History, Image, Level, Observation, Outcome, Plan, PlanError, Precision,
+    Reason, Sampling, Status,
 };
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,15 @@ const REASONS: [(&str, Reason); 11] = [
     ("panicked", Reason::Panicked),
     ("gone", Reason::Gone),
     ("command", Reason::Command),
+];
+
+const PRECISIONS: [(&str, Precision); 2] = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
+const LEVELS: [(&str, Level); 5] = [
+    ("portable", Level::Portable),
+    ("neon", Level::Neon),
+    ("avx2", Level::Avx2),
+    ("avx512", Level::Avx512),
+    ("avx512-bf16", Level::Avx512Bf16),
 ];
 
 /// The name of a value.
@@ -490,6 +500,9 @@ struct PlanMessage {
     truncated: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sampling: Option<SamplingMessage>,
+    /// A plan without was made with plain weights, as all were before there were others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    arithmetic: Option<ArithmeticMessage>,
     passes: usize,
     longest_pass: Time,
     #[serde(with = "digits")]
@@ -504,6 +517,31 @@ struct PlanMessage {
 struct SamplingMessage {
     solver: String,
     steps: usize,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArithmeticMessage {
+    precision: String,
+    level: String,
+}
+
+impl ArithmeticMessage {
+    fn new(arithmetic: Arithmetic) -> Result<Self, String> {
+        let Arithmetic { precision, level } = arithmetic;
+        Ok(Self {
+            precision: name(&PRECISIONS, &precision)
+                .map_err(|what| format!("the precision {what}"))?,
+            level: name(&LEVELS, &level).map_err(|what| format!("the level {what}"))?,
+        })
+    }
+
+    fn restore(&self) -> Result<Arithmetic, Wrong> {
+        Ok(Arithmetic {
+            precision: named(&PRECISIONS, &self.precision, "arithmetic.precision")?,
+            level: named(&LEVELS, &self.level, "arithmetic.level")?,
+        })
+    }
 }
 
 impl PlanMessage {
@@ -526,6 +564,7 @@ impl PlanMessage {
                 solver: sampling.method.name().to_owned(),
                 steps: sampling.steps,
             }),
+            arithmetic: plan.arithmetic.map(ArithmeticMessage::new).transpose()?,
             passes: plan.passes,
             longest_pass: plan.longest_pass.into(),
             seed: plan.seed,
@@ -568,6 +607,11 @@ impl PlanMessage {
                 .truncated
                 .map_or(Outcome::Complete, |passes| Outcome::Truncated { passes }),
             sampling: sampling.transpose()?,
+            arithmetic: self
+                .arithmetic
+                .as_ref()
+                .map(ArithmeticMessage::restore)
+                .transpose()?,
             passes: self.passes,
             longest_pass: self.longest_pass.into(),
             seed: self.seed,

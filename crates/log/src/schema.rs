@@ -120,6 +120,7 @@ fn trajectory() -> Value {
 
 fn plan() -> Value {
     let sampling = object(vec![("solver", text()), ("steps", integer())], vec![]);
+    let arithmetic = object(vec![("precision", text()), ("level", text())], vec![]);
     object(
         vec![
             ("trajectory", trajectory()),
@@ -148,6 +149,13 @@ fn plan() -> Value {
                 described(integer(), "the passes after which the budget ran out"),
             ),
             ("sampling", sampling),
+            (
+                "arithmetic",
+                described(
+                    arithmetic,
+                    "what the weights are stored in, and the instructions; plain weights have none",
+                ),
+            ),
         ],
     )
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use clearway_motion::{Check, Checks, Interpolation, Limits, Trajectory, Verified};
 use clearway_planner::replanner::log::{Decision, Event, Log as _, Made, Verdict};
 use clearway_planner::{
-    Failure, History, Image, Method, Observation, Outcome, Plan, PlanError, Reason, Sampling,
-    Status,
+    Arithmetic, Failure, History, Image, Level, Method, Observation, Outcome, Plan, PlanError,
+    Precision, Reason, Sampling, Status,
 };
 use ndarray::Array2;
 use proptest::prelude::*;
@@ -61,6 +61,10 @@ fn plan(outcome: Outcome) -> Plan {
         sampling: Some(Sampling {
             method: Method::DpmSolver2M,
             steps: 10,
+        }),
+        arithmetic: matches!(outcome, Outcome::Complete).then_some(Arithmetic {
+            precision: Precision::Bf16,
+            level: Level::Avx512Bf16,
         }),
         passes: 4,
         longest_pass: Duration::from_nanos(1_234_567),

@@ -25,11 +25,12 @@ pub mod replanner;
 mod sampling;
 
 pub use clearway_diffusion::{Method, UnknownMethod};
+pub use clearway_layers::{Level, Precision};
 pub use error::{LoadError, ObservationError};
 pub use image::{Image, ImageError};
 pub use lerobot::Policy;
 pub use observation::{History, HistoryError, Observation};
-pub use plan::{Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
+pub use plan::{Arithmetic, Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
 pub use planner::{Planner, PolicyDenoiser};
 pub use replanner::{
     Command, Failure, Health, Horizon, Layout, Plans, Reason, Replanner, ReplannerError, Settings,

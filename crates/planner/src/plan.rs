@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clearway_diffusion::{ParameterizationError, ScheduleError};
+use clearway_layers::{Level, Precision};
 use clearway_motion::{Checks, Limits, Safety, Trajectory, TrajectoryError, Violation};
 
 use crate::sampling::{Sampling, SamplingError};
@@ -135,9 +136,24 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What a packed network computes with. Another precision makes another plan; another level changes its last bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Arithmetic {
+    /// What the weights are stored in.
+    pub precision: Precision,
+    /// The instructions.
+    pub level: Level,
+}
+
+impl fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}", self.precision, self.level)
+    }
+}
+
 /// A trajectory that may be executed, and what was done to get it.
 ///
-/// It is a function of the weights, the problem, the seed and the number of passes.
+/// It is a function of the weights, the arithmetic, the problem, the seed and the number of passes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The actions to execute, the first at the time of the newest observation. Each holds until the next.
@@ -160,6 +176,8 @@ pub struct Plan {
     pub outcome: Outcome,
     /// How it was sampled; nothing where it did not come from a denoiser.
     pub sampling: Option<Sampling>,
+    /// What the network computed with; nothing where its weights are plain, or there was none.
+    pub arithmetic: Option<Arithmetic>,
     /// How many passes were made.
     pub passes: usize,
     /// The longest of them; what all share is prepared in the first.
@@ -193,6 +211,7 @@ impl Plan {
             period,
             outcome: Outcome::Complete,
             sampling: None,
+            arithmetic: None,
             passes: 0,
             longest_pass: Duration::ZERO,
             seed,

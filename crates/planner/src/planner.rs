@@ -10,12 +10,13 @@ use clearway_diffusion::{
     Clip, Denoiser, Discrete, Inpaint, Noise, Parameterization, Parameterized, Pins, Sampler,
     Seeded, Stage, Threshold,
 };
+use clearway_layers::{Level, Precision, can_pack, in_pool};
 use clearway_motion::{Interpolation, Safety, Trajectory, TrajectoryError, Violation};
 use ndarray::{Array2, ArrayView1};
 
 use crate::lerobot::{BetaSchedule, Prediction};
 use crate::network::Prepared;
-use crate::plan::{Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
+use crate::plan::{Arithmetic, Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
 use crate::sampling::{Sampling, clipped_noise};
 use crate::{Observation, Policy};
 
@@ -67,14 +68,37 @@ impl Planner {
     /// Loads a policy from its folder; `period` is the time between two of its actions, which LeRobot's checkpoints do
     /// not say.
     ///
+    /// On the CPU its weights are packed in f32, on other devices they stay plain.
+    ///
     /// # Errors
     ///
     /// If the folder holds no policy that can be run, or the period is zero.
     pub fn load(path: &Path, period: Duration, device: &Device) -> Result<Self, PlannerError> {
-        Self::new(Policy::load(path, device)?, period, device)
+        let precision = can_pack(device).then_some(Precision::F32);
+        Self::load_with(path, period, device, precision)
     }
 
-    /// A planner that samples as the policy says, one candidate a plan.
+    /// The same with weights [packed](Policy::pack) in a precision, or plain: then burn computes, on any device.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_with(
+        path: &Path,
+        period: Duration,
+        device: &Device,
+        precision: Option<Precision>,
+    ) -> Result<Self, PlannerError> {
+        let mut policy = Policy::load(path, device)?;
+        if let Some(precision) = precision {
+            let packed = policy.pack(precision);
+            tracing::debug!(?packed, "packed");
+        }
+        Self::new(policy, period, device)
+    }
+
+    /// A planner that samples as the policy says, one candidate a plan. The policy's weights stay as they are, plain or
+    /// packed.
     ///
     /// # Errors
     ///
@@ -181,7 +205,8 @@ impl Planner {
     /// Draws so many candidates a plan and chooses among those that are feasible: where actions are committed the one
     /// that goes on most straightly from them, else the first.
     ///
-    /// The first candidate of a seed is the same however many there are, up to rounding.
+    /// The first candidate of a seed is the same however many there are: to the bit where the weights are packed, else up
+    /// to rounding.
     ///
     /// # Errors
     ///
@@ -209,7 +234,8 @@ impl Planner {
     }
 
     /// The same policy, set up as the planner was that made a plan: its sampling, refinement, candidates, actions and
-    /// period. What makes it [again](crate::replanner::log::Decision::replay).
+    /// period. What makes it [again](crate::replanner::log::Decision::replay), with the same
+    /// [arithmetic](Self::arithmetic): that is chosen when a policy is loaded.
     ///
     /// # Errors
     ///
@@ -233,6 +259,15 @@ impl Planner {
     /// The policy.
     pub fn policy(&self) -> &Policy {
         &self.policy
+    }
+
+    /// What the network computes with now; nothing where its weights are plain.
+    pub fn arithmetic(&self) -> Option<Arithmetic> {
+        let precision = self.policy.precision()?;
+        Some(Arithmetic {
+            precision,
+            level: Level::detected(),
+        })
     }
 
     /// How plans are sampled.
@@ -321,7 +356,8 @@ impl Planner {
         Ok(Denoising { plan, estimates })
     }
 
-    /// Plans several problems in shared passes, with one seed a problem. Each comes out as alone, up to rounding.
+    /// Plans several problems in shared passes, with one seed a problem. Each comes out as alone: to the bit where the
+    /// weights are packed, else up to rounding.
     ///
     /// # Panics
     ///
@@ -340,7 +376,7 @@ impl Planner {
         problems: &[Problem<'_>],
         budget: Budget,
         seeds: &[u64],
-        mut each: impl FnMut(&Tensor<3>),
+        mut each: impl FnMut(&Tensor<3>) + Send,
     ) -> Vec<Result<Plan, PlanError>> {
         assert_eq!(problems.len(), seeds.len(), "one seed a problem");
         let begun = Instant::now();
@@ -368,7 +404,9 @@ impl Planner {
                 continue;
             }
             let (indices, group): (Vec<usize>, Vec<Ready<'_>>) = group.into_iter().unzip();
-            let (samples, passes) = self.sample(&group, budget, &mut each);
+            // Once a plan: every pass is shared out there.
+            let (samples, passes) =
+                in_pool(|| span.in_scope(|| self.sample(&group, budget, &mut each)));
             let finishing = Instant::now();
             let size = samples.len() / group.len();
             for ((index, ready), samples) in
@@ -765,6 +803,7 @@ impl Planner {
             period: self.period,
             outcome: passes.outcome,
             sampling: Some(self.sampling),
+            arithmetic: self.arithmetic(),
             passes: passes.made,
             longest_pass: passes.longest,
             seed: ready.seed,

@@ -12,7 +12,7 @@ use crate::lerobot::{DiffusionConfig, NoiseScheduler};
 /// the noise alone, need the noise that the clipped estimate implies.
 pub(crate) fn clipped_noise(method: Method) -> ClippedNoise {
     match method {
-        Method::Heun | Method::Pndm => ClippedNoise::Implied,
+        Method::Heun | Method::Pndm | Method::Deis | Method::Lms => ClippedNoise::Implied,
         _ => ClippedNoise::Kept,
     }
 }

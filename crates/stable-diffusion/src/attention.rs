@@ -1,8 +1,13 @@
 //! Attention with several heads, as U-Net, autoencoder and text encoder have it.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 use burn::prelude::*;
-use clearway_layers::{Linear, LinearConfig, attention, causal_attention};
+use clearway_layers::{
+    Activation, Linear, LinearConfig, PackReport, Precision, Tokens, attend, attend_causally,
+    attention, causal_attention,
+};
 
 /// Makes an [`Attention`].
 #[derive(Clone, Copy, Debug)]
@@ -28,11 +33,34 @@ pub(crate) struct Attention {
     heads: usize,
 }
 
-/// What an [`Attention`] reads: keys and values, each `[batch, heads, tokens, features / heads]`.
+/// What an [`Attention`] reads: keys and values.
 #[derive(Clone, Debug)]
-pub(crate) struct Keys {
-    k: Tensor<4>,
-    v: Tensor<4>,
+pub(crate) enum Keys {
+    /// Of plain layers, each `[batch, heads, tokens, features / heads]`.
+    Plain(Tensor<4>, Tensor<4>),
+    /// Of packed layers, each `[batch, tokens, features]`.
+    Packed(Arc<[Tokens; 2]>),
+}
+
+/// What packed layers write between them: as many tokens and features as what asks.
+pub(crate) struct Between {
+    /// What is normalized, and then what the heads have read.
+    pub(crate) h: Tokens,
+    q: Tokens,
+    k: Tokens,
+    v: Tokens,
+}
+
+impl Between {
+    pub(crate) fn like(x: &Tokens) -> Self {
+        let zeros = || Tokens::zeros(x.dims());
+        Self {
+            h: zeros(),
+            q: zeros(),
+            k: zeros(),
+            v: zeros(),
+        }
+    }
 }
 
 impl AttentionConfig {
@@ -62,18 +90,103 @@ impl AttentionConfig {
 }
 
 impl Attention {
+    /// Lays the weights out for the kernels of the layers.
+    pub(crate) fn pack(&mut self, precision: Precision) -> PackReport {
+        let Self {
+            to_q,
+            to_k,
+            to_v,
+            to_out,
+            heads: _,
+        } = self;
+        let layers = [to_q, to_k, to_v, to_out].into_iter();
+        layers.map(|layer| layer.pack(precision)).sum()
+    }
+
+    fn is_packed(&self) -> bool {
+        let layers = [&self.to_q, &self.to_k, &self.to_v, &self.to_out];
+        layers.into_iter().all(Linear::is_packed)
+    }
+
     /// Keys and values of a context `[batch, tokens, context]`.
     pub(crate) fn keys(&self, context: Tensor<3>) -> Keys {
-        Keys {
-            k: self.split(self.to_k.forward(context.clone())),
-            v: self.split(self.to_v.forward(context)),
+        if !self.is_packed() {
+            return Keys::Plain(
+                self.split(self.to_k.forward(context.clone())),
+                self.split(self.to_v.forward(context)),
+            );
         }
+        let context = Tokens::from(context);
+        let keys = [&self.to_k, &self.to_v].map(|layer| {
+            let [features, _] = layer.weight.dims();
+            let mut y = context.with_features(features);
+            layer.write(&context, Activation::Identity, &mut y);
+            y
+        });
+        Keys::Packed(Arc::new(keys))
+    }
+
+    /// `y ← y + attention(h, keys)` of packed layers; `between.h` is what asks.
+    pub(crate) fn add(&self, keys: &Keys, between: &mut Between, y: &mut Tokens) {
+        let Keys::Packed(keys) = keys else {
+            panic!("keys are of packed layers, as what reads them");
+        };
+        let Between { h, q, .. } = between;
+        self.to_q.write(h, Activation::Identity, q);
+        attend(q, &keys[0], &keys[1], self.heads, h);
+        self.to_out.add(h, y);
+    }
+
+    /// As [`add`](Self::add), and every token reads every token.
+    pub(crate) fn add_self(&self, between: &mut Between, y: &mut Tokens) {
+        self.project(between);
+        let Between { h, q, k, v } = between;
+        attend(q, k, v, self.heads, h);
+        self.to_out.add(h, y);
+    }
+
+    /// As [`add`](Self::add), and every token reads those up to itself.
+    pub(crate) fn add_causal(&self, between: &mut Between, y: &mut Tokens) {
+        self.project(between);
+        let Between { h, q, k, v } = between;
+        attend_causally(q, k, v, self.heads, h);
+        self.to_out.add(h, y);
+    }
+
+    fn project(&self, Between { h, q, k, v }: &mut Between) {
+        for (layer, to) in [(&self.to_q, q), (&self.to_k, k), (&self.to_v, v)] {
+            layer.write(h, Activation::Identity, to);
+        }
+    }
+
+    /// `y = x + attention(h)`, every pixel a token that reads every token.
+    ///
+    /// Shapes: h, x, returns `[batch, features, height, width]`.
+    pub(crate) fn forward_picture(&self, h: Tensor<4>, x: Tensor<4>) -> Tensor<4> {
+        if self.is_packed() {
+            let layers = [&self.to_q, &self.to_k, &self.to_v];
+            let [q, k, v] = layers.map(|layer| layer.read_picture(h.clone()));
+            let mut y = Tokens::zeros(q.dims());
+            attend(&q, &k, &v, self.heads, &mut y);
+            return self.to_out.add_picture(&y, x);
+        }
+        let [batch, channels, height, width] = x.dims();
+        let tokens = h.reshape([batch, channels, height * width]).swap_dims(1, 2);
+        let y = self.forward_self(tokens).swap_dims(1, 2);
+        x + y.reshape([batch, channels, height, width])
     }
 
     /// Shapes: x, returns `[batch, n, features]`.
     pub(crate) fn forward(&self, x: Tensor<3>, keys: &Keys) -> Tensor<3> {
         let q = self.split(self.to_q.forward(x));
-        self.join(attention(q, keys.k.clone(), keys.v.clone()))
+        let (k, v) = match keys {
+            Keys::Plain(k, v) => (k.clone(), v.clone()),
+            Keys::Packed(keys) => {
+                let tensor = |x: &Tokens| self.split(x.clone().into_tensor(&q.device()));
+                (tensor(&keys[0]), tensor(&keys[1]))
+            }
+        };
+        self.join(attention(q, k, v))
     }
 
     /// Every token reads every token.
@@ -84,7 +197,7 @@ impl Attention {
 
     /// Every token reads those up to itself.
     pub(crate) fn forward_causal(&self, x: Tensor<3>) -> Tensor<3> {
-        let Keys { k, v } = self.keys(x.clone());
+        let [k, v] = [&self.to_k, &self.to_v].map(|layer| self.split(layer.forward(x.clone())));
         let q = self.split(self.to_q.forward(x));
         self.join(causal_attention(q, k, v))
     }
@@ -100,5 +213,71 @@ impl Attention {
         let [batch, heads, n, d] = x.dims();
         let x = x.swap_dims(1, 2).reshape([batch, n, heads * d]);
         self.to_out.forward(x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+
+    #[test]
+    fn packed_it_is_the_same_layer() {
+        let device = Device::flex();
+        let normal = Distribution::Normal(0.0, 1.0);
+        let config = AttentionConfig {
+            features: 24,
+            context: 24,
+            heads: 3,
+            bias: true,
+        };
+        let plain = config.init(&device);
+        let mut packed = plain.clone();
+        let report = packed.pack(Precision::F32);
+        assert_eq!((report.layers, report.parameters), (4, plain.num_params()));
+        let x = Tensor::<3>::random([2, 40, 24], normal, &device);
+        let text = Tensor::<3>::random([1, 9, 24], normal, &device);
+        let add = |add: &dyn Fn(&mut Between, &mut Tokens)| {
+            let h = Tokens::from(x.clone());
+            let mut y = h.with_features(24);
+            let mut between = Between {
+                h,
+                ..Between::like(&y)
+            };
+            add(&mut between, &mut y);
+            y.into_tensor(&device)
+        };
+        let keys = packed.keys(text.clone());
+        let read = plain.forward(x.clone(), &plain.keys(text));
+        let picture = |x: &Tensor<3>| x.clone().swap_dims(1, 2).reshape([2, 24, 5, 8]);
+        let zeros = picture(&x.zeros_like());
+        for (what, y, expected) in [
+            (
+                "self",
+                add(&|h, y| packed.add_self(h, y)),
+                plain.forward_self(x.clone()),
+            ),
+            (
+                "causal",
+                add(&|h, y| packed.add_causal(h, y)),
+                plain.forward_causal(x.clone()),
+            ),
+            ("text", add(&|h, y| packed.add(&keys, h, y)), read.clone()),
+            ("text, as tensors", packed.forward(x.clone(), &keys), read),
+            (
+                "picture",
+                packed
+                    .forward_picture(picture(&x), zeros.clone())
+                    .reshape([2, 24, 40]),
+                plain
+                    .forward_picture(picture(&x), zeros)
+                    .reshape([2, 24, 40]),
+            ),
+        ] {
+            let difference: f32 = (y - expected).abs().max().into_scalar();
+            // Four products of f32, summed in another order.
+            assert!(difference < 3e-6, "{what}: {difference:e}");
+        }
     }
 }

@@ -6,7 +6,9 @@
 
 use burn::tensor::Tensor;
 use clearway_layers::activation::silu;
-use clearway_layers::{Conv2d, GroupNorm, upsample_nearest_2x};
+use clearway_layers::{Conv2d, Epilogue, GroupNorm, Prologue, upsample_nearest_2x};
+
+use crate::resnet::normalized;
 
 /// `after(conv(before(x)))`, a band of `rows` rows at a time; `after` is told where its band begins.
 ///
@@ -43,15 +45,20 @@ pub(crate) fn convolve(
 
 /// `conv(silu(norm(x)))`.
 pub(crate) fn normalize_and_convolve(
-    x: &Tensor<4>,
+    x: Tensor<4>,
     rows: usize,
     norm: &GroupNorm,
     conv: &Conv2d,
     after: impl Fn(Tensor<4>, usize) -> Tensor<4>,
 ) -> Tensor<4> {
-    let [scale, offset] = norm.affine(x, rows);
+    if conv.is_packed() {
+        // It lays out little by itself.
+        let y = conv.forward_between(normalized(norm), x, Epilogue::default());
+        return after(y, 0);
+    }
+    let [scale, offset] = norm.affine(&x, rows);
     let before = |band: Tensor<4>| silu(band * scale.clone() + offset.clone());
-    convolve(x, rows, conv, before, after)
+    convolve(&x, rows, conv, before, after)
 }
 
 /// `conv(double(x))`, where doubling repeats each pixel in both directions.
@@ -60,7 +67,14 @@ pub(crate) fn normalize_and_convolve(
 ///
 /// - x: `[batch, channels, height, width]`
 /// - returns: `[batch, channels_out, 2 · height, 2 · width]`
-pub(crate) fn double_and_convolve(x: &Tensor<4>, rows: usize, conv: &Conv2d) -> Tensor<4> {
+pub(crate) fn double_and_convolve(x: Tensor<4>, rows: usize, conv: &Conv2d) -> Tensor<4> {
+    if conv.is_packed() {
+        let doubled = Prologue {
+            doubled: true,
+            ..Prologue::default()
+        };
+        return conv.forward_between(doubled, x, Epilogue::default());
+    }
     let [batch, _, height, width] = x.dims();
     // In rows of x.
     let rows = (rows / 2).max(1);

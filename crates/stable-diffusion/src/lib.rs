@@ -21,6 +21,7 @@ mod attention;
 mod bands;
 mod clip;
 mod config;
+mod cost;
 mod error;
 mod lora;
 mod parameters;
@@ -37,11 +38,11 @@ pub use clip::{Activation, ClipText, ClipTextConfig, EncodeError};
 pub use config::Config;
 pub use error::LoadError;
 pub use lora::{LoraError, LowRankUpdate};
-pub use parameters::{Lora, Parameters, ParametersError};
+pub use parameters::{ControlUse, Lora, Parameters, ParametersError};
 pub use picture::{MAX_PIXELS, MULTIPLE, Picture, PictureError};
 pub use pipeline::{
-    Control, GenerateError, Generation, Made, Method, PictureStep, Plan, Request, Sampling,
-    SchedulerConfig, Source, Spacing, StableDiffusion, Steps, Text, UnknownName,
+    Control, DECODING_MEMORY, GenerateError, Generation, Made, Method, PictureStep, Plan, Request,
+    Sampling, SchedulerConfig, Source, Spacing, StableDiffusion, Steps, Text, UnknownName,
 };
 pub use prompt::{Chunk, Cut, Part, Prompt, PromptError, emphasize};
 pub use tokenizer::{Tokenizer, TokenizerError, VocabularyError};

@@ -22,6 +22,12 @@ const INFOTEXT: &str = "parameters";
 /// What begins the line of the negative prompt in web UI's text.
 const NEGATIVE: &str = "Negative prompt:";
 
+/// How web UI calls a ControlNet, before its number, and what is said of it.
+const CONTROL: &str = "ControlNet";
+const CONTROL_NAME: &str = "Model";
+const CONTROL_SCALE: &str = "Weight";
+const CONTROL_PICTURE: &str = "Picture hash";
+
 /// Why parameters cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -63,6 +69,19 @@ pub struct Lora {
     /// What its update was multiplied by.
     #[serde(with = "exact")]
     pub scale: f64,
+}
+
+/// A ControlNet that a picture followed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlUse {
+    /// Its name: a file without folder and ending.
+    pub name: String,
+    /// How much it was obeyed.
+    #[serde(with = "exact")]
+    pub scale: f64,
+    /// The [digest](crate::Picture::digest) of the picture that it saw.
+    pub picture: String,
 }
 
 impl Lora {
@@ -117,9 +136,24 @@ pub struct Parameters {
     pub clip_skip: usize,
     /// In the order in which they were applied.
     pub loras: Vec<Lora>,
+    /// The ControlNets, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<ControlUse>,
+    /// The [digest](crate::Picture::digest) of the picture to begin with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// The digest of the mask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask: Option<String>,
+    /// The autoencoder's name, where it is not the model's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae: Option<String>,
+    /// What the U-Net predicts, in diffusers' word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prediction: Option<String>,
     /// The model's name.
     pub model: String,
-    /// The model's hash.
+    /// The first ten digits of the model's [hash](crate::Files::hash).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model_hash: Option<String>,
     /// The program and its version.
@@ -145,7 +179,11 @@ impl Parameters {
             .loras
             .iter()
             .map(|lora| (&*lora.name, Some(lora.scale)));
-        for (name, number) in numbers.into_iter().chain(loras) {
+        let controls = self
+            .controls
+            .iter()
+            .map(|control| (&*control.name, Some(control.scale)));
+        for (name, number) in numbers.into_iter().chain(loras).chain(controls) {
             if let Some(found) = number.filter(|number| !number.is_finite()) {
                 return Err(ParametersError::NonFinite {
                     name: name.into(),
@@ -216,11 +254,35 @@ impl Parameters {
         if !self.model.is_empty() {
             put("Model", &self.model);
         }
+        if let Some(vae) = &self.vae {
+            put("VAE", vae);
+        }
         if let Some(strength) = self.strength {
             put("Denoising strength", &strength.to_string());
         }
         if self.clip_skip > 0 {
             put("Clip skip", &(self.clip_skip + 1).to_string());
+        }
+        for (i, control) in self.controls.iter().enumerate() {
+            let mut settings = String::new();
+            for (key, value) in [
+                (CONTROL_NAME, &control.name),
+                (CONTROL_SCALE, &control.scale.to_string()),
+                (CONTROL_PICTURE, &control.picture),
+            ] {
+                let comma = if settings.is_empty() { "" } else { ", " };
+                let _ = write!(settings, "{comma}{key}: {}", quoted(value));
+            }
+            put(&format!("{CONTROL} {i}"), &settings);
+        }
+        for (key, value) in [
+            ("Source hash", &self.source),
+            ("Mask hash", &self.mask),
+            ("Prediction type", &self.prediction),
+        ] {
+            if let Some(value) = value {
+                put(key, value);
+            }
         }
         for (key, value) in &self.others {
             put(key, value);
@@ -242,10 +304,14 @@ impl Parameters {
     pub fn from_infotext(text: &str) -> Result<Self, ParametersError> {
         let text = text.trim();
         let (prompts, settings) = text.rsplit_once('\n').unwrap_or(("", text));
-        let mut values: BTreeMap<&str, String> = SETTING
-            .captures_iter(settings)
-            .filter_map(|found| Some((found.get(1)?.as_str(), unquoted(found.get(2)?.as_str()))))
-            .collect();
+        let mut values = read_settings(settings);
+        let mut controls = Vec::new();
+        while let Some(said) = values.get(&*format!("{CONTROL} {}", controls.len()))
+            && let Some(control) = ControlUse::read(said)
+        {
+            values.remove(&*format!("{CONTROL} {}", controls.len()));
+            controls.push(control);
+        }
         let mut take = |key: &'static str| values.remove(key);
         let needed = |value: Option<String>, key| value.ok_or(ParametersError::Missing { key });
         let steps = needed(take("Steps"), "Steps")?;
@@ -280,6 +346,11 @@ impl Parameters {
             scale: parse("CFG scale", scale, "a number")?,
             rescale: optional(take("CFG Rescale"), "CFG Rescale")?.unwrap_or(0.0),
             strength: optional(take("Denoising strength"), "Denoising strength")?,
+            vae: take("VAE"),
+            source: take("Source hash"),
+            mask: take("Mask hash"),
+            prediction: take("Prediction type"),
+            controls,
             model: take("Model").unwrap_or_default(),
             model_hash: take("Model hash"),
             version: take("Version").unwrap_or_default(),
@@ -295,6 +366,27 @@ impl Parameters {
             loras,
         })
     }
+}
+
+impl ControlUse {
+    /// Reads what [`Parameters::infotext`] wrote; none of what other programs write, which say more than there is here.
+    fn read(settings: &str) -> Option<Self> {
+        let mut values = read_settings(settings);
+        let control = Self {
+            name: values.remove(CONTROL_NAME)?,
+            scale: values.remove(CONTROL_SCALE)?.parse().ok()?,
+            picture: values.remove(CONTROL_PICTURE)?,
+        };
+        values.is_empty().then_some(control)
+    }
+}
+
+/// The keys and values of a line.
+fn read_settings(line: &str) -> BTreeMap<&str, String> {
+    SETTING
+        .captures_iter(line)
+        .filter_map(|found| Some((found.get(1)?.as_str(), unquoted(found.get(2)?.as_str()))))
+        .collect()
 }
 
 /// A key, a colon, and a value that ends at a comma or is quoted.
@@ -465,6 +557,15 @@ mod tests {
                 name: "ink".into(),
                 scale: 0.8,
             }],
+            controls: vec![ControlUse {
+                name: "edges: fine, or so".into(),
+                scale: 0.7,
+                picture: "00ff00ff00".into(),
+            }],
+            source: Some("0123456789".into()),
+            mask: Some("abcdef0123".into()),
+            vae: Some("smooth".into()),
+            prediction: Some("v_prediction".into()),
             model: "tiny, or so".into(),
             model_hash: Some("45dee52b".into()),
             version: "clearway 0.1.0".into(),
@@ -486,8 +587,11 @@ mod tests {
         let expected = "a (red:1.2) “cat”, 日本\nsecond line<lora:ink:0.8>\n\
             Negative prompt: blurry, [bad]\n\
             Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, CFG Rescale: 0.7, \
-            Seed: 18446744073709551615, Size: 512x768, Model hash: 45dee52b, Model: \"tiny, or so\", \
-            Denoising strength: 0.75, Clip skip: 2, RNG: CPU, Version: clearway 0.1.0";
+            Seed: 18446744073709551615, Size: 512x768, Model hash: 45dee52b, Model: \"tiny, or so\", VAE: smooth, \
+            Denoising strength: 0.75, Clip skip: 2, \
+            ControlNet 0: \"Model: \\\"edges: fine, or so\\\", Weight: 0.7, Picture hash: 00ff00ff00\", \
+            Source hash: 0123456789, Mask hash: abcdef0123, Prediction type: v_prediction, \
+            RNG: CPU, Version: clearway 0.1.0";
         assert_eq!(example().infotext(), expected);
         assert_eq!(Parameters::from_infotext(expected)?, example());
         Ok(())
@@ -581,10 +685,10 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            texts in prop::collection::vec(any::<String>(), 7),
+            texts in prop::collection::vec(any::<String>(), 12),
             seed in any::<u64>(),
             whole in any::<(u32, u32, u16, u16)>(),
-            numbers in prop::collection::vec(finite(), 4),
+            numbers in prop::collection::vec(finite(), 5),
             strength in any::<bool>(),
         ) {
             let parameters = Parameters {
@@ -601,6 +705,15 @@ mod tests {
                 strength: strength.then_some(numbers[2]),
                 clip_skip: usize::from(whole.3),
                 loras: vec![Lora { name: texts[4].clone(), scale: numbers[3] }],
+                controls: vec![ControlUse {
+                    name: texts[7].clone(),
+                    scale: numbers[4],
+                    picture: texts[8].clone(),
+                }],
+                source: Some(texts[9].clone()),
+                mask: Some(texts[10].clone()),
+                vae: Some(texts[11].clone()),
+                prediction: None,
                 model: texts[5].clone(),
                 model_hash: Some(texts[6].clone()),
                 version: String::new(),

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
+use sha2::{Digest, Sha256};
 
 use crate::parameters::{Parameters, ParametersError};
 
@@ -247,6 +248,16 @@ impl Picture {
             (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16 >= 128
         };
         pixels.iter().map(is_white).collect()
+    }
+
+    /// Ten hexadecimal digits that tell the picture from others: of the SHA-256 of width and height, four bytes each, the
+    /// least first, and the pixels.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.width.to_le_bytes());
+        hash.update(self.height.to_le_bytes());
+        hash.update(&self.rgb);
+        format!("{:x}", hash.finalize())[..10].to_owned()
     }
 
     /// This picture, with another one's pixels where a mask is white.

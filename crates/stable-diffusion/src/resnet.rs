@@ -2,8 +2,10 @@
 
 use burn::module::Module;
 use burn::prelude::*;
-use clearway_layers::activation::silu;
-use clearway_layers::{Conv2d, Conv2dConfig, GroupNorm, GroupNormConfig, Linear, LinearConfig};
+use clearway_layers::{
+    Activation, Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig,
+    Modulation, PackReport, Precision, Prologue,
+};
 
 use crate::bands::normalize_and_convolve;
 
@@ -68,6 +70,15 @@ impl ResnetBlockConfig {
     }
 }
 
+/// `silu(norm(x))`.
+pub(crate) fn normalized(norm: &GroupNorm) -> Prologue<'_> {
+    Prologue {
+        normalization: Some(norm),
+        activation: Activation::Silu,
+        ..Prologue::default()
+    }
+}
+
 impl ResnetBlock {
     /// Applies the block; `time` is `silu` of the embedded time, one row or one a sample.
     ///
@@ -77,25 +88,54 @@ impl ResnetBlock {
     /// - time: `[batch or 1, features]`
     /// - returns: `[batch, channels, height, width]`
     pub(crate) fn forward(&self, x: Tensor<4>, time: Option<&Tensor<2>>) -> Tensor<4> {
-        let h = self.conv1.forward(silu(self.norm1.forward(x.clone())));
-        let h = match (&self.time_emb_proj, time) {
-            (Some(project), Some(time)) => {
-                let shift: Tensor<4> = project.forward(time.clone()).unsqueeze_dims(&[2, 3]);
-                h + shift
-            }
-            _ => h,
+        let mut x = x;
+        let modulation = match (&self.time_emb_proj, time) {
+            (Some(project), Some(time)) => Some(Modulation {
+                values: project.forward(time.clone()),
+                scales: false,
+            }),
+            _ => None,
         };
-        let h = self.conv2.forward(silu(self.norm2.forward(h)));
-        match &self.conv_shortcut {
-            Some(shortcut) => h + shortcut.forward(x),
-            None => h + x,
-        }
+        let h = self.conv1.forward_keeping(
+            normalized(&self.norm1),
+            &mut x,
+            Epilogue {
+                modulation,
+                ..Epilogue::default()
+            },
+        );
+        let shortcut = match &self.conv_shortcut {
+            Some(shortcut) => shortcut.forward(x),
+            None => x,
+        };
+        let epilogue = Epilogue {
+            residual: Some(shortcut),
+            ..Epilogue::default()
+        };
+        self.conv2
+            .forward_between(normalized(&self.norm2), h, epilogue)
+    }
+
+    pub(crate) fn pack(&mut self, precision: Precision) -> PackReport {
+        let time = self.time_emb_proj.as_mut().map(|it| it.pack(precision));
+        let shortcut = self.conv_shortcut.as_mut().map(|it| it.pack(precision));
+        self.norm1.pack()
+            + self.conv1.pack(precision)
+            + time.unwrap_or_default()
+            + self.norm2.pack()
+            + self.conv2.pack(precision)
+            + shortcut.unwrap_or_default()
     }
 
     /// [`forward`](Self::forward) without a time, over bands of rows.
-    pub(crate) fn forward_in_bands(&self, x: &Tensor<4>, rows: usize) -> Tensor<4> {
-        let h = normalize_and_convolve(x, rows, &self.norm1, &self.conv1, |band, _| band);
-        normalize_and_convolve(&h, rows, &self.norm2, &self.conv2, |band, start| {
+    ///
+    /// Packed convolutions lay out little by themselves: they are not cut.
+    pub(crate) fn forward_in_bands(&self, x: Tensor<4>, rows: usize) -> Tensor<4> {
+        if self.conv1.is_packed() {
+            return self.forward(x, None);
+        }
+        let h = normalize_and_convolve(x.clone(), rows, &self.norm1, &self.conv1, |band, _| band);
+        normalize_and_convolve(h, rows, &self.norm2, &self.conv2, |band, start| {
             let x = x.clone().narrow(2, start, band.dims()[2]);
             match &self.conv_shortcut {
                 Some(shortcut) => band + shortcut.forward(x),

@@ -68,6 +68,37 @@ RUNS = [
         )
     ),
     ("dpmpp2m_lu_20", "DPMSolverMultistep", 20, dict(SD, use_lu_lambdas=True)),
+    *(
+        (f"unipc_{label}_{n}", "UniPCMultistep", n, dict(SD, **more))
+        for n in (4, 10, 20)
+        for label, more in (
+            ("noise", {}),
+            ("v", V),
+            ("karras", dict(use_karras_sigmas=True)),
+            ("leading", LEADING),
+            ("trailing", dict(timestep_spacing="trailing")),
+            ("sigma_min", dict(final_sigmas_type="sigma_min")),
+            ("dynamic", DYNAMIC),
+            ("order1", dict(solver_order=1)),
+            ("order3", dict(solver_order=3)),
+        )
+    ),
+    *(
+        (f"deis_{label}_{n}", "DEISMultistep", n, dict(SD, **more))
+        for n in (4, 10, 20)
+        for label, more in (
+            ("noise", {}),
+            ("v", V),
+            ("karras", dict(use_karras_sigmas=True)),
+            ("leading", LEADING),
+            ("order3", dict(solver_order=3)),
+        )
+    ),
+    *(
+        (f"lms_{label}_{n}", "LMSDiscrete", n, dict(SD, **more))
+        for n in (4, 10, 20)
+        for label, more in (("noise", {}), ("v", V), ("karras", dict(use_karras_sigmas=True)), ("leading", LEADING))
+    ),
     *((f"lcm_{n}", "LCM", n, LCM) for n in (1, 2, 4, 8)),
     *((f"tcd_{n}_{eta}", "TCD", n, TCD, dict(eta=eta)) for n in (1, 2, 4, 8) for eta in (0.0, 0.3, 1.0)),
     ("edm_euler_10", "EDMEuler", 10, dict(sigma_min=0.002, sigma_max=80.0)),

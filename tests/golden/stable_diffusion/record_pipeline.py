@@ -17,12 +17,14 @@ from diffusers import (
     AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
     LatentConsistencyModelPipeline,
     LCMScheduler,
+    LMSDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -30,6 +32,7 @@ from diffusers import (
     StableDiffusionPipeline,
     TCDScheduler,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -43,6 +46,8 @@ MERGES = HERE / "../../../crates/stable-diffusion/src/tokenizer/merges.txt"
 torch.set_grad_enabled(False)
 torch.manual_seed(0)
 expected = {}
+# What was added later, in a file of its own.
+more = {}
 
 
 def disturb(network):
@@ -150,7 +155,7 @@ def pipeline(kind, network="plain", scheduler_class=PNDMScheduler, controlnet=No
     return made
 
 
-def record(name, pipe, seeds=(7,), **request):
+def record(name, pipe, seeds=(7,), into=expected, **request):
     def run(output_type):
         generator = [torch.Generator().manual_seed(seed) for seed in seeds]
         generator = generator if len(seeds) > 1 else generator[0]
@@ -163,8 +168,8 @@ def record(name, pipe, seeds=(7,), **request):
     shown = torch.tensor(run("np")).permute(0, 3, 1, 2)
     assert torch.allclose((image / 2 + 0.5).clamp(0, 1), shown, atol=1e-5), name
     assert image.isfinite().all() and image.std() > 0.05, (name, image.std())
-    expected[f"{name}.latents"] = latents.contiguous().clone()
-    expected[f"{name}.image"] = image.contiguous().clone()
+    into[f"{name}.latents"] = latents.contiguous().clone()
+    into[f"{name}.image"] = image.contiguous().clone()
     print(f"{name:20} {tuple(image.shape)} largest {image.abs().max():.2f} deviation {image.std():.3f}")
 
 
@@ -193,6 +198,15 @@ for name, kind, options in [
     pipe = pipeline(text, scheduler_class=kind, **options)
     eta = {"eta": 0.3} if kind is TCDScheduler else {}
     record(name, pipe, **PROMPT, **eta, num_inference_steps=4, guidance_scale=3.0)
+
+for name, kind, options in [
+    ("unipc", UniPCMultistepScheduler, {}),
+    ("unipc-karras", UniPCMultistepScheduler, {"use_karras_sigmas": True}),
+    ("deis", DEISMultistepScheduler, {}),
+    ("lms", LMSDiscreteScheduler, {}),
+]:
+    pipe = pipeline(text, scheduler_class=kind, **options)
+    record(name, pipe, into=more, **PROMPT, num_inference_steps=5, guidance_scale=3.0)
 
 # Stable Diffusion 2's way: it predicts velocities, and has a leading grid.
 velocity = dict(scheduler_class=EulerDiscreteScheduler, prediction_type="v_prediction", timestep_spacing="leading")
@@ -228,6 +242,14 @@ for name, strength in [("inpaint", 1.0), ("inpaint-half", 0.5)]:
         name, pipeline(inpaint, "inpaint", **DDIM), **PROMPT, image=source, mask_image=mask, strength=strength,
         num_inference_steps=4, height=64, width=64,
     )  # fmt: skip
+
+# One by one: given several generators, diffusers draws what is left of the picture from the first for all.
+for name, strength in [("inpaint-seed", 1.0), ("inpaint-half-seed", 0.5)]:
+    for seed in [1, 2]:
+        record(
+            f"{name}{seed}", pipeline(inpaint, "inpaint", **DDIM), seeds=(seed,), into=more, **PROMPT, image=source,
+            mask_image=mask, strength=strength, num_inference_steps=4, height=64, width=64,
+        )  # fmt: skip
 
 # A picture to follow.
 controlnet = ControlNetModel.from_unet(networks["plain"], conditioning_embedding_out_channels=(4, 4, 8, 8))
@@ -286,3 +308,4 @@ lora("lora_unet", 0.5, unet_alone)
 difference = (expected["lora_unet-0.5.image"] - expected["lora_kohya-0.5.image"]).abs().max()
 assert difference > 1e-3, difference
 save_file(expected, OUT / "expected.safetensors")
+save_file(more, OUT / "more.safetensors")

@@ -286,7 +286,7 @@ fn with_scale(said: &str) -> (PathBuf, f64) {
     (said.into(), 1.0)
 }
 
-fn size(said: &str) -> Result<[u32; 2], String> {
+pub(crate) fn size(said: &str) -> Result<[u32; 2], String> {
     let sides = said.split_once('x').and_then(|(width, height)| {
         Some([width.trim().parse().ok()?, height.trim().parse().ok()?])
     });

@@ -98,7 +98,7 @@ fn model(path: &Path) -> Result<(), Error> {
         say!("{error}");
     }
     let device = burn::tensor::Device::flex();
-    let model = StableDiffusion::of(files, &device).map_err(wrong)?;
+    let model = StableDiffusion::of(files, &device, None).map_err(wrong)?;
     let SchedulerConfig {
         method,
         class,

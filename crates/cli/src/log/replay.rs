@@ -5,14 +5,15 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use clearway_log::LogError;
-use clearway_planner::Planner;
 use clearway_planner::replanner::log::Event;
+use clearway_planner::{Planner, Precision};
 use serde::Serialize;
 
 use crate::Verdict;
 use crate::closed_loop::period;
-use crate::error::{Error, check_writable, load_policy, write_json};
+use crate::error::{Error, check_writable, write_json};
 use crate::output::say;
+use crate::precision::load_packed;
 
 /// The arguments of `clearway log replay`.
 #[derive(Debug, clap::Args)]
@@ -53,10 +54,14 @@ struct Difference {
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
     let events = clearway_log::events(&arguments.file)?;
-    let device = Device::flex();
     // The period is that of each plan.
-    let planner = Planner::new(load_policy(&arguments.policy, &device)?, period(), &device);
-    let mut planner = planner.map_err(|error| Error::policy(&arguments.policy, error))?;
+    let load = |precision| {
+        let device = Device::flex();
+        let policy = load_packed(&arguments.policy, &device, precision)?;
+        Planner::new(policy, period(), &device)
+            .map_err(|error| Error::policy(&arguments.policy, error))
+    };
+    let mut planner = load(Some(Precision::F32))?;
     let mut report = Report {
         finished: true,
         ..Report::default()
@@ -82,6 +87,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         };
         // With other weights it cannot come out the same, however it is set up.
         if *made.plan.model == *planner.policy().hash() {
+            let precision = made.plan.arithmetic.map(|it| it.precision);
+            if precision != planner.policy().precision() {
+                planner = load(precision)?;
+            }
+            // Where this CPU lacks the instructions, the replay says so.
+            if let Some(arithmetic) = made.plan.arithmetic {
+                arithmetic.level.limit();
+            }
             planner = planner
                 .set_up_as(&made.plan)
                 .map_err(|error| Error::SetUp {

@@ -5,13 +5,14 @@ use std::time::Duration;
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Network, Point, Sampler, Seeded};
 use clearway_planner::lerobot::{DiffusionConfig, FeatureKind};
-use clearway_planner::{Budget, History, Image, Observation, Planner, Problem};
+use clearway_planner::{Budget, History, Image, Observation, Planner, Precision, Problem};
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
 use crate::Verdict;
-use crate::error::{Error, check_writable, load_policy, spinner, write_json};
+use crate::error::{Error, check_writable, spinner, write_json};
 use crate::output::say;
+use crate::precision;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -21,6 +22,8 @@ pub(crate) struct Arguments {
     /// Recorded cases [default: expected.safetensors in the policy's folder]
     #[arg(long, value_name = "FILE")]
     expected: Option<PathBuf>,
+    #[command(flatten)]
+    precision: precision::Arguments,
     /// Write the same as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -36,6 +39,8 @@ const CONDITION: f64 = 1e-5;
 const NETWORK: f64 = 5e-5;
 /// The same, through the passes of a plan, on levels that are f64 here and f32 there.
 const SAMPLE: f64 = 1e-4;
+/// What a network of weights in bf16 makes, and a plan of it: each weight is wrong by up to 2⁻⁹ of itself.
+const BF16: f64 = 5e-3;
 
 /// The errors of one quantity over all cases.
 #[derive(Debug, Serialize)]
@@ -53,6 +58,8 @@ struct Quantity {
 struct Report {
     cases: usize,
     passed: bool,
+    precision: String,
+    level: Option<String>,
     quantities: Vec<Quantity>,
     not_compared: Vec<String>,
 }
@@ -60,7 +67,7 @@ struct Report {
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
     let device = Device::flex();
-    let policy = load_policy(&arguments.policy, &device)?;
+    let policy = arguments.precision.load(&arguments.policy, &device)?;
     let planner = Planner::new(policy, Duration::from_secs(1), &device)
         .map_err(|error| Error::policy(&arguments.policy, error))?;
     let path = arguments
@@ -69,10 +76,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         .unwrap_or_else(|| arguments.policy.join("expected.safetensors"));
     let bytes = std::fs::read(&path).map_err(|error| Error::read(&path, &error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(&path, &error))?;
+    let [network, sample] = match planner.policy().precision() {
+        Some(Precision::Bf16) => [BF16; 2],
+        _ => [NETWORK, SAMPLE],
+    };
     let mut check = Check {
         planner: &planner,
         expected: Expected { path: &path, file },
         device,
+        network,
+        sample,
         quantities: Vec::new(),
         not_compared: Vec::new(),
         known: Vec::new(),
@@ -97,13 +110,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         }
     }
     not_compared.sort();
+    let arithmetic = precision::words(&planner);
+    let (precision, level) = precision::of(planner.policy());
     let report = Report {
         cases: cases.len(),
+        precision,
+        level,
         passed: check.quantities.iter().all(|quantity| quantity.passed),
         quantities: check.quantities,
         not_compared,
     };
-    print(&report);
+    print(&report, &arithmetic);
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
     }
@@ -114,8 +131,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     })
 }
 
-fn print(report: &Report) {
-    say!("{} cases", report.cases);
+fn print(report: &Report, arithmetic: &str) {
+    say!("{} cases, {arithmetic}", report.cases);
     say!("  {:<26} {:>13}  {:>9}", "", "largest error", "tolerance");
     for quantity in &report.quantities {
         say!(
@@ -180,6 +197,9 @@ struct Check<'a> {
     planner: &'a Planner,
     expected: Expected<'a>,
     device: Device,
+    /// The tolerance of a pass, and of a plan.
+    network: f64,
+    sample: f64,
     quantities: Vec<Quantity>,
     not_compared: Vec<String>,
     known: Vec<String>,
@@ -222,7 +242,7 @@ impl Check<'_> {
                 ..planner.stages()[0].at
             };
             let output = policy.network().forward(noise.clone(), &[point], &prepared);
-            self.compare(&pass, "network", &download(output), NETWORK)?;
+            self.compare(&pass, "network", &download(output), self.network)?;
         }
 
         let names = ["sample_normalized", "actions_normalized", "actions"].map(key);
@@ -251,10 +271,15 @@ impl Check<'_> {
         let executed = &sample[first..first + config.n_action_steps * config.action.len];
         let [sample_key, normalized_key, actions_key] = names;
         if self.expected.has(&sample_key) {
-            self.compare(&sample_key, "sample, normalized", &sample, SAMPLE)?;
+            self.compare(&sample_key, "sample, normalized", &sample, self.sample)?;
         }
         if self.expected.has(&normalized_key) {
-            self.compare(&normalized_key, "actions, normalized", executed, SAMPLE)?;
+            self.compare(
+                &normalized_key,
+                "actions, normalized",
+                executed,
+                self.sample,
+            )?;
         }
         if self.expected.has(&actions_key) {
             // By the planner itself, so that what is checked is what runs.
@@ -271,7 +296,7 @@ impl Check<'_> {
                 .collect();
             // One normalized unit is so many physical ones; an offset rounds to f32 too.
             let scale = unit(planner) * largest(executed).max(1.0);
-            let bound = SAMPLE * scale + f64::from(f32::EPSILON) * largest(&actions);
+            let bound = self.sample * scale + f64::from(f32::EPSILON) * largest(&actions);
             self.compare_within(&actions_key, "actions", &actions, bound)?;
         }
         Ok(())

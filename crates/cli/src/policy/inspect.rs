@@ -5,15 +5,17 @@ use clearway_planner::Sampling;
 use clearway_planner::lerobot::{DiffusionConfig, Feature, VisionConfig};
 use serde::Serialize;
 
-use crate::Verdict;
-use crate::error::{Error, check_writable, load_policy, write_json};
+use crate::error::{Error, check_writable, write_json};
 use crate::output::say;
+use crate::{Verdict, precision};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A folder written by LeRobot's `save_pretrained`
     #[arg(long, value_name = "DIR")]
     policy: PathBuf,
+    #[command(flatten)]
+    precision: precision::Arguments,
     /// Write the same as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -39,6 +41,8 @@ struct Report {
     clip_sample_range: Option<f64>,
     solver: &'static str,
     steps: usize,
+    precision: String,
+    level: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -92,7 +96,9 @@ impl FeatureRow {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
-    let policy = load_policy(&arguments.policy, &Device::flex())?;
+    let policy = arguments
+        .precision
+        .load(&arguments.policy, &Device::flex())?;
     let DiffusionConfig {
         n_obs_steps,
         horizon,
@@ -111,6 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         ..
     } = *policy.config();
     let sampling = Sampling::of(policy.config());
+    let (precision, level) = precision::of(&policy);
     let report = Report {
         model: policy.hash().to_owned(),
         parameters: policy.parameters(),
@@ -130,6 +137,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         clip_sample_range,
         solver: sampling.method.name(),
         steps: sampling.steps,
+        precision,
+        level,
     };
     print(&report);
     if let Some(path) = &arguments.json {
@@ -190,6 +199,10 @@ fn print(report: &Report) {
         report.num_train_timesteps
     );
     say!("  sampling     {} in {} steps", report.solver, report.steps);
+    match &report.level {
+        Some(level) => say!("  computes     packed {} on {level}", report.precision),
+        None => say!("  computes     {} f32", report.precision),
+    }
 }
 
 fn print_vision(vision: &VisionRow) {

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::error::{Error, check_writable, spinner, write_json};
 use crate::output::say;
-use crate::{Verdict, sampling};
+use crate::{Verdict, precision, sampling};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -49,6 +49,8 @@ struct Report {
     outcome: String,
     solver: &'static str,
     steps: usize,
+    precision: String,
+    level: Option<String>,
     seed: u64,
     latency_ms: f64,
     model: String,
@@ -72,6 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let plan = planner.plan(&Problem::new(&history), Budget::default(), arguments.seed);
     bar.finish_and_clear();
     let plan = plan?;
+    let (precision, level) = precision::of(planner.policy());
     let report = Report {
         action: planner.policy().config().action.name.clone(),
         times: plan
@@ -90,6 +93,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         outcome: plan.outcome.to_string(),
         solver: planner.sampling().method.name(),
         steps: planner.sampling().steps,
+        precision,
+        level,
         seed: plan.seed,
         latency_ms: plan.elapsed.as_secs_f64() * 1e3,
         model: plan.model.to_string(),
@@ -103,10 +108,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         say!("{time:>10.3}  {}", numbers.join(" "));
     }
     say!(
-        "{}, {} in {} steps, seed {}, {:.1} ms",
+        "{}, {} in {} steps, {}, seed {}, {:.1} ms",
         report.outcome,
         report.solver,
         report.steps,
+        precision::words(&planner),
         report.seed,
         report.latency_ms
     );

@@ -1,4 +1,4 @@
-use super::{SolverError, Stage, finite};
+use super::{FEW, SolverError, Stage, finite};
 use crate::{Grid, Point, Schedule, Solver};
 
 /// How the slope of the clean estimate enters a second-order step; the two agree to second order.
@@ -105,7 +105,7 @@ impl Solver for SdeDpmSolver2M {
 }
 
 /// `e⁻ʰ` and `h`; from the ratios, since a logarithm of either end may be infinite.
-fn decay(at: Point, to: Point) -> (f64, f64) {
+pub(super) fn decay(at: Point, to: Point) -> (f64, f64) {
     let decay = (at.level.alpha * to.level.sigma) / (to.level.alpha * at.level.sigma);
     (decay, -decay.ln())
 }
@@ -124,7 +124,6 @@ fn multistep(
     first_order_end: bool,
     step: impl Fn(Point, Point, Option<f64>) -> Stage,
 ) -> Vec<Stage> {
-    const FEW: usize = 15;
     let points = grid.points();
     let steps = grid.steps();
     (0..steps)

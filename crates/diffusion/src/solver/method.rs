@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    Consistency, Ddim, Ddpm, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Pndm, SdeDpmSolver2M,
-    Solver, Tcd,
+    Consistency, Ddim, Ddpm, Deis, DpmSolver2M, Euler, EulerAncestral, Heun, Lcm, Lms, Pndm,
+    SdeDpmSolver2M, Solver, Tcd, UniPc,
 };
 
 /// A solver, by the name that the field gives it.
@@ -24,6 +24,12 @@ pub enum Method {
     DpmSolver2M,
     /// [`SdeDpmSolver2M`].
     SdeDpmSolver2M,
+    /// [`UniPc`] of order 2.
+    UniPc,
+    /// [`Deis`] of order 2.
+    Deis,
+    /// [`Lms`].
+    Lms,
     /// [`Heun`]: two passes a step, one in the last.
     Heun,
     /// [`Pndm`]: one pass more than steps.
@@ -38,13 +44,16 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Ddim,
         Self::Ddpm,
         Self::Euler,
         Self::EulerAncestral,
         Self::DpmSolver2M,
         Self::SdeDpmSolver2M,
+        Self::UniPc,
+        Self::Deis,
+        Self::Lms,
         Self::Heun,
         Self::Pndm,
         Self::Lcm,
@@ -61,6 +70,9 @@ impl Method {
             Self::EulerAncestral => "euler-a",
             Self::DpmSolver2M => "dpmpp2m",
             Self::SdeDpmSolver2M => "dpmpp2m-sde",
+            Self::UniPc => "unipc",
+            Self::Deis => "deis",
+            Self::Lms => "lms",
             Self::Heun => "heun",
             Self::Pndm => "pndm",
             Self::Lcm => "lcm",
@@ -78,6 +90,9 @@ impl Method {
             Self::EulerAncestral => Box::new(EulerAncestral),
             Self::DpmSolver2M => Box::new(DpmSolver2M::default()),
             Self::SdeDpmSolver2M => Box::new(SdeDpmSolver2M::default()),
+            Self::UniPc => Box::new(UniPc::default()),
+            Self::Deis => Box::new(Deis::default()),
+            Self::Lms => Box::new(Lms),
             Self::Heun => Box::new(Heun),
             Self::Pndm => Box::new(Pndm),
             Self::Lcm => Box::new(Lcm::default()),

@@ -3,22 +3,28 @@
 mod consistency;
 mod ddim;
 mod ddpm;
+mod deis;
 mod dpm_solver;
 mod heun;
 mod lcm;
+mod lms;
 mod method;
 mod pndm;
 mod tcd;
+mod unipc;
 
 pub use consistency::Consistency;
 pub use ddim::{Ddim, Euler, EulerAncestral};
 pub use ddpm::{Ddpm, Variance};
+pub use deis::Deis;
 pub use dpm_solver::{DpmSolver2M, Midpoint, SdeDpmSolver2M};
 pub use heun::Heun;
 pub use lcm::Lcm;
+pub use lms::Lms;
 pub use method::{Method, UnknownMethod};
 pub use pndm::Pndm;
 pub use tcd::Tcd;
+pub use unipc::UniPc;
 
 use std::fmt::Debug;
 
@@ -127,6 +133,23 @@ fn finite(solver: &'static str, stages: Vec<Stage>) -> Result<Vec<Stage>, Solver
         }
     }
     Ok(stages)
+}
+
+/// Below this many steps, diffusers ends with steps of lower order.
+const FEW: usize = 15;
+
+/// Refuses an order that a multistep method has not got.
+fn check_order(solver: &'static str, order: usize) -> Result<(), SolverError> {
+    if (1..=3).contains(&order) {
+        Ok(())
+    } else {
+        Err(SolverError::Parameter {
+            solver,
+            name: "order",
+            expected: "1, 2 or 3",
+            value: order as f64,
+        })
+    }
 }
 
 /// The stages of a method whose steps know only their two ends.

@@ -21,7 +21,14 @@ pub enum Activation {
     Sigmoid,
     /// `x/2 · (1 + erf(x/√2))`
     Gelu,
+    /// `max(x, 0)`
+    Relu,
+    /// `x / (1 + e^(-1.702 x))`
+    QuickGelu,
 }
+
+/// What quick GELU multiplies the argument of its sigmoid by.
+const QUICK_GELU: f32 = 1.702;
 
 /// How many numbers are worth a thread of their own: about 20 µs.
 const GRAIN: usize = 1 << 15;
@@ -29,7 +36,7 @@ const GRAIN: usize = 1 << 15;
 /// Applies an activation in place.
 ///
 /// Against exact arithmetic: exp is within 2 units in the last place where it is a normal number; Mish, SiLU and sigmoid
-/// are within 4e-7 of their value or, where that is less, 1e-36; GELU is within 4e-7 of `|x|`.
+/// are within 4e-7 of their value or, where that is less, 1e-36; GELU and quick GELU are within 4e-7 of `|x|`.
 ///
 /// # Panics
 ///
@@ -78,6 +85,12 @@ pub(super) unsafe fn activate<S: Lanes>(activation: Activation, x: S::Vector) ->
             Activation::Silu => S::mul(x, sigmoid::<S>(x)),
             Activation::Sigmoid => sigmoid::<S>(x),
             Activation::Gelu => gelu::<S>(x),
+            // NaN stays: it is the second argument.
+            Activation::Relu => S::max(S::splat(0.0), x),
+            Activation::QuickGelu => {
+                let gate = sigmoid::<S>(S::mul(x, S::splat(QUICK_GELU)));
+                S::mul(x, gate)
+            }
         }
     }
 }
@@ -184,6 +197,8 @@ pub(super) mod tests {
             Activation::Silu => x * sigmoid,
             Activation::Sigmoid => sigmoid,
             Activation::Gelu => x / 2.0 * erfc(-x / std::f64::consts::SQRT_2),
+            Activation::Relu => x.max(0.0),
+            Activation::QuickGelu => x / (1.0 + (-1.702 * x).exp()),
         }
     }
 
@@ -268,6 +283,8 @@ pub(super) mod tests {
                 Activation::Silu,
                 Activation::Sigmoid,
                 Activation::Gelu,
+                Activation::Relu,
+                Activation::QuickGelu,
             ] {
                 let mut y = numbers.clone();
                 apply(level, activation, &mut y);
@@ -275,7 +292,7 @@ pub(super) mod tests {
                     let exact = exact(activation, f64::from(*x));
                     // As the documentation of `apply` says.
                     let scale = match activation {
-                        Activation::Gelu => f64::from(x.abs()),
+                        Activation::Gelu | Activation::QuickGelu => f64::from(x.abs()),
                         _ => exact.abs(),
                     };
                     let tolerance = (4e-7 * scale).max(1e-36);

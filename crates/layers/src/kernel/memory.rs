@@ -1,6 +1,7 @@
-//! Memory that vectors like to read: aligned to a cache line, and in large pages where there is much of it.
+//! Memory that vectors like to read: aligned to a cache line, so that none lies in two, and in large pages where there is
+//! much of it.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -24,21 +25,44 @@ unsafe impl Send for Words {}
 unsafe impl Sync for Words {}
 
 impl Words {
+    /// None.
+    pub(super) const EMPTY: Self = Self {
+        start: NonNull::dangling(),
+        len: 0,
+    };
+
+    /// So many words of unknown value: those that there are, or new ones where they are too few.
+    pub(super) fn at_least(&mut self, len: usize) -> &mut [u32] {
+        if self.len < len {
+            // What there was goes first.
+            *self = Self::EMPTY;
+            *self = Self::zeros(len);
+        }
+        &mut self[..len]
+    }
+
+    /// As [`at_least`](Self::at_least), as numbers.
+    pub(super) fn floats(&mut self, len: usize) -> &mut [f32] {
+        let words = self.at_least(len);
+        // SAFETY: an f32 has the size and alignment of a u32, and every pattern of bits is one.
+        unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), len) }
+    }
+
     /// So many words, all zero.
     pub(super) fn zeros(len: usize) -> Self {
         if len == 0 {
-            return Self {
-                start: NonNull::dangling(),
-                len,
-            };
+            return Self::EMPTY;
         }
         let layout = Self::layout(len);
         // SAFETY: the layout's size is not zero, since `len` is not.
-        let start = unsafe { alloc_zeroed(layout) };
+        let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else {
             handle_alloc_error(layout)
         };
+        // Before the first write: a page that is there already stays small. An allocator's own zeros may be such writes.
         large_pages(start, layout.size());
+        // SAFETY: so many bytes were allocated just now.
+        unsafe { start.write_bytes(0, layout.size()) };
         Self {
             start: start.cast(),
             len,
@@ -46,9 +70,12 @@ impl Words {
     }
 
     fn layout(len: usize) -> Layout {
-        let size = len * size_of::<u32>();
-        let align = if size >= LARGE_PAGE { LARGE_PAGE } else { LINE };
-        Layout::from_size_align(size, align).expect("weights fit into memory")
+        let size = len.checked_mul(size_of::<u32>());
+        let layout = size.and_then(|size| {
+            let align = if size >= LARGE_PAGE { LARGE_PAGE } else { LINE };
+            Layout::from_size_align(size, align).ok()
+        });
+        layout.expect("weights fit into memory")
     }
 }
 
@@ -73,6 +100,12 @@ impl Drop for Words {
             // SAFETY: `zeros` allocated it with the same layout, and nothing refers to it any more.
             unsafe { dealloc(self.start.as_ptr().cast(), Self::layout(self.len)) };
         }
+    }
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self::EMPTY
     }
 }
 

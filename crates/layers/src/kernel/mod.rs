@@ -6,27 +6,53 @@
 //! | `lanes` | sixteen numbers at a time, in each instruction set, with a portable twin |
 //! | `elementwise` | exp, Mish, SiLU, sigmoid, GELU |
 //! | `panels` | weights, laid out once in the order in which they are read |
+//! | `groups` | the statistics of groups of channels |
+//! | `picture` | convolutions over pictures |
+//! | `winograd` | those of three by three, with a quarter of the products |
+//! | `peak` | multiply-adds in registers alone, and reading alone: the most that a kernel can reach |
 //! | `window` | which inputs an output of a convolution sees |
+//! | `tile` | the innermost loop: weights times inputs, with all sums in registers |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
 //! | `training` | what a training step computes, with feature `train` |
+//! | `positions` | the same at many positions, where arithmetic takes the time |
+//! | `attention` | every query reads a mean of values, and no score is stored |
+//! | `rows` | layer normalization |
 //!
 //! Every output is a sum in one fixed order, whatever the number of threads and whatever else is in the batch: bits do
 //! not depend on either. They do depend on the instruction set.
+//!
+//! Every kernel is tested against f64 on every level that the CPU has, the portable one among them. `.ci/sanitize` runs
+//! these tests under AddressSanitizer.
 
+mod attention;
 mod elementwise;
+mod groups;
 mod lanes;
 mod level;
 mod memory;
 mod panels;
+mod peak;
+mod picture;
+mod positions;
 mod product;
+mod rows;
+mod tile;
 #[cfg(feature = "train")]
 pub(crate) mod training;
 mod window;
+mod winograd;
 
+pub(crate) use attention::{Heads, attention};
 pub use elementwise::Activation;
 pub(crate) use elementwise::apply;
+pub(crate) use groups::{modulate, statistics};
+pub(crate) use lanes::LANES;
 pub use level::Level;
 pub(crate) use panels::Panels;
 pub use panels::Precision;
+pub use peak::{Memory, multiply_adds};
+pub(crate) use picture::{Frame, Prologue, convolve};
+pub(crate) use positions::linear;
 pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product};
+pub(crate) use rows::normalize_rows;
 pub(crate) use window::Window;

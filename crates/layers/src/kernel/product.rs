@@ -9,6 +9,7 @@ use super::elementwise::{Activation, activate};
 use super::lanes::{LANES, Lanes};
 use super::level::run_on;
 use super::panels::{Panels, Precision, bf16_pair, chunks};
+use super::tile::{Tile, format};
 use super::{Level, Window};
 
 /// How many words of weights, times positions over 8, are worth a thread of their own: about 10 µs.
@@ -19,8 +20,6 @@ const TASKS_A_THREAD: usize = 4;
 const SUMS_AT_A_TIME: usize = 1 << 12;
 /// How many words of input are worth packing on several threads.
 const PACKED_TOGETHER: usize = 1 << 16;
-/// How far ahead weights are fetched, in words: a page of the memory's own prefetcher ends every 4 KiB.
-const AHEAD: usize = 512;
 
 /// The distance between neighbours, in values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +39,15 @@ impl Layout {
             sample: channels * length,
             channel: length,
             position: 1,
+        }
+    }
+
+    /// `[sample, position, channel]`, row-major.
+    pub(crate) fn samples(length: usize, channels: usize) -> Self {
+        Self {
+            sample: length * channels,
+            channel: 1,
+            position: channels,
         }
     }
 
@@ -98,6 +106,8 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) film: Option<Film<'a>>,
     /// Is added: laid out as the output.
     pub(crate) residual: Option<&'a [f32]>,
+    /// Whether what the output holds is added, too.
+    pub(crate) accumulates: bool,
 }
 
 /// Computes `epilogue(Σ W · x)` for every phase into `output`.
@@ -123,6 +133,9 @@ pub(crate) fn product(
     let Some(&(panels, window)) = phases.first() else {
         return;
     };
+    if output.is_empty() {
+        return;
+    }
     let (rows, stride) = (panels.rows(), window.stride);
     let pairs = panels.precision() == Precision::Bf16 && level == Level::Avx512Bf16;
     let packed = Packed::new(phases, &part, batch, (input, length, from), pairs);
@@ -131,8 +144,11 @@ pub(crate) fn product(
     };
     for (it, window) in phases {
         assert!(
-            it.rows() == rows && it.precision() == panels.precision() && window.stride == stride,
-            "phases must make the same channels in the same way"
+            it.rows() == rows
+                && it.depth() == panels.depth()
+                && it.precision() == panels.precision()
+                && window.stride == stride,
+            "phases must make the same channels of the same inputs in the same way"
         );
         let last = window.first + (window.positions - 1) * window.step;
         assert!(
@@ -408,7 +424,7 @@ impl Source<'_> {
 
 /// The output, of which each task writes other rows.
 #[derive(Clone, Copy)]
-struct Shared(*mut f32);
+pub(super) struct Shared(pub(super) *mut f32);
 
 // SAFETY: tasks write disjoint rows, and `product` holds the only reference until all are done.
 unsafe impl Send for Shared {}
@@ -430,16 +446,6 @@ struct Block<'a> {
     window: &'a Window,
     range: Range<usize>,
     samples: Range<usize>,
-}
-
-/// How weights meet inputs.
-mod format {
-    /// An f32 and an f32.
-    pub(super) const F32: u8 = 0;
-    /// Two bf16 and two f32.
-    pub(super) const WIDENED: u8 = 1;
-    /// Two bf16 and two bf16.
-    pub(super) const PAIRS: u8 = 2;
 }
 
 #[inline(always)]
@@ -541,25 +547,26 @@ impl Sweep<'_> {
                                 row: packed.row,
                                 sums: sums[(sample * window.positions + position) * LANES..]
                                     .as_mut_ptr(),
-                                next: columns * LANES,
+                                next_panel: columns * LANES,
+                                next_position: LANES,
                             };
                             // SAFETY: the caller grants the instruction set. Of `m` panels from this one, each has
                             // `depth` vectors at `at`; of the inputs, `depth` rows hold `n` words from here, since the
                             // packed rows are as wide as the windows reach; `m` panels have `n` sums from here.
                             unsafe {
                                 match (m, n) {
-                                    (1, 16) => tile.add::<S, FORMAT, 1, 16>(),
-                                    (1, 8) => tile.add::<S, FORMAT, 1, 8>(),
-                                    (1, 4) => tile.add::<S, FORMAT, 1, 4>(),
-                                    (1, 2) => tile.add::<S, FORMAT, 1, 2>(),
-                                    (1, _) => tile.add::<S, FORMAT, 1, 1>(),
-                                    (2, 8) => tile.add::<S, FORMAT, 2, 8>(),
-                                    (2, 4) => tile.add::<S, FORMAT, 2, 4>(),
-                                    (2, 2) => tile.add::<S, FORMAT, 2, 2>(),
-                                    (2, _) => tile.add::<S, FORMAT, 2, 1>(),
-                                    (_, 4) => tile.add::<S, FORMAT, 4, 4>(),
-                                    (_, 2) => tile.add::<S, FORMAT, 4, 2>(),
-                                    (_, _) => tile.add::<S, FORMAT, 4, 1>(),
+                                    (1, 16) => tile.add::<S, FORMAT, false, false, 1, 16>(),
+                                    (1, 8) => tile.add::<S, FORMAT, false, false, 1, 8>(),
+                                    (1, 4) => tile.add::<S, FORMAT, false, false, 1, 4>(),
+                                    (1, 2) => tile.add::<S, FORMAT, false, false, 1, 2>(),
+                                    (1, _) => tile.add::<S, FORMAT, false, false, 1, 1>(),
+                                    (2, 8) => tile.add::<S, FORMAT, false, false, 2, 8>(),
+                                    (2, 4) => tile.add::<S, FORMAT, false, false, 2, 4>(),
+                                    (2, 2) => tile.add::<S, FORMAT, false, false, 2, 2>(),
+                                    (2, _) => tile.add::<S, FORMAT, false, false, 2, 1>(),
+                                    (_, 4) => tile.add::<S, FORMAT, false, false, 4, 4>(),
+                                    (_, 2) => tile.add::<S, FORMAT, false, false, 4, 2>(),
+                                    (_, _) => tile.add::<S, FORMAT, false, false, 4, 1>(),
                                 }
                             }
                             position += n;
@@ -585,6 +592,7 @@ impl Sweep<'_> {
             activation,
             film,
             residual,
+            accumulates,
             ..
         } = *self.epilogue;
         let positions = window.positions;
@@ -619,9 +627,15 @@ impl Sweep<'_> {
                 let at = start
                     + lane * self.to.channel
                     + (window.first + position * window.step) * self.to.position;
-                let y = sums[position * LANES + lane] + residual.map_or(0.0, |it| it[at]);
+                let mut y = sums[position * LANES + lane];
+                if let Some(residual) = residual {
+                    y += residual[at];
+                }
                 // SAFETY: `product` checked that the layout ends within the output; rows of other tasks lie elsewhere.
-                unsafe { self.output.0.add(at).write(y) };
+                unsafe {
+                    let to = self.output.0.add(at);
+                    to.write(if accumulates { y + to.read() } else { y });
+                }
             };
             if self.to.channel == 1 {
                 for position in 0..positions {
@@ -736,7 +750,7 @@ unsafe fn normalize<S: Lanes>(
 }
 
 /// Sixteen values from `start`; `default` where there are no more.
-fn lanes_of(values: Option<&[f32]>, start: usize, default: f32) -> [f32; LANES] {
+pub(super) fn lanes_of(values: Option<&[f32]>, start: usize, default: f32) -> [f32; LANES] {
     let mut out = [default; LANES];
     let values = values.unwrap_or_default();
     let values = &values[start.min(values.len())..];
@@ -752,80 +766,5 @@ fn largest_tile(left: usize, sums: usize) -> usize {
     1 << most.ilog2()
 }
 
-/// `m` panels of sixteen rows by `n` positions, over a chunk of depth.
-struct Tile {
-    weights: *const u32,
-    /// Between two panels.
-    panel: usize,
-    depth: usize,
-    inputs: *const u32,
-    /// Between two words of depth.
-    row: usize,
-    sums: *mut f32,
-    /// Between two panels' sums.
-    next: usize,
-}
-
-impl Tile {
-    /// # Safety
-    ///
-    /// The CPU must have the instruction set of `S`. There must be `M` panels of `depth` vectors, `depth` rows of `N`
-    /// inputs, and `M` times `N` vectors of sums.
-    // Indices that are known when it is compiled keep the sums in registers.
-    #[allow(clippy::needless_range_loop)]
-    #[inline(always)]
-    unsafe fn add<S: Lanes, const FORMAT: u8, const M: usize, const N: usize>(&self) {
-        // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.
-        unsafe {
-            let mut sums = [[S::splat(0.0); N]; M];
-            let (mut weights, mut inputs) = (self.weights, self.inputs);
-            let step = match FORMAT {
-                format::WIDENED => 2 * self.row,
-                _ => self.row,
-            };
-            for _ in 0..self.depth {
-                let mut w = [S::splat_word(0); M];
-                for (m, w) in w.iter_mut().enumerate() {
-                    let from = weights.add(m * self.panel);
-                    S::prefetch(from.wrapping_add(AHEAD));
-                    *w = S::load_words(from);
-                }
-                for n in 0..N {
-                    match FORMAT {
-                        format::F32 => {
-                            let x = S::as_f32(S::splat_word(*inputs.add(n)));
-                            for m in 0..M {
-                                sums[m][n] = S::mul_add(S::as_f32(w[m]), x, sums[m][n]);
-                            }
-                        }
-                        format::WIDENED => {
-                            let x = S::as_f32(S::splat_word(*inputs.add(n)));
-                            let y = S::as_f32(S::splat_word(*inputs.add(self.row + n)));
-                            for m in 0..M {
-                                sums[m][n] = S::mul_add(S::first(w[m]), x, sums[m][n]);
-                                sums[m][n] = S::mul_add(S::second(w[m]), y, sums[m][n]);
-                            }
-                        }
-                        _ => {
-                            let x = S::splat_word(*inputs.add(n));
-                            for m in 0..M {
-                                sums[m][n] = S::product_of_pairs(sums[m][n], w[m], x);
-                            }
-                        }
-                    }
-                }
-                weights = weights.add(LANES);
-                inputs = inputs.wrapping_add(step);
-            }
-            for (m, sums) in sums.iter().enumerate() {
-                for (n, sum) in sums.iter().enumerate() {
-                    let to = self.sums.add(m * self.next + n * LANES);
-                    S::store(to, S::add(S::load(to), *sum));
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -64,7 +64,7 @@ impl Window {
         padding: usize,
         phase: usize,
     ) -> Option<Self> {
-        let output = stride * (length - 1) + taps - 2 * padding;
+        let output = (stride * (length - 1) + taps).saturating_sub(2 * padding);
         let meeting = taps.saturating_sub(phase).div_ceil(stride);
         // The first `q` whose output is not cut off.
         let q = padding.saturating_sub(phase).div_ceil(stride);

@@ -8,7 +8,7 @@ use clearway_layers::{PackReport, Precision, Weights};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::config::{DiffusionConfig, FeatureKind};
+use super::config::{DiffusionConfig, Feature, FeatureKind};
 use super::json::{self, Entry, Names};
 use super::statistics::{MODEL, Normalization, weights};
 use super::vision::Vision;
@@ -101,9 +101,35 @@ impl Policy {
         })
     }
 
-    /// Lays the network's weights out for the CPU's kernels, see [`ConditionalUnet1d::pack`].
+    /// A policy of a configuration with random weights, which are drawn when they are first used: to measure how fast it
+    /// is. It normalizes nothing, has no camera whatever the configuration says, and its hash is empty.
+    pub fn random(config: DiffusionConfig, device: &Device) -> Self {
+        let identity = |feature: &Feature| Normalizer::identity(feature.len);
+        let config = DiffusionConfig {
+            vision: None,
+            ..config
+        };
+        Self {
+            network: config.network().init(device),
+            inputs: config.inputs.iter().map(identity).collect(),
+            names: config.inputs.iter().map(|it| it.name.clone()).collect(),
+            vision: None,
+            action: identity(&config.action),
+            hash: String::new(),
+            config,
+        }
+    }
+
+    /// Lays the networks' weights out for the CPU's kernels, see [`ConditionalUnet1d::pack`]. What cannot be packed stays as
+    /// it is.
     pub fn pack(&mut self, precision: Precision) -> PackReport {
-        self.network.pack(precision)
+        let vision = self.vision.as_mut().map(|vision| vision.pack(precision));
+        self.network.pack(precision) + vision.unwrap_or_default()
+    }
+
+    /// What the network's weights are packed in; nothing where they are plain.
+    pub fn precision(&self) -> Option<Precision> {
+        self.network.precision()
     }
 
     /// The configuration.

@@ -1,7 +1,7 @@
 //! How a policy looks at what its cameras saw.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use clearway_layers::{Resize, Weights, WeightsError};
+use clearway_layers::{PackReport, Precision, Resize, Weights, WeightsError};
 
 use super::config::VisionConfig;
 use crate::image::Window;
@@ -84,6 +84,11 @@ impl Vision {
     /// The networks that look at the images: one for all cameras, or one for each.
     pub fn encoders(&self) -> &[RgbEncoder] {
         &self.encoders
+    }
+
+    /// Lays weights of the networks out for the CPU's kernels, see [`RgbEncoder::pack`].
+    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
+        self.encoders.iter_mut().map(|it| it.pack(precision)).sum()
     }
 
     /// The number of the networks' parameters.

@@ -9,7 +9,7 @@ use clearway_diffusion::{Network, Point};
 use clearway_layers::activation::mish;
 use clearway_layers::{
     Activation, Conv1d, Conv1dConfig, ConvTranspose1d, ConvTranspose1dConfig, Epilogue, GroupNorm,
-    GroupNormConfig, Linear, LinearConfig, Modulation, Order, PackReport, Precision,
+    GroupNormConfig, Level, Linear, LinearConfig, Modulation, Order, PackReport, Precision,
     SinusoidalEmbedding, Weights, WeightsError, in_pool,
 };
 
@@ -72,8 +72,10 @@ pub struct ConditionalUnet1d {
 #[derive(Clone, Debug)]
 struct PackedState {
     report: PackReport,
-    /// Each timestep's share of the modulation of each residual block, once it was computed.
-    steps: Arc<Mutex<HashMap<u64, Shares>>>,
+    precision: Precision,
+    /// Each timestep's share of the modulation of each residual block, once it was computed: on which level, and the bits of
+    /// the timestep.
+    steps: Arc<Mutex<HashMap<(Level, u64), Shares>>>,
 }
 
 /// For each residual block in the order of use: `[batch or 1, channels or 2 · channels]`.
@@ -306,6 +308,7 @@ impl ConditionalUnet1d {
         report = report + block.pack(precision) + project.pack(precision);
         self.packed = Some(PackedState {
             report,
+            precision,
             steps: Arc::default(),
         });
         report
@@ -325,7 +328,7 @@ impl ConditionalUnet1d {
         let one = |point: &Point| {
             // What is in there is whole, even if a thread panicked meanwhile.
             let lock = || steps.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = point.t.to_bits();
+            let key = (Level::detected(), point.t.to_bits());
             if let Some(shares) = lock().get(&key) {
                 return shares.clone();
             }
@@ -349,6 +352,11 @@ impl ConditionalUnet1d {
                     .collect()
             }
         }
+    }
+
+    /// What the weights are packed in; nothing where they are plain.
+    pub fn precision(&self) -> Option<Precision> {
+        self.packed.as_ref().map(|packed| packed.precision)
     }
 
     /// The number of the network's parameters.

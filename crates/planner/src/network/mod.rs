@@ -3,6 +3,7 @@
 mod conditional_unet1d;
 mod resnet;
 mod rgb_encoder;
+mod work;
 
 pub use conditional_unet1d::{ConditionalUnet1d, ConditionalUnet1dConfig, Prepared};
 pub use resnet::{Depth, Normalization, ResNet, ResNetConfig};

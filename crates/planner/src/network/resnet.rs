@@ -8,7 +8,8 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use clearway_layers::activation::relu;
 use clearway_layers::{
-    BatchNorm, BatchNormConfig, Conv2d, Conv2dConfig, GroupNorm, GroupNormConfig,
+    BatchNorm, BatchNormConfig, Conv2d, Conv2dConfig, GroupNorm, GroupNormConfig, PackReport,
+    Precision,
 };
 
 /// PyTorch's default, which torchvision and LeRobot leave as it is.
@@ -281,6 +282,20 @@ impl ResNet {
     pub fn map_size(size: [usize; 2]) -> [usize; 2] {
         // Each halving rounds up.
         size.map(|n| (0..HALVINGS).fold(n, |n, _| n.div_ceil(2)))
+    }
+
+    /// Lays the weights of the convolutions out for the CPU's kernels, and of group normalizations.
+    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
+        let blocks = self.stages.iter_mut().flatten();
+        let units = blocks.flat_map(|block| block.units.iter_mut().chain(&mut block.downsample));
+        let units = units.chain([&mut self.stem]).map(|unit| {
+            let norm = match &mut unit.norm {
+                Norm::Batch(_) => PackReport::default(),
+                Norm::Group(norm) => norm.pack(),
+            };
+            unit.conv.pack(precision) + norm
+        });
+        units.sum()
     }
 
     /// The number of values that are kept and not trained: the statistics of batch normalization.

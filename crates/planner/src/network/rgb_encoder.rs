@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::activation::relu;
 use clearway_layers::{
-    Linear, LinearConfig, SpatialSoftmax, SpatialSoftmaxConfig, Weights, WeightsError,
+    Linear, LinearConfig, PackReport, Precision, SpatialSoftmax, SpatialSoftmaxConfig, Weights,
+    WeightsError,
 };
 
 use super::resnet::{self, Depth, Normalization, ResNet, ResNetConfig};
@@ -36,6 +37,9 @@ pub struct RgbEncoder {
     out: Linear,
     #[module(skip)]
     size: [usize; 2],
+    /// burn does not count packed parameters everywhere.
+    #[module(skip)]
+    parameters: usize,
 }
 
 impl RgbEncoderConfig {
@@ -52,7 +56,7 @@ impl RgbEncoderConfig {
             keypoints,
         } = *self;
         let features = 2 * keypoints;
-        RgbEncoder {
+        let mut encoder = RgbEncoder {
             backbone: ResNetConfig {
                 depth,
                 normalization,
@@ -71,7 +75,11 @@ impl RgbEncoderConfig {
             }
             .init(device),
             size,
-        }
+            parameters: 0,
+        };
+        let grid = encoder.pool.pos_grid.lazy_shape().num_elements();
+        encoder.parameters = encoder.num_params() - grid - encoder.backbone.buffers();
+        encoder
     }
 }
 
@@ -98,6 +106,11 @@ impl RgbEncoder {
         })
     }
 
+    /// Lays the weights out for the CPU's kernels; batch normalizations stay plain.
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.backbone.pack(precision) + self.out.pack(precision)
+    }
+
     /// The features of pictures.
     ///
     /// # Shapes
@@ -117,8 +130,7 @@ impl RgbEncoder {
 
     /// The number of the network's parameters; what is kept beside them and not trained is not counted.
     pub fn parameters(&self) -> usize {
-        let grid = self.pool.pos_grid.lazy_shape().num_elements();
-        self.num_params() - grid - self.backbone.buffers()
+        self.parameters
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clearway_motion::{Limits, Trajectory, Verified};
 
 use super::{Failure, Status};
-use crate::{Budget, History, Plan, PlanError, Planner, Problem};
+use crate::{Arithmetic, Budget, History, Plan, PlanError, Planner, Problem};
 
 /// Where decisions are written. It is called from the planning thread.
 pub trait Log: Send {
@@ -146,6 +146,20 @@ pub enum ReplayError {
         /// That of the planner's.
         found: String,
     },
+    /// The planner computes in another way.
+    #[error(
+        "decision {plan} was made in {}, the planner computes in {}",
+        words(*expected),
+        words(*found)
+    )]
+    Arithmetic {
+        /// Which.
+        plan: u64,
+        /// What it was made with; nothing where the weights were plain.
+        expected: Option<Arithmetic>,
+        /// What the planner computes with.
+        found: Option<Arithmetic>,
+    },
     /// The planner makes no plan of it.
     #[error("decision {plan} makes no plan now: {error}")]
     Plan {
@@ -172,6 +186,10 @@ pub enum ReplayError {
     },
 }
 
+fn words(arithmetic: Option<Arithmetic>) -> String {
+    arithmetic.map_or_else(|| "plain f32".to_owned(), |it| it.to_string())
+}
+
 impl Decision {
     /// The problem as the planner got it.
     pub fn problem(&self) -> Problem<'_> {
@@ -186,7 +204,8 @@ impl Decision {
 
     /// Makes the decision again, with as many passes as it had, and compares the plan's actions bit for bit.
     ///
-    /// The planner must be set up as it was: [`Planner::set_up_as`] does that.
+    /// The planner must be set up as it was: [`Planner::set_up_as`] does that. And it must compute as it did: with the
+    /// same weights in the same precision, on the same level of [instructions](crate::Level::limit).
     ///
     /// # Errors
     ///
@@ -202,6 +221,14 @@ impl Decision {
                 plan: self.plan,
                 expected: expected.to_owned(),
                 found: found.to_owned(),
+            });
+        }
+        let (expected, found) = (made.plan.arithmetic, planner.arithmetic());
+        if expected != found {
+            return Err(ReplayError::Arithmetic {
+                plan: self.plan,
+                expected,
+                found,
             });
         }
         let budget = Budget {

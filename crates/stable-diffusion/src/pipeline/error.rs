@@ -115,6 +115,14 @@ pub enum GenerateError {
         /// The step from 1, and the number of steps, where the network is asked in steps.
         step: Option<(usize, usize)>,
     },
+    /// A ControlNet gave NaN or infinity.
+    #[error("ControlNet {index} gives values that are not finite in step {} of {}: a broken model, or too large a scale", step.0, step.1)]
+    NonFiniteControl {
+        /// Which, from 0.
+        index: usize,
+        /// The step from 1, and the number of steps.
+        step: (usize, usize),
+    },
     /// The steps were not all taken.
     #[error("the picture was stopped after {done} of {steps} steps")]
     Stopped {

@@ -1,16 +1,21 @@
 //! Pictures that are being made.
 
+use std::path::Path;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{
     ClassifierFree, Clip, ClippedNoise, Denoiser, Estimate, Guidance, Inpaint, Network, Noise,
     Parameterization, Parameterized, Pins, Point, Rescaled, Sampler, Torch, normal,
 };
 
-use super::{GenerateError, Plan, Request, Sampling, Source, StableDiffusion, finite};
+use super::{GenerateError, Method, Plan, Request, Sampling, Source, StableDiffusion, finite};
 use crate::{
-    Autoencoder, Component, Condition, Controlled, ControlledCondition, MAX_PIXELS, Parameters,
-    Picture, PictureError, UnetConfig,
+    Autoencoder, Component, Condition, ControlNet, ControlUse, Controlled, ControlledCondition,
+    MAX_PIXELS, Parameters, Picture, PictureError, UnetConfig,
 };
+
+/// The hexadecimal digits of a model's hash that the field's programs show.
+const SHOWN_HASH: usize = 10;
 
 /// A denoiser to which nothing is left to say.
 type Conditional = dyn Denoiser<4, Condition = (), Prepared = ()>;
@@ -73,6 +78,9 @@ pub struct Generation<'a> {
     /// The latents of the source, where sampling begins part-way.
     clean: Option<Tensor<4>>,
     shape: [usize; 4],
+    /// What the positive prompt and the ControlNets are asked with.
+    condition: ControlledCondition,
+    scales: Vec<f64>,
     source: Option<Source>,
     parameters: Parameters,
     seeds: Vec<u64>,
@@ -146,7 +154,7 @@ impl<'a> Generation<'a> {
             },
             pictures: controls(request, &model.device),
         };
-        let conditions: Vec<ControlledCondition> = texts.iter().map(condition).collect();
+        let mut conditions: Vec<ControlledCondition> = texts.iter().map(condition).collect();
         let network = network(model, request, factor)?;
         let denoiser = denoiser(network, model, request, sampling, &plan, &conditions)?;
         let denoiser: Box<Conditional> = match given.pins {
@@ -161,6 +169,8 @@ impl<'a> Generation<'a> {
             parameters: parameters(model, request, sampling, [width, height]),
             seeds: request.seeds.clone(),
             source: request.source.clone(),
+            condition: conditions.swap_remove(0),
+            scales: request.controls.iter().map(|it| it.scale).collect(),
             model,
             denoiser,
             plan,
@@ -190,6 +200,11 @@ impl<'a> Generation<'a> {
             Sampler::from_noise(denoiser, &(), stages, self.shape, device, &mut self.drawing)
         };
         Steps {
+            suspects: Suspects {
+                networks: &self.model.controls,
+                scales: &self.scales,
+                condition: &self.condition,
+            },
             sampler: Some(sampler),
             previewer: self.model.previewer.as_ref(),
             count: stages.len(),
@@ -242,7 +257,8 @@ impl<'a> Generation<'a> {
     ///
     /// As [`decode`](Self::decode).
     pub fn finish(mut self) -> Result<Vec<Made>, GenerateError> {
-        let parameters = std::mem::take(&mut self.parameters);
+        let mut parameters = std::mem::take(&mut self.parameters);
+        parameters.model_hash = Some(self.model.hash()?[..SHOWN_HASH].to_owned());
         let seeds = std::mem::take(&mut self.seeds);
         let source = self.source.take();
         let decoded = self.decode()?;
@@ -345,9 +361,37 @@ impl PictureStep {
     }
 }
 
+/// The ControlNets that may have spoiled a step.
+#[derive(Debug)]
+struct Suspects<'a> {
+    networks: &'a [ControlNet],
+    scales: &'a [f64],
+    condition: &'a ControlledCondition,
+}
+
+impl Suspects<'_> {
+    /// Asks each alone what it made of the sample that a step began with, and returns the first that is to blame.
+    fn find(&self, sample: &Tensor<4>, at: Point) -> Option<usize> {
+        let x = sample.clone().div_scalar(at.level.magnitude());
+        let pairs = (self.networks.iter().zip(self.scales)).zip(&self.condition.pictures);
+        pairs.into_iter().position(|((network, scale), picture)| {
+            let prepared = network.prepare(&self.condition.unet, picture.clone());
+            let residuals = network.forward(x.clone(), &[at], &prepared).scale(*scale);
+            let mut all = residuals.down().iter().chain([residuals.mid()]);
+            // What it was given may be broken already: then it is not its fault.
+            is_finite(&x) && !all.all(is_finite)
+        })
+    }
+}
+
+fn is_finite(x: &Tensor<4>) -> bool {
+    finite(x, Component::Unet, None).is_ok()
+}
+
 /// The steps of pictures, one a call of `next`. After an error there are no more.
 #[derive(Debug)]
 pub struct Steps<'a> {
+    suspects: Suspects<'a>,
     sampler: Option<Sampler<'a, 4, Conditional>>,
     previewer: Option<&'a Autoencoder>,
     count: usize,
@@ -359,11 +403,16 @@ impl Iterator for Steps<'_> {
     type Item = Result<PictureStep, GenerateError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let step = self.sampler.as_mut()?.next()?;
-        let place = Some((step.index + 1, self.count));
-        if let Err(error) = finite(&step.sample, Component::Unet, place) {
+        let sampler = self.sampler.as_mut()?;
+        let before = sampler.sample().clone();
+        let step = sampler.next()?;
+        let place = (step.index + 1, self.count);
+        if let Err(error) = finite(&step.sample, Component::Unet, Some(place)) {
+            let found = self.suspects.find(&before, step.stage.at);
             self.sampler = None;
-            return Some(Err(error));
+            return Some(Err(found.map_or(error, |index| {
+                GenerateError::NonFiniteControl { index, step: place }
+            })));
         }
         *self.latents = Some(step.sample.clone());
         *self.done = step.index + 1;
@@ -671,7 +720,11 @@ fn denoiser(
         Some(threshold) => Box::new(Clip {
             denoiser,
             threshold,
-            noise: ClippedNoise::Kept,
+            noise: match sampling.method {
+                // It steps along the noise alone.
+                Method::Deis => ClippedNoise::Implied,
+                _ => ClippedNoise::Kept,
+            },
         }),
         None => denoiser,
     })
@@ -697,7 +750,9 @@ fn parameters(
     sampling: Sampling,
     [width, height]: [u32; 2],
 ) -> Parameters {
-    let name = model.files().path().file_stem().unwrap_or_default();
+    let mask = request.source.as_ref().and_then(|it| it.mask.as_ref());
+    let picture = request.source.as_ref().map(|it| &it.picture);
+    let controls = (model.control_paths.iter()).zip(&request.controls);
     Parameters {
         prompt: request.prompt.written(),
         negative_prompt: request.negative.written(),
@@ -711,8 +766,40 @@ fn parameters(
         strength: request.source.as_ref().map(|source| source.strength),
         clip_skip: request.clip_skip,
         loras: model.loras.clone(),
-        model: name.to_string_lossy().into_owned(),
+        controls: controls
+            .map(|(path, control)| ControlUse {
+                name: name_of(path),
+                scale: control.scale,
+                picture: control.picture.digest(),
+            })
+            .collect(),
+        source: picture.map(Picture::digest),
+        mask: mask.map(Picture::digest),
+        vae: model.autoencoder_path.as_deref().map(name_of),
+        prediction: prediction(model.scheduler().parameterization).map(str::to_owned),
+        model: name_of(model.files().path()),
         version: format!("clearway {}", env!("CARGO_PKG_VERSION")),
         ..Parameters::default()
     }
+}
+
+/// What the field calls a model: its file or folder, without what is around it.
+fn name_of(path: &Path) -> String {
+    let name = if path.is_dir() {
+        path.file_name()
+    } else {
+        path.file_stem()
+    };
+    name.unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// diffusers' word for what a network predicts.
+fn prediction(parameterization: Parameterization) -> Option<&'static str> {
+    Some(match parameterization {
+        Parameterization::Noise => "epsilon",
+        Parameterization::Velocity => "v_prediction",
+        Parameterization::Sample => "sample",
+        Parameterization::Flow => "flow_prediction",
+        _ => return None,
+    })
 }

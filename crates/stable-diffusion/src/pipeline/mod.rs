@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::Parameterization;
+use clearway_layers::{PackReport, Precision, can_pack};
 
 use crate::lora::LowRankUpdate;
 use crate::{
@@ -31,8 +32,9 @@ use crate::{
     weights,
 };
 
-/// What a layer of the autoencoder may lay out beside its input and output, in bytes, before it works in bands.
-const DECODING_MEMORY: usize = 256 << 20;
+/// What a layer of the autoencoder may lay out beside its input and output, in bytes, before it works in bands, unless
+/// [another bound](StableDiffusion::with_decoding_memory) is given.
+pub const DECODING_MEMORY: usize = 256 << 20;
 
 /// The features of the text that Stable Diffusion 1 reads; a text encoder of more pads with 0.
 const FEATURES: usize = 768;
@@ -63,14 +65,17 @@ const FEATURES: usize = 768;
 pub struct StableDiffusion {
     files: Files,
     device: Device,
+    precision: Option<Precision>,
     scheduler: SchedulerConfig,
     updates: Vec<LowRankUpdate>,
     loras: Vec<Lora>,
     controls: Vec<ControlNet>,
+    control_paths: Vec<PathBuf>,
     autoencoder_path: Option<PathBuf>,
     previewer: Option<Autoencoder>,
     decoding_memory: usize,
     one_at_a_time: bool,
+    hash: Option<String>,
     tokenizer: Option<Tokenizer>,
     text_encoder: Option<ClipText>,
     unet: Option<Unet>,
@@ -79,32 +84,40 @@ pub struct StableDiffusion {
 
 impl StableDiffusion {
     /// A folder that diffusers' `save_pretrained` wrote, or a single file in the original layout. Networks are loaded
-    /// when they are first needed.
+    /// when they are first needed, and packed in f32 where the device is the CPU.
     ///
     /// # Errors
     ///
     /// If there is no such file, or its scheduler's configuration is malformed.
     pub fn open(path: &Path, device: &Device) -> Result<Self, GenerateError> {
-        Self::of(Files::open(path)?, device)
+        let precision = can_pack(device).then_some(Precision::F32);
+        Self::of(Files::open(path)?, device, precision)
     }
 
-    /// The same of files that were opened.
+    /// The same of files that were opened, with weights that are packed in a precision, or plain.
     ///
     /// # Errors
     ///
     /// If the scheduler's configuration is malformed or not supported.
-    pub fn of(files: Files, device: &Device) -> Result<Self, GenerateError> {
+    pub fn of(
+        files: Files,
+        device: &Device,
+        precision: Option<Precision>,
+    ) -> Result<Self, GenerateError> {
         Ok(Self {
             scheduler: sampling::scheduler_config(files.scheduler()?)?,
             files,
             device: device.clone(),
+            precision,
             updates: Vec::new(),
             loras: Vec::new(),
             controls: Vec::new(),
+            control_paths: Vec::new(),
             autoencoder_path: None,
             previewer: None,
             decoding_memory: DECODING_MEMORY,
             one_at_a_time: false,
+            hash: None,
             tokenizer: None,
             text_encoder: None,
             unet: None,
@@ -141,8 +154,10 @@ impl StableDiffusion {
     ///
     /// If it cannot be loaded.
     pub fn with_controlnet(mut self, path: &Path) -> Result<Self, GenerateError> {
-        let network = weights::controlnet(path, &self.device)?;
+        let mut network = weights::controlnet(path, &self.device)?;
+        self.pack(|precision| network.pack(precision));
         self.controls.push(network);
+        self.control_paths.push(path.to_owned());
         Ok(self)
     }
 
@@ -160,7 +175,9 @@ impl StableDiffusion {
     ///
     /// If it cannot be loaded.
     pub fn with_previewer(mut self, path: &Path) -> Result<Self, GenerateError> {
-        self.previewer = Some(weights::autoencoder(path, &self.device)?);
+        let mut network = weights::autoencoder(path, &self.device)?;
+        self.pack(|precision| network.pack(precision));
+        self.previewer = Some(network);
         Ok(self)
     }
 
@@ -178,6 +195,11 @@ impl StableDiffusion {
         self
     }
 
+    /// What the weights are packed in; none where they are plain.
+    pub fn precision(&self) -> Option<Precision> {
+        self.precision
+    }
+
     /// The model's files.
     pub fn files(&self) -> &Files {
         &self.files
@@ -186,6 +208,19 @@ impl StableDiffusion {
     /// What the model says about noise.
     pub fn scheduler(&self) -> &SchedulerConfig {
         &self.scheduler
+    }
+
+    /// The SHA-256 of the model, in hexadecimal, see [`Files::hash`]; computed once, when it is first asked for.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
+    pub fn hash(&mut self) -> Result<&str, GenerateError> {
+        let hash = match self.hash.take() {
+            Some(hash) => hash,
+            None => self.files.hash()?,
+        };
+        Ok(self.hash.insert(hash))
     }
 
     /// Prepares pictures: encodes the text and the source, and does the work that all steps share.
@@ -248,7 +283,8 @@ impl StableDiffusion {
         for update in &self.updates {
             update.merge(component, &mut weights)?;
         }
-        let network = self.files.text_encoder_from(weights, &self.device)?;
+        let mut network = self.files.text_encoder_from(weights, &self.device)?;
+        self.pack(|precision| network.pack(precision));
         self.text_encoder = (!self.one_at_a_time).then(|| network.clone());
         Ok(network)
     }
@@ -267,7 +303,8 @@ impl StableDiffusion {
         for update in &self.updates {
             update.merge(component, &mut weights)?;
         }
-        let network = self.files.unet_from(weights, &self.device)?;
+        let mut network = self.files.unet_from(weights, &self.device)?;
+        self.pack(|precision| network.pack(precision));
         self.unet = (!self.one_at_a_time).then(|| network.clone());
         Ok(network)
     }
@@ -281,7 +318,7 @@ impl StableDiffusion {
         if let Some(network) = &self.autoencoder {
             return Ok(network.clone());
         }
-        let network = match &self.autoencoder_path {
+        let mut network = match &self.autoencoder_path {
             Some(path) => weights::autoencoder(path, &self.device)?,
             None => self.files.autoencoder(&self.device)?,
         };
@@ -294,8 +331,16 @@ impl StableDiffusion {
                 });
             }
         }
+        self.pack(|precision| network.pack(precision));
         self.autoencoder = (!self.one_at_a_time).then(|| network.clone());
         Ok(network)
+    }
+
+    /// Packs a network that was loaded.
+    fn pack(&self, pack: impl FnOnce(Precision) -> PackReport) {
+        if let Some(precision) = self.precision {
+            let _: PackReport = pack(precision);
+        }
     }
 
     /// How many times smaller than a picture its latents are.

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use clearway_diffusion::{
-    Discrete, End, Exploding, Grid, GridError, Lcm, Line, Method, Parameterization, Schedule,
-    ScheduleError, Stage, Threshold, timesteps,
+    Deis, Discrete, End, Exploding, Grid, GridError, Lcm, Line, Method, Parameterization, Schedule,
+    ScheduleError, Solver, Stage, Threshold, UniPc, timesteps,
 };
 use serde_json::{Value, json};
 
@@ -27,12 +27,15 @@ fn usual_spacing(method: Method) -> Spacing {
 fn is_in_sigma_space(method: Method) -> bool {
     matches!(
         method,
-        Method::Euler | Method::EulerAncestral | Method::Heun
+        Method::Euler | Method::EulerAncestral | Method::Heun | Method::Lms
     )
 }
 
 fn is_multistep(method: Method) -> bool {
-    matches!(method, Method::DpmSolver2M | Method::SdeDpmSolver2M)
+    matches!(
+        method,
+        Method::DpmSolver2M | Method::SdeDpmSolver2M | Method::UniPc | Method::Deis
+    )
 }
 
 /// How the levels of a grid are spaced.
@@ -127,6 +130,8 @@ pub struct SchedulerConfig {
     pub set_alpha_to_one: bool,
     /// Whether the solvers of σ-space and the multistep ones end at the data, and not at the first timestep.
     pub sigmas_end_at_zero: bool,
+    /// The order of UniPC and DEIS.
+    pub solver_order: usize,
     /// How clean estimates are bounded, in the solvers that do so in diffusers.
     pub clip: Option<Threshold>,
     /// The strides that a distilled network knows.
@@ -183,7 +188,8 @@ impl SchedulerConfig {
             ])?,
             None => false,
         };
-        let method = method_of(&class, stochastic);
+        let solver_order = root.integer_or("solver_order", 2, 1..=3)?;
+        let method = method_of(&class, stochastic).filter(|&method| is_usual(&root, method));
         if method == Some(Method::Pndm) {
             root.unsupported(&[("skip_prk_steps", &[json!(true)])])?;
         }
@@ -245,6 +251,7 @@ impl SchedulerConfig {
             set_alpha_to_one: root.boolean_or("set_alpha_to_one", method != Some(Method::Pndm))?,
             sigmas_end_at_zero: root
                 .one_of("final_sigmas_type", &[("zero", true), ("sigma_min", false)])?,
+            solver_order,
             clip,
             original_inference_steps: root.integer_or("original_inference_steps", 50, 1..=MOST)?,
             timestep_scaling: root.number_or(
@@ -280,10 +287,38 @@ fn method_of(class: &str, stochastic: bool) -> Option<Method> {
         "HeunDiscreteScheduler" => Method::Heun,
         "DPMSolverMultistepScheduler" if stochastic => Method::SdeDpmSolver2M,
         "DPMSolverMultistepScheduler" => Method::DpmSolver2M,
+        "UniPCMultistepScheduler" => Method::UniPc,
+        "DEISMultistepScheduler" => Method::Deis,
+        "LMSDiscreteScheduler" => Method::Lms,
         "LCMScheduler" => Method::Lcm,
         "TCDScheduler" => Method::Tcd,
         _ => return None,
     })
+}
+
+/// Whether a solver is asked for in the form that the engine has of it.
+fn is_usual(root: &Entry<'_>, method: Method) -> bool {
+    let usual: &[(&str, &[Value])] = match method {
+        Method::UniPc => &[
+            ("predict_x0", &[json!(true)]),
+            // diffusers takes the names of other solvers' types for this one.
+            (
+                "solver_type",
+                &[
+                    json!("bh2"),
+                    json!("midpoint"),
+                    json!("heun"),
+                    json!("logrho"),
+                ],
+            ),
+            ("lower_order_final", &[json!(true)]),
+            ("disable_corrector", &[json!([])]),
+            ("solver_p", &[]),
+        ],
+        Method::Deis => &[("lower_order_final", &[json!(true)])],
+        _ => &[],
+    };
+    root.unsupported(usual).is_ok()
 }
 
 /// The table of the noise.
@@ -368,8 +403,8 @@ impl Sampling {
         };
         let ends_clean = match method {
             Method::Ddim | Method::Pndm => config.set_alpha_to_one,
-            Method::Lcm | Method::Tcd => false,
-            Method::Ddpm => true,
+            Method::Lcm | Method::Tcd | Method::Deis => false,
+            Method::Ddpm | Method::Lms => true,
             _ => config.sigmas_end_at_zero,
         };
         let end = if ends_clean { End::Clean } else { End::At(0.0) };
@@ -428,10 +463,16 @@ impl Sampling {
             }
             None => grid,
         };
-        let solver = match method {
+        let order = config.solver_order;
+        let solver: Box<dyn Solver> = match method {
             Method::Lcm => Box::new(Lcm {
                 timestep_scaling: config.timestep_scaling,
                 ..Lcm::default()
+            }),
+            Method::UniPc => Box::new(UniPc { order }),
+            Method::Deis => Box::new(Deis {
+                order,
+                ..Deis::default()
             }),
             method => method.solver(),
         };
@@ -575,7 +616,19 @@ mod tests {
             euler.schedule.levels()[999].alpha.to_bits(),
             0.0_f64.to_bits()
         );
-        let unknown = config(json!({"_class_name": "UniPCMultistepScheduler"}));
+        let unipc = |entries: Value| {
+            let mut said = json!({"_class_name": "UniPCMultistepScheduler"});
+            said.as_object_mut()
+                .expect("an object")
+                .extend(entries.as_object().expect("an object").clone());
+            config(said).expect("the noise is known").method
+        };
+        let usual = json!({"predict_x0": true, "solver_type": "bh2", "disable_corrector": []});
+        assert_eq!(unipc(json!({})), Some(Method::UniPc));
+        assert_eq!(unipc(usual), Some(Method::UniPc));
+        assert_eq!(unipc(json!({"solver_type": "bh1"})), None);
+        assert_eq!(unipc(json!({"disable_corrector": [0]})), None);
+        let unknown = config(json!({"_class_name": "KDPM2DiscreteScheduler"}));
         assert_eq!(unknown.expect("the noise is known").method, None);
         for (wrong, named) in [
             (json!({"beta_schedule": "sigmoid"}), "beta_schedule"),

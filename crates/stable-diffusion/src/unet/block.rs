@@ -2,7 +2,9 @@
 
 use burn::module::Module;
 use burn::prelude::*;
-use clearway_layers::{Conv2d, Conv2dConfig, upsample_nearest_2x};
+use clearway_layers::{
+    Conv2d, Conv2dConfig, Epilogue, PackReport, Precision, Prologue, upsample_nearest_2x,
+};
 
 use super::transformer::{Transformer, TransformerConfig};
 use super::{EncoderConfig, Observe};
@@ -122,7 +124,23 @@ impl EncoderConfig {
     }
 }
 
+/// Packs residual blocks and transformers.
+fn pack(
+    resnets: &mut [ResnetBlock],
+    attentions: &mut [Transformer],
+    precision: Precision,
+) -> PackReport {
+    let resnets = resnets.iter_mut().map(|it| it.pack(precision));
+    let attentions = attentions.iter_mut().map(|it| it.pack(precision));
+    resnets.chain(attentions).sum()
+}
+
 impl DownBlock {
+    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
+        let downsampler = self.downsampler.as_mut().map(|it| it.pack(precision));
+        pack(&mut self.resnets, &mut self.attentions, precision) + downsampler.unwrap_or_default()
+    }
+
     pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
         self.attentions.iter()
     }
@@ -153,6 +171,10 @@ impl DownBlock {
 }
 
 impl MidBlock {
+    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
+        pack(&mut self.resnets, &mut self.attentions, precision)
+    }
+
     pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
         self.attentions.iter()
     }
@@ -174,6 +196,11 @@ impl MidBlock {
 }
 
 impl UpBlock {
+    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
+        let upsampler = self.upsampler.as_mut().map(|it| it.pack(precision));
+        pack(&mut self.resnets, &mut self.attentions, precision) + upsampler.unwrap_or_default()
+    }
+
     pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
         self.attentions.iter()
     }
@@ -196,15 +223,21 @@ impl UpBlock {
             }
         }
         if let Some(upsampler) = &self.upsampler {
-            x = upsample_nearest_2x(x);
-            // Half of an odd size was rounded up on the way down.
-            if let Some(skip) = skips.last() {
-                let [_, _, height, width] = skip.dims();
-                if x.dims()[2..] != [height, width] {
-                    x = x.narrow(2, 0, height).narrow(3, 0, width);
+            let [_, _, height, width] = x.dims();
+            x = match skips.last().map(Tensor::dims) {
+                // Half of an odd size was rounded up on the way down.
+                Some([_, _, rows, columns]) if [rows, columns] != [2 * height, 2 * width] => {
+                    let x = upsample_nearest_2x(x).narrow(2, 0, rows);
+                    upsampler.forward(x.narrow(3, 0, columns))
                 }
-            }
-            x = upsampler.forward(x);
+                _ => {
+                    let doubled = Prologue {
+                        doubled: true,
+                        ..Prologue::default()
+                    };
+                    upsampler.forward_between(doubled, x, Epilogue::default())
+                }
+            };
         }
         x
     }

@@ -1,12 +1,15 @@
 //! The network that makes a U-Net follow a picture: edges, depth, poses.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use clearway_diffusion::{Network, Point, Stack};
-use clearway_layers::activation::silu;
-use clearway_layers::{Conv2d, Conv2dConfig, Weights, WeightsError};
+use clearway_layers::{
+    Activation, Conv2d, Conv2dConfig, Epilogue, PackReport, Precision, Prologue, Weights,
+    WeightsError, in_pool,
+};
 
 use super::{Condition, ControlNetConfig, Encoder, Prepared, Residuals, Unet};
 
@@ -26,6 +29,9 @@ pub struct ControlNet {
     controlnet_mid_block: Conv2d,
     #[module(skip)]
     reversed_channels: bool,
+    /// How many there were before they were packed; burn does not count packed ones everywhere.
+    #[module(skip)]
+    packed_parameters: Option<usize>,
 }
 
 /// Convolutions, every other one of which halves height and width, until a picture is as small as its latents.
@@ -62,6 +68,7 @@ impl ControlNetConfig {
         });
         let tap = |channels| Conv2dConfig::same(channels, channels, 1).init(device);
         ControlNet {
+            packed_parameters: None,
             encoder: self.encoder.init(device),
             controlnet_cond_embedding: PictureEmbedding {
                 conv_in: conv(self.conditioning_channels, sizes[0]).init(device),
@@ -89,7 +96,7 @@ impl ControlNet {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        self.packed_parameters.unwrap_or_else(|| self.num_params())
     }
 
     /// How many times smaller than the picture the latents are.
@@ -116,6 +123,16 @@ impl ControlNet {
                 shape(&theirs)
             )
         })
+    }
+
+    /// Lays the weights out for the CPU's kernels, as [`Unet::pack`].
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.packed_parameters = Some(self.parameters());
+        let taps = self.controlnet_down_blocks.iter_mut();
+        self.encoder.pack(precision)
+            + self.controlnet_cond_embedding.pack(precision)
+            + taps.map(|it| it.pack(precision)).sum::<PackReport>()
+            + self.controlnet_mid_block.pack(precision)
     }
 
     /// Does the work that all steps share.
@@ -153,6 +170,14 @@ impl ControlNet {
     ///
     /// If the shapes do not go together.
     pub fn forward(&self, x: Tensor<4>, points: &[Point], prepared: &ControlPrepared) -> Residuals {
+        if self.controlnet_mid_block.is_packed() {
+            in_pool(|| self.pass(x, points, prepared))
+        } else {
+            self.pass(x, points, prepared)
+        }
+    }
+
+    fn pass(&self, x: Tensor<4>, points: &[Point], prepared: &ControlPrepared) -> Residuals {
         let (time, x) = self.encoder.begin(x, points, &prepared.unet);
         let x = x + prepared.picture.clone();
         let mut keys = prepared.unet.keys.iter();
@@ -171,16 +196,20 @@ impl ControlNet {
 /// The shapes of an encoder's parameters, but for those that a ControlNet has otherwise: it sees neither what an
 /// inpainting U-Net has beside the sample nor the guidance scale.
 #[derive(Default)]
-struct Shapes {
+pub(super) struct Shapes {
     path: Vec<String>,
     shapes: BTreeMap<String, Vec<usize>>,
 }
 
 impl Shapes {
-    fn of(encoder: &Encoder) -> BTreeMap<String, Vec<usize>> {
+    pub(super) fn of(encoder: &Encoder) -> Arc<BTreeMap<String, Vec<usize>>> {
+        // Packed parameters are not shown to visitors.
+        if let Some(shapes) = &encoder.shapes {
+            return Arc::clone(shapes);
+        }
         let mut shapes = Self::default();
         encoder.visit(&mut shapes);
-        shapes.shapes
+        shapes.shapes.into()
     }
 }
 
@@ -203,11 +232,23 @@ impl ModuleVisitor for Shapes {
 
 impl PictureEmbedding {
     fn forward(&self, picture: Tensor<4>) -> Tensor<4> {
-        let mut x = silu(self.conv_in.forward(picture));
+        let activated = |conv: &Conv2d, x| {
+            let silu = Epilogue {
+                activation: Activation::Silu,
+                ..Epilogue::default()
+            };
+            conv.forward_between(Prologue::default(), x, silu)
+        };
+        let mut x = activated(&self.conv_in, picture);
         for conv in &self.blocks {
-            x = silu(conv.forward(x));
+            x = activated(conv, x);
         }
         self.conv_out.forward(x)
+    }
+
+    fn pack(&mut self, precision: Precision) -> PackReport {
+        let blocks = self.blocks.iter_mut().map(|it| it.pack(precision));
+        self.conv_in.pack(precision) + blocks.sum::<PackReport>() + self.conv_out.pack(precision)
     }
 }
 
@@ -291,7 +332,6 @@ impl Network<4> for Controlled {
             })
             .reduce(|all, more| all + more);
         let unet = &prepared.unet;
-        self.unet
-            .forward_observed(x, points, unet, residuals, &mut |_, _| {})
+        self.unet.pass(x, points, unet, residuals)
     }
 }

@@ -8,19 +8,22 @@ mod transformer;
 pub use config::{ControlNetConfig, EncoderConfig, Mid, UnetConfig};
 pub use controlnet::{ControlNet, Controlled, ControlledCondition, ControlledPrepared};
 
+use std::collections::BTreeMap;
 use std::ops::Add;
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::prelude::*;
 use clearway_diffusion::{Network, Point, Stack};
 use clearway_layers::activation::silu;
 use clearway_layers::{
-    Conv2d, Conv2dConfig, GroupNorm, GroupNormConfig, Linear, LinearConfig, Order,
-    SinusoidalEmbedding, Weights, WeightsError,
+    Activation, Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig,
+    Order, PackReport, Precision, Prologue, SinusoidalEmbedding, Weights, WeightsError, in_pool,
 };
 
 use crate::attention::Keys;
 use block::{DownBlock, MidBlock, UpBlock};
+use controlnet::Shapes;
 use transformer::Transformer;
 
 /// The longest period of the embedded time and guidance scale, over 2π.
@@ -51,6 +54,9 @@ pub struct Unet {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
+    /// How many there were before they were packed; burn does not count packed ones everywhere.
+    #[module(skip)]
+    packed_parameters: Option<usize>,
 }
 
 /// The way down and the middle.
@@ -62,6 +68,9 @@ struct Encoder {
     mid_block: Option<MidBlock>,
     #[module(skip)]
     sinusoidal: SinusoidalEmbedding,
+    /// The shapes that the parameters had before they were packed.
+    #[module(skip)]
+    shapes: Option<Arc<BTreeMap<String, Vec<usize>>>>,
 }
 
 #[derive(Module, Debug)]
@@ -215,6 +224,7 @@ impl EncoderConfig {
                 Mid::Plain => Some(self.mid_block(0, device)),
                 Mid::None => None,
             },
+            shapes: None,
             sinusoidal: SinusoidalEmbedding {
                 dim: first,
                 order: if self.flip_sin_to_cos {
@@ -249,6 +259,7 @@ impl UnetConfig {
         let mut skips = self.encoder.skips();
         let first = self.encoder.block_out_channels[0];
         Unet {
+            packed_parameters: None,
             encoder: self.encoder.init(device),
             up_blocks: (0..self.encoder.stages())
                 .rev()
@@ -282,7 +293,19 @@ impl Unet {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        self.packed_parameters.unwrap_or_else(|| self.num_params())
+    }
+
+    /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient.
+    ///
+    /// A packed network can be packed again, with another precision; what was rounded stays rounded.
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.packed_parameters = Some(self.parameters());
+        let up = self.up_blocks.iter_mut().map(|it| it.pack(precision));
+        self.encoder.pack(precision)
+            + up.sum::<PackReport>()
+            + self.conv_norm_out.pack()
+            + self.conv_out.pack(precision)
     }
 
     /// Whether the network was distilled to know the guidance scale.
@@ -296,8 +319,24 @@ impl Unet {
     ///
     /// - returns: `[points, 4 · block_out_channels[0]]`
     pub fn embed(&self, points: &[Point], prepared: &Prepared) -> Tensor<2> {
-        let device = self.conv_out.weight.val().device();
+        let device = self.conv_out.weight.device();
         self.encoder.embed(points, prepared, &device)
+    }
+
+    /// One pass, with what ControlNets add to it, where packed layers share their work out.
+    fn pass(
+        &self,
+        x: Tensor<4>,
+        points: &[Point],
+        prepared: &Prepared,
+        residuals: Option<Residuals>,
+    ) -> Tensor<4> {
+        let pass = || self.forward_observed(x, points, prepared, residuals, &mut |_, _| {});
+        if self.conv_out.is_packed() {
+            in_pool(pass)
+        } else {
+            pass()
+        }
     }
 
     /// One pass, with what ControlNets add to it; `observe` is shown what the modules compute.
@@ -346,7 +385,11 @@ impl Unet {
         }
         x = self.conv_norm_out.forward(x);
         observe("conv_norm_out", &x);
-        self.conv_out.forward(silu(x))
+        let silu = Prologue {
+            activation: Activation::Silu,
+            ..Prologue::default()
+        };
+        self.conv_out.forward_between(silu, x, Epilogue::default())
     }
 }
 
@@ -372,11 +415,29 @@ impl Network<4> for Unet {
     /// - points: one, or one a sample
     /// - returns: `[batch, out_channels, height, width]`
     fn forward(&self, x: Tensor<4>, points: &[Point], prepared: &Prepared) -> Tensor<4> {
-        self.forward_observed(x, points, prepared, None, &mut |_, _| {})
+        self.pass(x, points, prepared, None)
     }
 }
 
 impl Encoder {
+    fn pack(&mut self, precision: Precision) -> PackReport {
+        self.shapes = Some(Shapes::of(self));
+        let TimeEmbedding {
+            linear_1,
+            linear_2,
+            cond_proj,
+        } = &mut self.time_embedding;
+        let guidance = cond_proj.as_mut().map(|it| it.pack(precision));
+        let down = self.down_blocks.iter_mut().map(|it| it.pack(precision));
+        let mid = self.mid_block.as_mut().map(|it| it.pack(precision));
+        self.conv_in.pack(precision)
+            + linear_1.pack(precision)
+            + linear_2.pack(precision)
+            + guidance.unwrap_or_default()
+            + down.sum::<PackReport>()
+            + mid.unwrap_or_default()
+    }
+
     fn prepare<'a>(
         &'a self,
         condition: &Condition,

@@ -3,9 +3,9 @@
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::ops::PadMode;
-use clearway_layers::activation::silu;
 use clearway_layers::{
-    Conv2d, Conv2dConfig, GroupNorm, GroupNormConfig, Weights, WeightsError, upsample_nearest_2x,
+    Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, PackReport, Precision, Prologue,
+    Weights, WeightsError, in_pool,
 };
 use serde_json::json;
 
@@ -14,7 +14,7 @@ use crate::LoadError;
 use crate::attention::{Attention, AttentionConfig};
 use crate::bands::{double_and_convolve, normalize_and_convolve};
 use crate::config::{Config, MAX_DEPTH, MAX_SIZE};
-use crate::resnet::{ResnetBlock, ResnetBlockConfig};
+use crate::resnet::{ResnetBlock, ResnetBlockConfig, normalized};
 
 /// Of all norms of the autoencoder, where the U-Net's have 1e-5.
 const EPSILON: f64 = 1e-6;
@@ -66,6 +66,9 @@ pub struct AutoencoderKl {
     post_quant_conv: Option<Conv2d>,
     #[module(skip)]
     scaling: Scaling,
+    /// How many there were before they were packed; burn does not count packed ones everywhere.
+    #[module(skip)]
+    packed_parameters: Option<usize>,
 }
 
 /// The normal distribution over latents that the encoder says, not scaled for the U-Net.
@@ -273,6 +276,7 @@ impl AutoencoderKlConfig {
             upsampler: (stage > 0).then(|| conv(channels[stage], channels[stage]).init(device)),
         };
         AutoencoderKl {
+            packed_parameters: None,
             encoder: Encoder {
                 conv_in: conv(self.in_channels, channels[0]).init(device),
                 down_blocks: (0..=last).map(down).collect(),
@@ -312,9 +316,59 @@ impl AutoencoderKl {
         Ok(network)
     }
 
+    /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient.
+    ///
+    /// A packed network can be packed again, with another precision; what was rounded stays rounded.
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.packed_parameters = Some(self.parameters());
+        let Encoder {
+            conv_in,
+            down_blocks,
+            mid_block,
+            conv_norm_out,
+            conv_out,
+        } = &mut self.encoder;
+        let mut report = conv_in.pack(precision)
+            + mid_block.pack(precision)
+            + conv_norm_out.pack()
+            + conv_out.pack(precision);
+        for block in down_blocks {
+            report = report + pack(&mut block.resnets, &mut block.downsampler, precision);
+        }
+        let Decoder {
+            conv_in,
+            mid_block,
+            up_blocks,
+            conv_norm_out,
+            conv_out,
+        } = &mut self.decoder;
+        report = report
+            + conv_in.pack(precision)
+            + mid_block.pack(precision)
+            + conv_norm_out.pack()
+            + conv_out.pack(precision);
+        for block in up_blocks {
+            report = report + pack(&mut block.resnets, &mut block.upsampler, precision);
+        }
+        for conv in [&mut self.quant_conv, &mut self.post_quant_conv] {
+            let conv = conv.as_mut().map(|it| it.pack(precision));
+            report = report + conv.unwrap_or_default();
+        }
+        report
+    }
+
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        self.packed_parameters.unwrap_or_else(|| self.num_params())
+    }
+
+    /// Computes where packed layers share their work out.
+    fn in_pool<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        if self.decoder.conv_out.is_packed() {
+            in_pool(f)
+        } else {
+            f()
+        }
     }
 
     /// How many times smaller than the picture the latents are, in height and in width.
@@ -361,6 +415,10 @@ impl AutoencoderKl {
     ///
     /// If the picture has another number of channels.
     pub fn encode(&self, picture: Tensor<4>) -> Moments {
+        self.in_pool(|| self.encode_here(picture))
+    }
+
+    fn encode_here(&self, picture: Tensor<4>) -> Moments {
         let Encoder {
             conv_in,
             down_blocks,
@@ -380,7 +438,7 @@ impl AutoencoderKl {
             }
         }
         x = mid_block.forward(x);
-        x = conv_out.forward(silu(conv_norm_out.forward(x)));
+        x = conv_out.forward_between(normalized(conv_norm_out), x, Epilogue::default());
         if let Some(conv) = &self.quant_conv {
             x = conv.forward(x);
         }
@@ -402,6 +460,10 @@ impl AutoencoderKl {
     ///
     /// If the latents have another number of channels.
     pub fn decode(&self, z: Tensor<4>) -> Tensor<4> {
+        self.in_pool(|| self.decode_here(z))
+    }
+
+    fn decode_here(&self, z: Tensor<4>) -> Tensor<4> {
         let Decoder {
             conv_in,
             mid_block,
@@ -419,10 +481,14 @@ impl AutoencoderKl {
                 x = resnet.forward(x, None);
             }
             if let Some(upsampler) = &block.upsampler {
-                x = upsampler.forward(upsample_nearest_2x(x));
+                let doubled = Prologue {
+                    doubled: true,
+                    ..Prologue::default()
+                };
+                x = upsampler.forward_between(doubled, x, Epilogue::default());
             }
         }
-        conv_out.forward(silu(conv_norm_out.forward(x)))
+        conv_out.forward_between(normalized(conv_norm_out), x, Epilogue::default())
     }
 
     /// [`decode`](Self::decode), with no more laid out at a time beside a layer's input and output than `memory` bytes,
@@ -438,6 +504,10 @@ impl AutoencoderKl {
     ///
     /// If the latents have another number of channels.
     pub fn decode_within(&self, z: Tensor<4>, memory: usize) -> Tensor<4> {
+        self.in_pool(|| self.decode_in_bands(z, memory))
+    }
+
+    fn decode_in_bands(&self, z: Tensor<4>, memory: usize) -> Tensor<4> {
         let Decoder {
             conv_in,
             mid_block,
@@ -453,14 +523,16 @@ impl AutoencoderKl {
         let mut x = mid_block.forward(conv_in.forward(z));
         for block in up_blocks {
             for resnet in &block.resnets {
-                x = resnet.forward_in_bands(&x, rows_within(&x, 1, memory));
+                let rows = rows_within(&x, 1, memory);
+                x = resnet.forward_in_bands(x, rows);
             }
             if let Some(upsampler) = &block.upsampler {
-                x = double_and_convolve(&x, rows_within(&x, 2, memory), upsampler);
+                let rows = rows_within(&x, 2, memory);
+                x = double_and_convolve(x, rows, upsampler);
             }
         }
         let rows = rows_within(&x, 1, memory);
-        normalize_and_convolve(&x, rows, conv_norm_out, conv_out, |band, _| band)
+        normalize_and_convolve(x, rows, conv_norm_out, conv_out, |band, _| band)
     }
 }
 
@@ -471,7 +543,24 @@ fn rows_within(x: &Tensor<4>, factor: usize, memory: usize) -> usize {
     (memory / row.max(1)).max(1)
 }
 
+/// Packs residual blocks, and what halves or doubles height and width behind them.
+fn pack(
+    resnets: &mut [ResnetBlock],
+    sampler: &mut Option<Conv2d>,
+    precision: Precision,
+) -> PackReport {
+    let sampler = sampler.as_mut().map(|it| it.pack(precision));
+    let resnets = resnets.iter_mut().map(|it| it.pack(precision));
+    resnets.sum::<PackReport>() + sampler.unwrap_or_default()
+}
+
 impl MidBlock {
+    fn pack(&mut self, precision: Precision) -> PackReport {
+        let attentions = self.attentions.iter_mut();
+        let attentions = attentions.map(|it| it.group_norm.pack() + it.attention.pack(precision));
+        attentions.sum::<PackReport>() + pack(&mut self.resnets, &mut None, precision)
+    }
+
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let (first, others) = self.resnets.split_first().expect("there are two");
         let mut x = first.forward(x, None);
@@ -487,14 +576,8 @@ impl MidBlock {
 
 impl PixelAttention {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, height, width] = x.dims();
-        let tokens = self
-            .group_norm
-            .forward(x.clone())
-            .reshape([batch, channels, height * width])
-            .swap_dims(1, 2);
-        let y = self.attention.forward_self(tokens).swap_dims(1, 2);
-        x + y.reshape([batch, channels, height, width])
+        let normalized = self.group_norm.forward(x.clone());
+        self.attention.forward_picture(normalized, x)
     }
 }
 

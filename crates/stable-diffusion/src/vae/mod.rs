@@ -7,6 +7,7 @@ pub use kl::{AutoencoderKl, AutoencoderKlConfig, Moments};
 pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
 use burn::tensor::Tensor;
+use clearway_layers::{PackReport, Precision};
 
 /// An autoencoder: pictures in -1 to 1 to latents of about unit variance, and back.
 #[derive(Clone, Debug)]
@@ -90,6 +91,14 @@ impl Autoencoder {
         match self {
             Self::Kl(network) => network.decode_within(network.unscaled(latents), memory),
             Self::Tiny(_) => self.decode(latents),
+        }
+    }
+
+    /// Lays the weights out for the CPU's kernels, as [`AutoencoderKl::pack`].
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        match self {
+            Self::Kl(network) => network.pack(precision),
+            Self::Tiny(network) => network.pack(precision),
         }
     }
 

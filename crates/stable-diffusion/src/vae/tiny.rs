@@ -3,7 +3,10 @@
 use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::activation::relu;
-use clearway_layers::{Conv2d, Conv2dConfig, Weights, WeightsError, upsample_nearest_2x};
+use clearway_layers::{
+    Activation, Conv2d, Conv2dConfig, Epilogue, PackReport, Precision, Prologue, Weights,
+    WeightsError,
+};
 use serde_json::json;
 
 use super::Scaling;
@@ -51,6 +54,9 @@ pub struct AutoencoderTiny {
     decoder: Decoder,
     #[module(skip)]
     scaling: Scaling,
+    /// How many there were before they were packed; burn does not count packed ones everywhere.
+    #[module(skip)]
+    packed_parameters: Option<usize>,
 }
 
 #[derive(Module, Debug)]
@@ -168,6 +174,7 @@ impl AutoencoderTinyConfig {
             blocks: blocks(count, narrow),
         };
         AutoencoderTiny {
+            packed_parameters: None,
             encoder: Encoder {
                 stages: self
                     .num_encoder_blocks
@@ -226,9 +233,22 @@ impl AutoencoderTiny {
         self.load(encoder.join(decoder)?)
     }
 
+    /// Lays the weights out for the CPU's kernels, as [`AutoencoderKl::pack`](super::AutoencoderKl::pack).
+    pub fn pack(&mut self, precision: Precision) -> PackReport {
+        self.packed_parameters = Some(self.parameters());
+        let stages = self.encoder.stages.iter_mut();
+        let stages = stages.chain(&mut self.decoder.stages).map(|stage| {
+            let blocks = stage.blocks.iter_mut().map(|it| it.pack(precision));
+            stage.conv.pack(precision) + blocks.sum::<PackReport>()
+        });
+        stages.sum::<PackReport>()
+            + self.encoder.conv_out.pack(precision)
+            + self.decoder.conv_in.pack(precision)
+    }
+
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.num_params()
+        self.packed_parameters.unwrap_or_else(|| self.num_params())
     }
 
     /// How many times smaller than the picture the latents are, in height and in width.
@@ -300,10 +320,11 @@ impl AutoencoderTiny {
             for block in &stage.blocks {
                 x = block.forward(x);
             }
-            if i < last {
-                x = upsample_nearest_2x(x);
-            }
-            x = stage.conv.forward(x);
+            let before = Prologue {
+                doubled: i < last,
+                ..Prologue::default()
+            };
+            x = stage.conv.forward_between(before, x, Epilogue::default());
         }
         x.mul_scalar(2.0).sub_scalar(1.0)
     }
@@ -311,9 +332,23 @@ impl AutoencoderTiny {
 
 impl Block {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let h = relu(self.conv1.forward(x.clone()));
-        let h = relu(self.conv2.forward(h));
-        relu(self.conv3.forward(h) + x)
+        let mut x = x;
+        let activated = || Epilogue {
+            activation: Activation::Relu,
+            ..Epilogue::default()
+        };
+        let before = Prologue::default();
+        let h = self.conv1.forward_keeping(before, &mut x, activated());
+        let h = self.conv2.forward_between(before, h, activated());
+        let epilogue = Epilogue {
+            residual: Some(x),
+            ..Epilogue::default()
+        };
+        relu(self.conv3.forward_between(before, h, epilogue))
+    }
+
+    fn pack(&mut self, precision: Precision) -> PackReport {
+        self.conv1.pack(precision) + self.conv2.pack(precision) + self.conv3.pack(precision)
     }
 }
 

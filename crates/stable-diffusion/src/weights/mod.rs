@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clearway_layers::{Weights, WeightsError};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::config::Config;
 use crate::{
@@ -163,6 +164,28 @@ impl Files {
             })
     }
 
+    /// The SHA-256 of a single file, or of the U-Net's weights in a folder, in hexadecimal: what the field's programs know a
+    /// model by.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such file, or it cannot be read.
+    pub fn hash(&self) -> Result<String, LoadError> {
+        let (path, weights) = if self.is_folder {
+            let folder = self.path.join(Component::Unet.folder());
+            let weights = weights_in(&folder)?;
+            (folder, weights)
+        } else {
+            let weights = open(&self.path).map_err(in_file(&self.path))?;
+            (self.path.clone(), weights)
+        };
+        let (mut weights, mut hash) = (weights, Sha256::new());
+        weights
+            .for_each_block(|block| hash.update(block))
+            .map_err(in_file(&path))?;
+        Ok(format!("{:x}", hash.finalize()))
+    }
+
     /// A network's configuration, of its folder or by the shapes of its tensors.
     fn config(&self, component: Component, weights: &Weights) -> Result<Config, LoadError> {
         if let Some(folder) = self.folder() {
@@ -194,6 +217,20 @@ impl Files {
     pub fn unet_config(&self) -> Result<UnetConfig, LoadError> {
         let component = Component::Unet;
         UnetConfig::read(&self.config(component, &self.needed(component)?)?)
+    }
+
+    /// The autoencoder's configuration; none of a tiny one.
+    ///
+    /// # Errors
+    ///
+    /// If it is missing, malformed or not supported.
+    pub fn autoencoder_config(&self) -> Result<Option<AutoencoderKlConfig>, LoadError> {
+        let component = Component::Autoencoder;
+        let config = self.config(component, &self.needed(component)?)?;
+        if is_tiny(&config)? {
+            return Ok(None);
+        }
+        AutoencoderKlConfig::read(&config).map(Some)
     }
 
     /// The weights, if the configuration depends on them.

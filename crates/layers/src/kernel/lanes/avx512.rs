@@ -2,13 +2,16 @@
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
-    _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castsi512_ps, _mm512_div_ps,
-    _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps,
+    _mm_prefetch, _mm512_add_ps, _mm512_and_si512, _mm512_castpd_ps, _mm512_castps_pd,
+    _mm512_castsi512_ps, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps, _mm512_permutex2var_ps,
+    _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_shuffle_f32x4, _mm512_slli_epi32,
+    _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd,
+    _mm512_unpacklo_ps,
 };
 
-use super::Lanes;
+use super::{LANES, Lanes};
 
 /// AVX-512F.
 pub(in super::super) struct Avx512;
@@ -76,6 +79,16 @@ macro_rules! avx512 {
             }
 
             #[inline(always)]
+            unsafe fn largest(x: __m512) -> f32 {
+                unsafe { _mm512_reduce_max_ps(x) }
+            }
+
+            #[inline(always)]
+            unsafe fn total(x: __m512) -> f32 {
+                unsafe { _mm512_reduce_add_ps(x) }
+            }
+
+            #[inline(always)]
             unsafe fn round(x: __m512) -> __m512 {
                 unsafe {
                     _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(x)
@@ -112,6 +125,66 @@ macro_rules! avx512 {
                 const UPPER: i32 = 0xffff_0000_u32.cast_signed();
                 unsafe {
                     _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(UPPER)))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn transpose(x: &mut [__m512; LANES]) {
+                // Pairs of neighbours, then pairs of pairs, then quads twice.
+                let mut a = *x;
+                unsafe {
+                    for i in (0..LANES).step_by(2) {
+                        a[i] = _mm512_unpacklo_ps(x[i], x[i + 1]);
+                        a[i + 1] = _mm512_unpackhi_ps(x[i], x[i + 1]);
+                    }
+                    let mut b = a;
+                    for i in (0..LANES).step_by(4) {
+                        for j in 0..2 {
+                            let (from, to) = (_mm512_castps_pd(a[i + j]), _mm512_castps_pd(a[i + j + 2]));
+                            b[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(from, to));
+                            b[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(from, to));
+                        }
+                    }
+                    // b[4 i + j] holds number j of each quad of the vectors 4 i .. 4 i + 4.
+                    for j in 0..4 {
+                        let mut quads = [b[j], b[4 + j], b[8 + j], b[12 + j]];
+                        Self::transpose_quads(&mut quads);
+                        for (quad, y) in quads.into_iter().enumerate() {
+                            x[4 * quad + j] = y;
+                        }
+                    }
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn transpose_quads(x: &mut [__m512; 4]) {
+                unsafe {
+                    let a = _mm512_shuffle_f32x4::<0b01_00_01_00>(x[0], x[1]);
+                    let b = _mm512_shuffle_f32x4::<0b11_10_11_10>(x[0], x[1]);
+                    let c = _mm512_shuffle_f32x4::<0b01_00_01_00>(x[2], x[3]);
+                    let d = _mm512_shuffle_f32x4::<0b11_10_11_10>(x[2], x[3]);
+                    x[0] = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, c);
+                    x[1] = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, c);
+                    x[2] = _mm512_shuffle_f32x4::<0b10_00_10_00>(b, d);
+                    x[3] = _mm512_shuffle_f32x4::<0b11_01_11_01>(b, d);
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn every_fourth(x: [__m512; 4]) -> [__m512; 4] {
+                unsafe {
+                    let even = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+                    let odd = _mm512_setr_epi32(2, 6, 10, 14, 18, 22, 26, 30, 3, 7, 11, 15, 19, 23, 27, 31);
+                    let a = _mm512_permutex2var_ps(x[0], even, x[1]);
+                    let b = _mm512_permutex2var_ps(x[2], even, x[3]);
+                    let c = _mm512_permutex2var_ps(x[0], odd, x[1]);
+                    let d = _mm512_permutex2var_ps(x[2], odd, x[3]);
+                    [
+                        _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b),
+                        _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b),
+                        _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d),
+                        _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d),
+                    ]
                 }
             }
 

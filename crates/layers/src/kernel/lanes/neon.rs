@@ -1,10 +1,11 @@
 //! NEON: four registers of four.
 
 use std::arch::aarch64::{
-    float32x4_t, uint32x4_t, vaddq_f32, vaddq_s32, vandq_u32, vcvtnq_s32_f32, vdivq_f32,
-    vdupq_n_f32, vdupq_n_s32, vdupq_n_u32, vfmaq_f32, vld1q_f32, vld1q_u32, vmaxq_f32, vminq_f32,
-    vmulq_f32, vreinterpretq_f32_s32, vreinterpretq_f32_u32, vrndnq_f32, vshlq_n_s32, vshlq_n_u32,
-    vshrq_n_s32, vst1q_f32, vsubq_f32, vsubq_s32,
+    float32x4_t, uint32x4_t, vaddq_f32, vaddq_s32, vaddvq_f32, vandq_u32, vbslq_f32, vcgtq_f32,
+    vcltq_f32, vcvtnq_s32_f32, vdivq_f32, vdupq_n_f32, vdupq_n_s32, vdupq_n_u32, vfmaq_f32,
+    vld1q_f32, vld1q_u32, vmaxq_f32, vmaxvq_f32, vmulq_f32, vreinterpretq_f32_s32,
+    vreinterpretq_f32_u32, vrndnq_f32, vshlq_n_s32, vshlq_n_u32, vshrq_n_s32, vst1q_f32, vsubq_f32,
+    vsubq_s32,
 };
 
 use super::Lanes;
@@ -76,13 +77,23 @@ impl Lanes for Neon {
 
     #[inline(always)]
     unsafe fn min(a: Vector, b: Vector) -> Vector {
-        // Arm's minimum is NaN where either is, and `a` never is where it matters: it is a bound.
-        unsafe { each!(a, i => vminq_f32(a[i], b[i])) }
+        // Arm's minimum is NaN where either is.
+        unsafe { each!(a, i => vbslq_f32(vcltq_f32(a[i], b[i]), a[i], b[i])) }
     }
 
     #[inline(always)]
     unsafe fn max(a: Vector, b: Vector) -> Vector {
-        unsafe { each!(a, i => vmaxq_f32(a[i], b[i])) }
+        unsafe { each!(a, i => vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i])) }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(x: Vector) -> f32 {
+        unsafe { vmaxvq_f32(vmaxq_f32(vmaxq_f32(x[0], x[1]), vmaxq_f32(x[2], x[3]))) }
+    }
+
+    #[inline(always)]
+    unsafe fn total(x: Vector) -> f32 {
+        unsafe { vaddvq_f32(vaddq_f32(vaddq_f32(x[0], x[2]), vaddq_f32(x[1], x[3]))) }
     }
 
     #[inline(always)]

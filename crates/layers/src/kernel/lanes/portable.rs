@@ -89,6 +89,23 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
+    unsafe fn largest(x: Vector) -> f32 {
+        // Four by four, so that few wait for each other.
+        let four: [f32; 4] = std::array::from_fn(|i| {
+            let of = |a: f32, b: f32| if a > b { a } else { b };
+            of(of(x[i], x[i + 4]), of(x[i + 8], x[i + 12]))
+        });
+        let of = |a: f32, b: f32| if a > b { a } else { b };
+        of(of(four[0], four[1]), of(four[2], four[3]))
+    }
+
+    #[inline(always)]
+    unsafe fn total(x: Vector) -> f32 {
+        let four: [f32; 4] = std::array::from_fn(|i| (x[i] + x[i + 8]) + (x[i + 4] + x[i + 12]));
+        (four[0] + four[2]) + (four[1] + four[3])
+    }
+
+    #[inline(always)]
     unsafe fn round(x: Vector) -> Vector {
         each(|i| (x[i] + NO_FRACTION) - NO_FRACTION)
     }

@@ -12,17 +12,17 @@ fn rounding(products: usize) -> f64 {
 const EPILOGUE: f64 = 4e-6;
 
 /// Numbers in `-1..1` that a seed decides.
-struct Random(u64);
+pub(in super::super) struct Random(pub(in super::super) u64);
 
 impl Random {
-    fn next(&mut self) -> f32 {
+    pub(in super::super) fn next(&mut self) -> f32 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
 
-    fn values(&mut self, n: usize) -> Vec<f32> {
+    pub(in super::super) fn values(&mut self, n: usize) -> Vec<f32> {
         (0..n).map(|_| self.next()).collect()
     }
 }
@@ -41,7 +41,7 @@ struct Case {
     seed: u64,
 }
 
-fn precisions() -> impl Strategy<Value = Precision> {
+pub(in super::super) fn precisions() -> impl Strategy<Value = Precision> {
     prop_oneof![Just(Precision::F32), Just(Precision::Bf16)]
 }
 
@@ -68,7 +68,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-fn levels() -> impl Iterator<Item = Level> {
+pub(in super::super) fn levels() -> impl Iterator<Item = Level> {
     Level::ALL.into_iter().filter(|it| it.is_available())
 }
 
@@ -496,4 +496,99 @@ fn bf16_rounds_to_the_nearest_and_keeps_what_is_not_a_number() {
         assert!(f32::from_bits(bf16(nan) << 16).is_nan());
     }
     assert_eq!(bf16_pair(1.0, -2.0), 0xc000_3f80);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Neighbours may lie apart, and in the midst of something else: nothing else is read or written.
+    #[test]
+    fn layouts_leave_alone_what_lies_between(
+        case in cases(),
+        [apart_in, apart_out] in any::<[[bool; 3]; 2]>().prop_map(|it| it.map(|it| it.map(usize::from))),
+        start in 0..3_usize,
+    ) {
+        let layer = Layer::new(&case);
+        let Case { rows, depth, length, batch, .. } = case;
+        let positions = layer.window.positions;
+        let layout = |channels: usize, length: usize, [sample, channel, position]: [usize; 3]| {
+            let position = 1 + position;
+            let channel = length * position + channel;
+            Layout { sample: channels * channel + sample, channel, position }
+        };
+        let at = |layout: Layout, channels: usize, length: usize, index: usize| {
+            let (sample, rest) = (index / (channels * length), index % (channels * length));
+            start + sample * layout.sample + rest / length * layout.channel + rest % length * layout.position
+        };
+        let (from, to) = (layout(depth, length, apart_in), layout(rows, positions, apart_out));
+        let mut input = vec![f32::NAN; start + batch * from.sample];
+        for (index, x) in layer.input.iter().enumerate() {
+            input[at(from, depth, length, index)] = *x;
+        }
+        let nothing = 12_345.0;
+        let residual = Random(case.seed ^ 2).values(start + batch * to.sample);
+        let epilogue = Epilogue { bias: Some(&layer.bias), ..Epilogue::default() };
+        for level in levels() {
+            let expected = layer.run(level, &epilogue);
+            let mut output = vec![nothing; start + batch * to.sample];
+            product(
+                level,
+                &[(&layer.panels, layer.window)],
+                0..depth,
+                batch,
+                (&input[start..], length, from),
+                (&mut output[start..], to),
+                &Epilogue { residual: Some(&residual[start..]), ..epilogue },
+            );
+            for (index, expected) in expected.into_iter().enumerate() {
+                let at = at(to, rows, positions, index);
+                let found = std::mem::replace(&mut output[at], nothing);
+                prop_assert_eq!(found.to_bits(), (expected + residual[at]).to_bits(), "{} at {}", level, index);
+            }
+            prop_assert!(output.iter().all(|y| y.to_bits() == nothing.to_bits()), "{}", level);
+        }
+    }
+
+    /// Inputs and weights a power of two as large make outputs as much larger, to the bit: nothing is lost on the way, far
+    /// from one or near to it.
+    #[test]
+    fn sizes_do_not_matter(case in cases(), of_inputs in -50..50_i32, of_weights in -50..50_i32) {
+        let layer = Layer::new(&case);
+        let mut large = Layer::new(&case);
+        let Case { precision, rows, depth, taps, .. } = case;
+        let scale = |power: i32| 2_f32.powi(power);
+        large.panels = Panels::new(precision, [rows, depth, taps], |row, d, tap| {
+            scale(of_weights) * layer.weights[(row * depth + d) * taps + tap]
+        });
+        for x in &mut large.input {
+            *x *= scale(of_inputs);
+        }
+        for level in levels() {
+            let expected = layer.run(level, &Epilogue::default());
+            let found = large.run(level, &Epilogue::default());
+            for (expected, found) in expected.into_iter().zip(found) {
+                let expected = expected * scale(of_inputs) * scale(of_weights);
+                prop_assert_eq!(expected.to_bits(), found.to_bits(), "{}: {} {}", level, expected, found);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_times_anything_is_nothing() {
+    let panels = Panels::new(Precision::F32, [3, 5, 1], |_, _, _| 1.0);
+    for level in levels() {
+        let phases = [(&panels, Window::point(0))];
+        let (from, to) = (Layout::channels_last(5), Layout::channels_last(3));
+        let epilogue = Epilogue::default();
+        product(
+            level,
+            &phases,
+            0..5,
+            1,
+            (&[], 0, from),
+            (&mut [], to),
+            &epilogue,
+        );
+    }
 }

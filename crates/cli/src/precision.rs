@@ -1,0 +1,74 @@
+//! What a policy computes with: the argument that commands share.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use clap::ValueEnum;
+use clearway_planner::{Level, Planner, Policy};
+
+use crate::error::{Error, load_policy};
+
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How the network's weights are stored; plain ones are computed with by burn's own operations
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = Precision::F32)]
+    precision: Precision,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precision {
+    Plain,
+    F32,
+    Bf16,
+}
+
+impl Precision {
+    /// What the weights are packed in.
+    pub(crate) fn packed(self) -> Option<clearway_planner::Precision> {
+        match self {
+            Self::Plain => None,
+            Self::F32 => Some(clearway_planner::Precision::F32),
+            Self::Bf16 => Some(clearway_planner::Precision::Bf16),
+        }
+    }
+}
+
+impl Arguments {
+    /// What the weights are packed in.
+    pub(crate) fn packed(self) -> Option<clearway_planner::Precision> {
+        self.precision.packed()
+    }
+
+    /// The policy in a folder, its weights stored so.
+    pub(crate) fn load(self, path: &Path, device: &Device) -> Result<Policy, Error> {
+        load_packed(path, device, self.precision.packed())
+    }
+}
+
+/// The policy in a folder, packed in a precision, or plain.
+pub(crate) fn load_packed(
+    path: &Path,
+    device: &Device,
+    precision: Option<clearway_planner::Precision>,
+) -> Result<Policy, Error> {
+    let mut policy = load_policy(path, device)?;
+    if let Some(precision) = precision {
+        let packed = policy.pack(precision);
+        tracing::info!(?packed, "packed");
+    }
+    Ok(policy)
+}
+
+/// What a policy computes with, in two words for reports: `bf16` and `AVX-512`, or `plain` and nothing.
+pub(crate) fn of(policy: &Policy) -> (String, Option<String>) {
+    match policy.precision() {
+        Some(precision) => (precision.to_string(), Some(Level::detected().to_string())),
+        None => ("plain".to_owned(), None),
+    }
+}
+
+/// The same in a line.
+pub(crate) fn words(planner: &Planner) -> String {
+    let arithmetic = planner.arithmetic();
+    arithmetic.map_or_else(|| "plain f32".to_owned(), |it| it.to_string())
+}

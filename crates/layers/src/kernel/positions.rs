@@ -1,0 +1,514 @@
+//! Weights times inputs at many positions: where arithmetic takes the time, and not reading the weights.
+//!
+//! A task has some rows and a block of positions. Its weights stay in the second cache from one block to the next, a
+//! chunk of them in the first from one tile to the next, and inputs are read where they lie.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::elementwise::{Activation, activate};
+use super::lanes::{LANES, Lanes};
+use super::level::run_on;
+use super::memory::Words;
+use super::panels::{Panels, Precision, bf16_pair, chunks};
+use super::product::{Shared, lanes_of};
+use super::tile::{Tile, format};
+use super::{Epilogue, Layout, Level, Window, product};
+
+/// From how many positions on it is arithmetic that counts.
+pub(super) const MANY: usize = 24;
+/// The most positions of a block, a multiple of all tiles: their sums and inputs stay in the second cache.
+const BLOCK: usize = 96;
+/// What the positions of all tiles divide.
+const TILE: usize = 12;
+/// How many panels are finished at a time: what a tile computes, and pairs of panels where one gates the other.
+const GROUP: usize = 4;
+/// The most words of weights that a task has: 512 KiB, half a second cache.
+const WORDS_A_TASK: usize = 1 << 17;
+/// How many tasks a thread gets at least, so that one which is interrupted holds up the others less.
+const TASKS_A_THREAD: usize = 4;
+/// How many products are worth a task of their own, in vectors: about 10 µs.
+const GRAIN: usize = 1 << 16;
+/// How many positions are paired by a task.
+const PAIRED_AT_A_TIME: usize = 64;
+
+/// Computes `epilogue(W x)` for each position, with weights of one tap: the layers of transformers.
+///
+/// With a `gate` of so many channels, panels go in pairs, `h` and `g`, and what is written is `h · gelu(g)`; the offsets are
+/// those of all `h` and then those of all `g`.
+///
+/// # Panics
+///
+/// If slices are shorter than their layout says, the epilogue normalizes or modulates, or this CPU does not have the
+/// level.
+#[allow(clippy::too_many_arguments)] // Two tensors, each with its layout, and what happens between them.
+pub(crate) fn linear(
+    level: Level,
+    panels: &Panels,
+    gate: Option<usize>,
+    batch: usize,
+    positions: usize,
+    (input, from): (&[f32], Layout),
+    (output, to): (&mut [f32], Layout),
+    epilogue: &Epilogue<'_>,
+) {
+    if batch == 0 || positions == 0 {
+        return;
+    }
+    if gate.is_none() && batch * positions < MANY {
+        product(
+            level,
+            &[(panels, Window::point(positions))],
+            0..panels.depth(),
+            batch,
+            (input, positions, from),
+            (output, to),
+            epilogue,
+        );
+        return;
+    }
+    check(
+        panels,
+        gate,
+        [batch, positions],
+        (input.len(), from),
+        (output.len(), to),
+        epilogue,
+    );
+    let words = Inputs::new(level, panels, [batch, positions], (input, from));
+    let blocks = positions.div_ceil(BLOCK);
+    let block = positions.div_ceil(blocks).next_multiple_of(TILE);
+    let blocks = positions.div_ceil(block);
+    let groups = panels.count().div_ceil(GROUP);
+    let all = panels.words().len();
+    let threads = rayon::current_num_threads();
+    let least = (threads * TASKS_A_THREAD).div_ceil(blocks * batch);
+    let worthwhile = all / LANES * block.min(positions) / GRAIN;
+    let splits = least.min(worthwhile).max(all.div_ceil(WORDS_A_TASK));
+    let splits = splits.clamp(1, groups);
+    let sweep = Sweep {
+        panels,
+        gated: gate.is_some(),
+        rows: gate.unwrap_or(panels.rows()),
+        words,
+        output: Shared(output.as_mut_ptr()),
+        to,
+        epilogue,
+    };
+    // Blocks of the same rows follow each other, so that a thread reads the weights once.
+    let task = |index: usize| {
+        let (split, index) = (index / (blocks * batch), index % (blocks * batch));
+        let (sample, start) = (index / blocks, index % blocks * block);
+        let cut = |split: usize| groups * split / splits * GROUP;
+        let range = cut(split)..cut(split + 1).min(panels.count());
+        let places = start..positions.min(start + block);
+        let sweep = &sweep;
+        match panels.precision() {
+            Precision::F32 => run_on!(
+                level,
+                sweep_f32(sweep: &Sweep<'_>, range: Range<usize>, sample: usize, places: Range<usize>)
+            ),
+            Precision::Bf16 => run_on!(
+                level,
+                sweep_bf16(sweep: &Sweep<'_>, range: Range<usize>, sample: usize, places: Range<usize>)
+            ),
+        }
+    };
+    let tasks = splits * blocks * batch;
+    if tasks == 1 || threads == 1 {
+        (0..tasks).for_each(task);
+    } else {
+        (0..tasks).into_par_iter().for_each(task);
+    }
+    sweep.words.give_back();
+}
+
+fn check(
+    panels: &Panels,
+    gate: Option<usize>,
+    [batch, positions]: [usize; 2],
+    (input, from): (usize, Layout),
+    (output, to): (usize, Layout),
+    epilogue: &Epilogue<'_>,
+) {
+    let rows = gate.unwrap_or(panels.rows());
+    let last = |layout: Layout, channels: usize| {
+        (batch - 1) * layout.sample
+            + (channels - 1) * layout.channel
+            + (positions - 1) * layout.position
+    };
+    assert!(
+        panels.taps() == 1 && panels.depth() > 0 && rows > 0,
+        "a linear layer has one tap"
+    );
+    assert!(
+        gate.is_none_or(|gate| 2 * gate.next_multiple_of(LANES) == panels.rows()),
+        "gated panels go in pairs"
+    );
+    assert!(
+        last(from, panels.depth()) < input,
+        "the input is too short for its layout"
+    );
+    assert!(
+        last(to, rows) < output,
+        "the output is too short for its layout"
+    );
+    assert!(
+        epilogue.normalization.is_none() && epilogue.film.is_none(),
+        "many positions are neither normalized nor modulated"
+    );
+    if let Some(bias) = epilogue.bias {
+        let offsets = gate.map_or(rows, |gate| 2 * gate);
+        assert_eq!(bias.len(), offsets, "one offset for each channel");
+    }
+    if let Some(residual) = epilogue.residual {
+        assert_eq!(residual.len(), output, "the residual is like the output");
+    }
+}
+
+thread_local! {
+    /// Memory that is used again: inputs that could not be read where they lie, a block's inputs, and its sums.
+    static INPUTS: Cell<Words> = const { Cell::new(Words::EMPTY) };
+    static BLOCKS: Cell<Words> = const { Cell::new(Words::EMPTY) };
+    static SUMS: Cell<Words> = const { Cell::new(Words::EMPTY) };
+}
+
+/// Inputs as the tiles read them.
+enum Inputs<'a> {
+    /// As they are, with words of depth side by side.
+    InPlace(&'a [f32], Layout),
+    /// As they are, with positions side by side. Rows of depth lie so far apart that their lines push each other out of the
+    /// cache; a task copies those of its block.
+    Apart(&'a [f32], Layout),
+    /// Laid out anew, `[sample][position][row]`: paired bf16, or with a zero behind an odd depth.
+    Anew {
+        words: Words,
+        row: usize,
+        positions: usize,
+    },
+}
+
+impl<'a> Inputs<'a> {
+    fn new(
+        level: Level,
+        panels: &Panels,
+        [batch, positions]: [usize; 2],
+        (input, from): (&'a [f32], Layout),
+    ) -> Self {
+        let bf16 = panels.precision() == Precision::Bf16;
+        let depth = panels.depth();
+        let pairs = bf16 && level == Level::Avx512Bf16;
+        let odd = bf16 && !depth.is_multiple_of(2);
+        if !(pairs || odd) {
+            if from.channel == 1 {
+                return Self::InPlace(input, from);
+            }
+            if from.position == 1 {
+                return Self::Apart(input, from);
+            }
+        }
+        let row = match (bf16, pairs) {
+            (_, true) => depth.div_ceil(2),
+            (true, false) => depth.next_multiple_of(2),
+            (false, false) => depth,
+        };
+        let mut words = INPUTS.take();
+        let all = words.at_least(batch * positions * row);
+        let fill = |(index, to): (usize, &mut [u32])| {
+            for (at, to) in to.chunks_exact_mut(row).enumerate() {
+                let at = index * PAIRED_AT_A_TIME + at;
+                let start = at / positions * from.sample + at % positions * from.position;
+                let x = |depth: usize| input[start + depth * from.channel];
+                if pairs {
+                    for (d, to) in to.iter_mut().enumerate() {
+                        let second = if 2 * d + 1 < depth { x(2 * d + 1) } else { 0.0 };
+                        *to = bf16_pair(x(2 * d), second);
+                    }
+                } else {
+                    to[depth..].fill(0);
+                    for (d, to) in to[..depth].iter_mut().enumerate() {
+                        *to = x(d).to_bits();
+                    }
+                }
+            }
+        };
+        all.par_chunks_mut(PAIRED_AT_A_TIME * row)
+            .enumerate()
+            .for_each(fill);
+        Self::Anew {
+            words,
+            row,
+            positions,
+        }
+    }
+
+    fn give_back(self) {
+        if let Self::Anew { words, .. } = self {
+            INPUTS.set(words);
+        }
+    }
+}
+
+struct Sweep<'a> {
+    panels: &'a Panels,
+    gated: bool,
+    /// How many channels are written.
+    rows: usize,
+    words: Inputs<'a>,
+    output: Shared,
+    to: Layout,
+    epilogue: &'a Epilogue<'a>,
+}
+
+#[inline(always)]
+unsafe fn sweep_f32<S: Lanes>(
+    sweep: &Sweep<'_>,
+    panels: Range<usize>,
+    sample: usize,
+    places: Range<usize>,
+) {
+    // SAFETY: the caller grants the instruction set, and the rows at these places.
+    unsafe { sweep.run::<S, { format::F32 }>(panels, sample, places) }
+}
+
+#[inline(always)]
+unsafe fn sweep_bf16<S: Lanes>(
+    sweep: &Sweep<'_>,
+    panels: Range<usize>,
+    sample: usize,
+    places: Range<usize>,
+) {
+    // SAFETY: as above.
+    unsafe {
+        if S::PAIRS {
+            sweep.run::<S, { format::PAIRS }>(panels, sample, places);
+        } else {
+            sweep.run::<S, { format::WIDENED }>(panels, sample, places);
+        }
+    }
+}
+
+impl Sweep<'_> {
+    /// Computes some rows at some places of a sample.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`, and no one else may write these rows at these places.
+    #[inline(always)]
+    unsafe fn run<S: Lanes, const FORMAT: u8>(
+        &self,
+        panels: Range<usize>,
+        sample: usize,
+        places: Range<usize>,
+    ) {
+        let mut block = BLOCKS.take();
+        let mut memory = SUMS.take();
+        let sums = memory.floats(GROUP * places.len() * LANES);
+        // The first word of the block, and the distance between its rows.
+        let (inputs, row, last) = match &self.words {
+            Inputs::InPlace(input, from) => {
+                let start = sample * from.sample + places.start * from.position;
+                (input[start..].as_ptr().cast::<u32>(), from.position, true)
+            }
+            Inputs::Apart(input, from) => {
+                let row = places.len();
+                let words = block.at_least(self.panels.depth() * row);
+                for (depth, to) in words.chunks_exact_mut(row).enumerate() {
+                    let start = sample * from.sample + depth * from.channel + places.start;
+                    for (to, x) in to.iter_mut().zip(&input[start..start + row]) {
+                        *to = x.to_bits();
+                    }
+                }
+                (block.as_ptr(), row, false)
+            }
+            Inputs::Anew {
+                words,
+                row,
+                positions,
+            } => {
+                let start = (sample * positions + places.start) * row;
+                (words[start..].as_ptr(), *row, true)
+            }
+        };
+        for first in panels.clone().step_by(GROUP) {
+            let group = first..panels.end.min(first + GROUP);
+            let sums = &mut sums[..group.len() * places.len() * LANES];
+            // SAFETY: the caller grants the instruction set, the rows and the places; the inputs hold the whole depth of
+            // all places from here, as `check` made sure or as they were laid out, and the sums are the group's.
+            unsafe {
+                self.begin(&group, sums, places.len());
+                // Pairs always lie anew, with words of depth side by side.
+                if const { FORMAT == format::PAIRS } || last {
+                    self.multiply::<S, FORMAT, true>(&group, places.len(), inputs, row, sums);
+                } else {
+                    self.multiply::<S, FORMAT, false>(&group, places.len(), inputs, row, sums);
+                }
+                self.finish::<S>(&group, sample, &places, sums);
+            }
+        }
+        BLOCKS.set(block);
+        SUMS.set(memory);
+    }
+
+    /// Fills the sums, `[panel][position][16 rows]`, with the offsets.
+    #[inline(always)]
+    fn begin(&self, group: &Range<usize>, sums: &mut [f32], positions: usize) {
+        for (panel, sums) in group.clone().zip(sums.chunks_exact_mut(positions * LANES)) {
+            let bias = match (self.gated, self.epilogue.bias) {
+                (true, Some(bias)) => {
+                    let half = bias.len() / 2;
+                    let bias = if panel % 2 == 0 {
+                        &bias[..half]
+                    } else {
+                        &bias[half..]
+                    };
+                    lanes_of(Some(bias), panel / 2 * LANES, 0.0)
+                }
+                (_, bias) => lanes_of(bias, panel * LANES, 0.0),
+            };
+            sums.as_chunks_mut().0.fill(bias);
+        }
+    }
+
+    /// Adds the products, in chunks of depth as [`product`] does: to the same bits.
+    #[inline(always)]
+    unsafe fn multiply<S: Lanes, const FORMAT: u8, const LAST: bool>(
+        &self,
+        group: &Range<usize>,
+        positions: usize,
+        inputs: *const u32,
+        row: usize,
+        sums: &mut [f32],
+    ) {
+        let panels = self.panels;
+        let weights = &panels.words()[group.start * panels.panel_words()..];
+        let step = match FORMAT {
+            format::WIDENED => 2,
+            _ => 1,
+        };
+        for chunk in chunks(0..panels.depth_words()) {
+            // SAFETY: the caller grants the instruction set and the inputs; a panel has all of its chunks.
+            unsafe {
+                let tile = Tile {
+                    weights: weights[chunk.start * LANES..].as_ptr(),
+                    panel: panels.panel_words(),
+                    depth: chunk.len(),
+                    inputs: inputs.add(step * chunk.start * if LAST { 1 } else { row }),
+                    row,
+                    sums: sums.as_mut_ptr(),
+                    next_panel: positions * LANES,
+                    next_position: LANES,
+                };
+                tile.cover::<S, FORMAT, LAST, false>(group.len(), positions);
+            }
+        }
+    }
+
+    /// Activates, adds, and writes the sums to the output.
+    #[inline(always)]
+    unsafe fn finish<S: Lanes>(
+        &self,
+        group: &Range<usize>,
+        sample: usize,
+        places: &Range<usize>,
+        sums: &mut [f32],
+    ) {
+        let Epilogue {
+            activation,
+            residual,
+            accumulates,
+            ..
+        } = *self.epilogue;
+        let each = places.len() * LANES;
+        let start = sample * self.to.sample;
+        let mut rest = sums;
+        let mut panel = group.start;
+        while panel < group.end {
+            let (h, after) = rest.split_at_mut(each);
+            // The first row that is written.
+            let row;
+            if self.gated {
+                let (g, after) = after.split_at_mut(each);
+                for (h, g) in h
+                    .as_chunks_mut::<LANES>()
+                    .0
+                    .iter_mut()
+                    .zip(g.as_chunks::<LANES>().0)
+                {
+                    // SAFETY: the caller grants the instruction set; a position is sixteen sums.
+                    unsafe {
+                        let gate = activate::<S>(Activation::Gelu, S::load(g.as_ptr()));
+                        S::store(h.as_mut_ptr(), S::mul(S::load(h.as_ptr()), gate));
+                    }
+                }
+                row = panel / 2 * LANES;
+                rest = after;
+                panel += 2;
+            } else {
+                row = panel * LANES;
+                rest = after;
+                panel += 1;
+            }
+            let lanes = LANES.min(self.rows - row);
+            let whole = self.to.channel == 1 && lanes == LANES;
+            if !whole && activation != Activation::Identity {
+                for y in h.as_chunks_mut::<LANES>().0 {
+                    // SAFETY: as above.
+                    unsafe {
+                        let x = S::load(y.as_ptr());
+                        S::store(y.as_mut_ptr(), activate::<S>(activation, x));
+                    }
+                }
+            }
+            let at = |lane: usize, place: usize| {
+                start + (row + lane) * self.to.channel + place * self.to.position
+            };
+            let write = |lane: usize, index: usize| {
+                let at = at(lane, places.start + index);
+                let mut y = h[index * LANES + lane];
+                if let Some(residual) = residual {
+                    y += residual[at];
+                }
+                // SAFETY: `check` made sure that the layout ends within the output; what other tasks write lies elsewhere.
+                unsafe {
+                    let to = self.output.0.add(at);
+                    to.write(if accumulates { y + to.read() } else { y });
+                }
+            };
+            if whole {
+                for (place, y) in places.clone().zip(h.as_chunks::<LANES>().0) {
+                    let at = at(0, place);
+                    // SAFETY: as above, and sixteen rows are neighbours.
+                    unsafe {
+                        let to = self.output.0.add(at);
+                        let mut y = activate::<S>(activation, S::load(y.as_ptr()));
+                        if let Some(residual) = residual {
+                            y = S::add(y, S::load(residual[at..at + LANES].as_ptr()));
+                        }
+                        if accumulates {
+                            y = S::add(y, S::load(to));
+                        }
+                        S::store(to, y);
+                    }
+                }
+            } else if self.to.channel == 1 {
+                for index in 0..places.len() {
+                    for lane in 0..lanes {
+                        write(lane, index);
+                    }
+                }
+            } else {
+                for lane in 0..lanes {
+                    for index in 0..places.len() {
+                        write(lane, index);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! The innermost loop: a few panels of weights by a few positions, with all sums in registers.
+
+use super::lanes::{LANES, Lanes};
+
+/// How far ahead weights are fetched, in words: a page of the memory's own prefetcher ends every 4 KiB.
+const AHEAD: usize = 512;
+
+/// How weights meet inputs.
+pub(super) mod format {
+    /// An f32 and an f32.
+    pub(in super::super) const F32: u8 = 0;
+    /// Two bf16 and two f32.
+    pub(in super::super) const WIDENED: u8 = 1;
+    /// Two bf16 and two bf16.
+    pub(in super::super) const PAIRS: u8 = 2;
+}
+
+/// `m` panels of sixteen rows by `n` positions, over a chunk of depth.
+///
+/// Either positions are neighbours in memory (`LAST` is false), or words of depth are (`LAST` is true: channels last).
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    pub(super) weights: *const u32,
+    /// Between two panels.
+    pub(super) panel: usize,
+    /// How many words of depth there are, in words of weights.
+    pub(super) depth: usize,
+    pub(super) inputs: *const u32,
+    /// Between two words of depth, or between two positions where channels are last.
+    pub(super) row: usize,
+    pub(super) sums: *mut f32,
+    /// Between two panels' sums.
+    pub(super) next_panel: usize,
+    /// Between two positions' sums.
+    pub(super) next_position: usize,
+}
+
+impl Tile {
+    /// Adds the products to the sums: `sums += Σ w x`, the new sum from zero, in the order of depth. The `FIRST` write over
+    /// what is there.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`. There must be `M` panels of `depth` vectors, `depth` rows of `N`
+    /// inputs (twice as many where weights are widened), and `M` times `N` vectors of sums.
+    // Indices that are known when it is compiled keep the sums in registers.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    pub(super) unsafe fn add<
+        S: Lanes,
+        const FORMAT: u8,
+        const LAST: bool,
+        const FIRST: bool,
+        const M: usize,
+        const N: usize,
+    >(
+        &self,
+    ) {
+        // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.
+        unsafe {
+            let mut sums = [[S::splat(0.0); N]; M];
+            let (mut weights, mut inputs) = (self.weights, self.inputs);
+            // Rows are those of f32, or of pairs.
+            let rows = match FORMAT {
+                format::WIDENED => 2,
+                _ => 1,
+            };
+            let (next_depth, next_position) = if LAST { (1, self.row) } else { (self.row, 1) };
+            for _ in 0..self.depth {
+                let mut w = [S::splat_word(0); M];
+                for (m, w) in w.iter_mut().enumerate() {
+                    let from = weights.add(m * self.panel);
+                    S::prefetch(from.wrapping_add(AHEAD));
+                    *w = S::load_words(from);
+                }
+                for n in 0..N {
+                    let x = inputs.add(n * next_position);
+                    match FORMAT {
+                        format::F32 => {
+                            let x = S::as_f32(S::splat_word(*x));
+                            for m in 0..M {
+                                sums[m][n] = S::mul_add(S::as_f32(w[m]), x, sums[m][n]);
+                            }
+                        }
+                        format::WIDENED => {
+                            let y = S::as_f32(S::splat_word(*x.add(next_depth)));
+                            let x = S::as_f32(S::splat_word(*x));
+                            for m in 0..M {
+                                sums[m][n] = S::mul_add(S::first(w[m]), x, sums[m][n]);
+                                sums[m][n] = S::mul_add(S::second(w[m]), y, sums[m][n]);
+                            }
+                        }
+                        _ => {
+                            let x = S::splat_word(*x);
+                            for m in 0..M {
+                                sums[m][n] = S::product_of_pairs(sums[m][n], w[m], x);
+                            }
+                        }
+                    }
+                }
+                weights = weights.add(LANES);
+                inputs = inputs.wrapping_add(rows * next_depth);
+            }
+            for (m, sums) in sums.iter().enumerate() {
+                for (n, sum) in sums.iter().enumerate() {
+                    let to = self.sums.add(m * self.next_panel + n * self.next_position);
+                    let sum = if FIRST {
+                        *sum
+                    } else {
+                        S::add(S::load(to), *sum)
+                    };
+                    S::store(to, sum);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of so many panels and positions, tile by tile.
+    ///
+    /// Registers hold 24 vectors of sums where there are 32 of them, and their shape is what fits: four panels by six
+    /// positions read the least, and few panels want more positions, since a sum waits for the one before.
+    ///
+    /// # Safety
+    ///
+    /// As [`add`](Self::add), with `panels` and `positions` for `M` and `N`.
+    #[inline(always)]
+    pub(super) unsafe fn cover<S: Lanes, const FORMAT: u8, const LAST: bool, const FIRST: bool>(
+        &self,
+        panels: usize,
+        positions: usize,
+    ) {
+        let mut panel = 0;
+        while panel < panels {
+            let (m, widest) = shape::<S>(panels - panel);
+            let mut position = 0;
+            while position < positions {
+                let n = match widest.min(positions - position) {
+                    n if n == widest => n,
+                    6.. => 6,
+                    4.. => 4,
+                    n => n.min(2),
+                };
+                // SAFETY: the caller grants the instruction set and all tiles that are within panels and positions.
+                unsafe {
+                    let tile = Self {
+                        weights: self.weights.add(panel * self.panel),
+                        inputs: self.inputs.add(position * if LAST { self.row } else { 1 }),
+                        sums: self
+                            .sums
+                            .add(panel * self.next_panel + position * self.next_position),
+                        ..*self
+                    };
+                    // Known when it is compiled: shapes that an instruction set does not use are not compiled for it.
+                    if const { S::SUMS >= 16 } {
+                        match (m, n) {
+                            (4, 6) => tile.add::<S, FORMAT, LAST, FIRST, 4, 6>(),
+                            (4, 4) => tile.add::<S, FORMAT, LAST, FIRST, 4, 4>(),
+                            (4, 2) => tile.add::<S, FORMAT, LAST, FIRST, 4, 2>(),
+                            (4, _) => tile.add::<S, FORMAT, LAST, FIRST, 4, 1>(),
+                            (3, 8) => tile.add::<S, FORMAT, LAST, FIRST, 3, 8>(),
+                            (3, 6) => tile.add::<S, FORMAT, LAST, FIRST, 3, 6>(),
+                            (3, 4) => tile.add::<S, FORMAT, LAST, FIRST, 3, 4>(),
+                            (3, 2) => tile.add::<S, FORMAT, LAST, FIRST, 3, 2>(),
+                            (3, _) => tile.add::<S, FORMAT, LAST, FIRST, 3, 1>(),
+                            (2, 12) => tile.add::<S, FORMAT, LAST, FIRST, 2, 12>(),
+                            (2, 6) => tile.add::<S, FORMAT, LAST, FIRST, 2, 6>(),
+                            (2, 4) => tile.add::<S, FORMAT, LAST, FIRST, 2, 4>(),
+                            (2, 2) => tile.add::<S, FORMAT, LAST, FIRST, 2, 2>(),
+                            (2, _) => tile.add::<S, FORMAT, LAST, FIRST, 2, 1>(),
+                            (_, 12) => tile.add::<S, FORMAT, LAST, FIRST, 1, 12>(),
+                            (_, 6) => tile.add::<S, FORMAT, LAST, FIRST, 1, 6>(),
+                            (_, 4) => tile.add::<S, FORMAT, LAST, FIRST, 1, 4>(),
+                            (_, 2) => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
+                            (_, _) => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                        }
+                    } else if const { S::SUMS >= 4 } {
+                        match n {
+                            6 => tile.add::<S, FORMAT, LAST, FIRST, 1, 6>(),
+                            4 => tile.add::<S, FORMAT, LAST, FIRST, 1, 4>(),
+                            2 => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
+                            _ => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                        }
+                    } else {
+                        match n {
+                            2 => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
+                            _ => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                        }
+                    }
+                }
+                position += n;
+            }
+            panel += m;
+        }
+    }
+}
+
+/// How many panels go next, and the most positions at a time.
+#[inline(always)]
+fn shape<S: Lanes>(panels: usize) -> (usize, usize) {
+    match (S::SUMS, panels) {
+        (16.., 1) => (1, 12),
+        (16.., 2) => (2, 12),
+        // Five are better three and two than four and one.
+        (16.., 3 | 5) => (3, 8),
+        (16.., _) => (4, 6),
+        (4.., _) => (1, 6),
+        _ => (1, 2),
+    }
+}
