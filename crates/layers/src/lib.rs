@@ -28,6 +28,7 @@
 //! CPU, in kernels that read the weights in order, and do all that [precedes](Prologue) and [follows](Epilogue) a convolution
 //! in the same sweep. The kernels choose their [instructions](Level) when the
 //! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
+//! Weights of eight or four bits are multiplied as whole numbers, with inputs that are rounded to eight bits in every call.
 //!
 //! With feature `train`, what a training step computes has kernels too, under burn's autodiff on the CPU: the layers above,
 //! forward and backward, and [`AdamW`].

@@ -274,6 +274,7 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
             for depth in (0..d).step_by(CHUNK) {
                 let tile = Tile {
                     weights: keys[(start * d) + depth * LANES..].as_ptr(),
+                    scales: std::ptr::null(),
                     panel: d * LANES,
                     depth: CHUNK.min(d - depth),
                     inputs: queries[depth..].as_ptr().cast(),
@@ -305,6 +306,7 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
             }
             let tile = Tile {
                 weights: values[start * LANES..].as_ptr(),
+                scales: std::ptr::null(),
                 panel: panels.padded * LANES,
                 depth: many,
                 inputs: scores.as_ptr().cast(),

@@ -1,5 +1,8 @@
 //! Sixteen numbers at a time, in each instruction set.
 
+// An indexed loop over sixteen is what the compiler makes vectors of.
+#![allow(clippy::needless_range_loop)]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -11,7 +14,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-pub(super) use avx512::{Avx512, Avx512Bf16};
+pub(super) use avx512::{Avx512, Avx512Bf16, Avx512Vnni};
 #[cfg(target_arch = "aarch64")]
 pub(super) use neon::Neon;
 pub(super) use portable::Portable;
@@ -28,7 +31,7 @@ pub(crate) const LANES: usize = 16;
 pub(super) trait Lanes {
     /// Sixteen f32.
     type Vector: Copy;
-    /// Sixteen words of 32 bits: an f32, or two bf16 with the first in the low half.
+    /// Sixteen words of 32 bits: an f32, two bf16 with the first in the low half, a whole number, or four or eight codes.
     type Word: Copy;
     /// Whether [`product_of_pairs`](Self::product_of_pairs) is an instruction.
     const PAIRS: bool = false;
@@ -72,6 +75,87 @@ pub(super) trait Lanes {
         unsafe {
             let second = Self::mul_add(Self::second(w), Self::second(x), sum);
             Self::mul_add(Self::first(w), Self::first(x), second)
+        }
+    }
+    /// `sum + w₀ x₀ + w₁ x₁ + w₂ x₂ + w₃ x₃`, of bytes: of `w` with a sign, of `x` without. Exact.
+    #[inline(always)]
+    unsafe fn product_of_bytes(sum: Self::Word, w: Self::Word, x: Self::Word) -> Self::Word {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            let (w, x) = (words_of::<Self>(w), words_of::<Self>(x));
+            let mut sums = words_of::<Self>(sum);
+            for i in 0..LANES {
+                let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());
+                let mut all = 0;
+                for j in 0..4 {
+                    all += i32::from(w[j].cast_signed()) * i32::from(x[j]);
+                }
+                sums[i] = sums[i].wrapping_add(all.cast_unsigned());
+            }
+            Self::load_words(sums.as_ptr())
+        }
+    }
+    /// The upper four bits of each byte: sixteen times a code with a sign.
+    #[inline(always)]
+    unsafe fn upper_codes(words: Self::Word) -> Self::Word {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            let mut words = words_of::<Self>(words);
+            for word in &mut words {
+                *word &= 0xf0f0_f0f0;
+            }
+            Self::load_words(words.as_ptr())
+        }
+    }
+    /// The lower four bits of each byte, as the upper ones: sixteen times a code with a sign.
+    #[inline(always)]
+    unsafe fn lower_codes(words: Self::Word) -> Self::Word {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            let mut words = words_of::<Self>(words);
+            for word in &mut words {
+                *word = *word << 4 & 0xf0f0_f0f0;
+            }
+            Self::load_words(words.as_ptr())
+        }
+    }
+    /// The sums of whole numbers, modulo 2³².
+    #[inline(always)]
+    unsafe fn add_words(a: Self::Word, b: Self::Word) -> Self::Word {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            let (mut a, b) = (words_of::<Self>(a), words_of::<Self>(b));
+            for i in 0..LANES {
+                a[i] = a[i].wrapping_add(b[i]);
+            }
+            Self::load_words(a.as_ptr())
+        }
+    }
+    /// Whole numbers with a sign as the nearest f32.
+    #[inline(always)]
+    unsafe fn numbers(words: Self::Word) -> Self::Vector {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            let words = words_of::<Self>(words);
+            let mut numbers = [0.0; LANES];
+            for i in 0..LANES {
+                numbers[i] = words[i].cast_signed() as f32;
+            }
+            Self::load(numbers.as_ptr())
+        }
+    }
+    /// Writes whole numbers in `0..=255` as bytes.
+    #[inline(always)]
+    unsafe fn store_bytes(to: *mut u8, x: Self::Vector) {
+        let mut numbers = [0.0; LANES];
+        // SAFETY: the caller grants the instruction set, sixteen bytes, and numbers that are whole and small.
+        unsafe {
+            Self::store(numbers.as_mut_ptr(), x);
+            let mut bytes = [0; LANES];
+            for i in 0..LANES {
+                bytes[i] = numbers[i].to_int_unchecked::<i32>() as u8;
+            }
+            to.cast::<[u8; LANES]>().write_unaligned(bytes);
         }
     }
     /// Sixteen vectors of sixteen: the i-th number of the j-th vector changes place with the j-th of the i-th.
@@ -138,4 +222,17 @@ pub(super) trait Lanes {
     }
     /// Fetches a cache line that will be read soon. Any address will do.
     unsafe fn prefetch(from: *const u32);
+}
+
+/// The words of a vector.
+///
+/// # Safety
+///
+/// The CPU must have the instruction set of `S`.
+#[inline(always)]
+unsafe fn words_of<S: Lanes + ?Sized>(words: S::Word) -> [u32; LANES] {
+    let mut out = [0; LANES];
+    // SAFETY: the caller grants the instruction set; the array is as long as a vector, and every pattern of bits is a word.
+    unsafe { S::store(out.as_mut_ptr().cast(), S::as_f32(words)) };
+    out
 }

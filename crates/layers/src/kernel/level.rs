@@ -16,7 +16,9 @@ pub enum Level {
     Avx2,
     /// AVX-512F: vectors of sixteen.
     Avx512,
-    /// AVX-512 with products of bf16.
+    /// AVX-512 with products of bytes: vectors of sixteen words.
+    Avx512Vnni,
+    /// AVX-512 with products of bytes and of bf16.
     Avx512Bf16,
 }
 
@@ -25,11 +27,12 @@ static LIMIT: AtomicU8 = AtomicU8::new(u8::MAX);
 
 impl Level {
     /// All levels, the slowest first.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Portable,
         Self::Neon,
         Self::Avx2,
         Self::Avx512,
+        Self::Avx512Vnni,
         Self::Avx512Bf16,
     ];
 
@@ -62,8 +65,13 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => std::arch::is_x86_feature_detected!("avx512f"),
             #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => {
+                Self::Avx512.is_available() && std::arch::is_x86_feature_detected!("avx512vnni")
+            }
+            // Every CPU that has the latter has the former.
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 => {
-                Self::Avx512.is_available() && std::arch::is_x86_feature_detected!("avx512bf16")
+                Self::Avx512Vnni.is_available() && std::arch::is_x86_feature_detected!("avx512bf16")
             }
             #[allow(unreachable_patterns)]
             _ => false,
@@ -102,6 +110,7 @@ impl fmt::Display for Level {
             Self::Neon => "NEON",
             Self::Avx2 => "AVX2",
             Self::Avx512 => "AVX-512",
+            Self::Avx512Vnni => "AVX-512 VNNI",
             Self::Avx512Bf16 => "AVX-512 BF16",
         })
     }
@@ -130,7 +139,11 @@ macro_rules! run_on {
         }
         match level {
             #[cfg(target_arch = "x86_64")]
-            $crate::kernel::Level::Avx512Bf16 => with!("avx512f,avx512bf16", Avx512Bf16),
+            $crate::kernel::Level::Avx512Bf16 => {
+                with!("avx512f,avx512vnni,avx512bf16", Avx512Bf16)
+            }
+            #[cfg(target_arch = "x86_64")]
+            $crate::kernel::Level::Avx512Vnni => with!("avx512f,avx512vnni", Avx512Vnni),
             #[cfg(target_arch = "x86_64")]
             $crate::kernel::Level::Avx512 => with!("avx512f", Avx512),
             #[cfg(target_arch = "x86_64")]

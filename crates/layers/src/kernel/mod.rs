@@ -5,6 +5,7 @@
 //! | `level` | which instructions this CPU has |
 //! | `lanes` | sixteen numbers at a time, in each instruction set, with a portable twin |
 //! | `elementwise` | exp, Mish, SiLU, sigmoid, GELU |
+//! | `codes` | numbers as whole codes, for products of whole numbers |
 //! | `panels` | weights, laid out once in the order in which they are read |
 //! | `groups` | the statistics of groups of channels |
 //! | `picture` | convolutions over pictures |
@@ -25,6 +26,7 @@
 //! these tests under AddressSanitizer.
 
 mod attention;
+mod codes;
 mod elementwise;
 mod groups;
 mod lanes;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::codes::{Codes, Grid};
 use super::lanes::LANES;
 use super::memory::Words;
 
@@ -22,24 +23,68 @@ pub enum Precision {
     /// The upper 16 bits of an f32, rounded to the nearest: wrong by up to 2⁻⁹ of itself. Where the CPU multiplies bf16,
     /// what a layer reads is rounded too. Sums are in f32.
     Bf16,
+    /// Whole codes of 8 bits, with a scale for each output: that of the least squared error. What a layer reads is rounded
+    /// to 256 codes, between the least and the largest number of the sample, or of the position where there is one tap.
+    /// Sums are whole numbers, and exact.
+    ///
+    /// Where a number that is read is not finite, all outputs of its sample, or position, are NaN.
+    ///
+    /// Of weights and inputs that are distributed normally, an output is wrong by about a hundredth of the outputs' size.
+    Int8,
+    /// Codes of 4 bits, with a scale for each `group` of neighbours in depth. What a layer reads is rounded as for
+    /// [`Int8`](Self::Int8); sums are exact within a group, and in f32 over them.
+    ///
+    /// Of weights that are distributed normally, an output is wrong by about a tenth of the outputs' size.
+    Int4 {
+        /// How many weights share a scale: a multiple of 8. A scale takes 32 bits.
+        group: usize,
+    },
 }
 
 impl Precision {
+    /// Four bits, and half a bit of scales.
+    pub const INT4: Self = Self::Int4 { group: 64 };
+
     /// How many numbers lie in a word of 32 bits.
     pub(super) fn numbers_a_word(self) -> usize {
         match self {
             Self::F32 => 1,
             Self::Bf16 => 2,
+            Self::Int8 => 4,
+            Self::Int4 { .. } => 8,
+        }
+    }
+
+    /// Whether products are those of whole codes.
+    pub(super) fn is_whole(self) -> bool {
+        matches!(self, Self::Int8 | Self::Int4 { .. })
+    }
+
+    /// How many words of depth lie, and are summed, together.
+    fn chunk(self) -> usize {
+        match self {
+            Self::Int4 { group } => group / 8,
+            _ => CHUNK,
+        }
+    }
+
+    /// How many scales a chunk of a row begins with.
+    fn scales(self) -> usize {
+        match self {
+            Self::Int4 { .. } => 1,
+            _ => 0,
         }
     }
 }
 
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-        })
+        match self {
+            Self::F32 => f.write_str("f32"),
+            Self::Bf16 => f.write_str("bf16"),
+            Self::Int8 => f.write_str("int8"),
+            Self::Int4 { group } => write!(f, "int4/{group}"),
+        }
     }
 }
 
@@ -49,6 +94,9 @@ impl fmt::Display for Precision {
 /// [rows / 16][depth / chunk][tap][chunk][16 rows]      words; for bf16, a word is two neighbours in depth
 /// ```
 ///
+/// A word of bytes is four neighbours. One of half bytes is eight, the first four in the upper halves, and a chunk of them
+/// begins with sixteen scales.
+///
 /// A kernel that computes sixteen rows reads one panel from its first word to its last.
 #[derive(Debug)]
 pub(crate) struct Panels {
@@ -57,28 +105,65 @@ pub(crate) struct Panels {
     rows: usize,
     depth: usize,
     taps: usize,
+    /// A scale for each row, where weights are bytes.
+    scales: Vec<f32>,
+    /// What a row sums to, where weights are codes: a whole number for bytes, an f32 for half bytes.
+    totals: Vec<u32>,
 }
 
 impl Panels {
     /// Lays out `weight(row, depth, tap)`.
+    ///
+    /// # Panics
+    ///
+    /// If a group is not a multiple of eight.
     pub(crate) fn new(
         precision: Precision,
         [rows, depth, taps]: [usize; 3],
         weight: impl Fn(usize, usize, usize) -> f32 + Sync,
     ) -> Self {
+        if let Precision::Int4 { group } = precision {
+            assert!(
+                group > 0 && group.is_multiple_of(8),
+                "a group is a multiple of 8 weights, not {group}"
+            );
+        }
         let mut panels = Self {
             words: Words::zeros(0),
             precision,
             rows,
             depth,
             taps,
+            scales: Vec::new(),
+            totals: Vec::new(),
         };
         let each = panels.panel_words();
         let mut words = Words::zeros(panels.count() * each);
-        if each > 0 {
+        let rows_of = |panel: usize| rows.min((panel + 1) * LANES) - panel * LANES;
+        if each > 0 && precision.is_whole() {
+            let mut scales = vec![0.0; panels.count() * LANES];
+            let mut totals = vec![0; panels.count() * LANES];
+            (words.par_chunks_mut(each))
+                .zip(scales.par_chunks_mut(LANES))
+                .zip(totals.par_chunks_mut(LANES))
+                .enumerate()
+                .for_each(|(panel, ((words, scales), totals))| {
+                    for lane in 0..rows_of(panel) {
+                        let weight = |depth, tap| weight(panel * LANES + lane, depth, tap);
+                        let words = &mut words[lane..];
+                        (scales[lane], totals[lane]) = match precision {
+                            Precision::Int8 => panels.fill_bytes(words, weight),
+                            _ => (1.0, panels.fill_half_bytes(words, weight)),
+                        };
+                    }
+                });
+            (panels.scales, panels.totals) = (scales, totals);
+            if precision != Precision::Int8 {
+                panels.scales = Vec::new();
+            }
+        } else if each > 0 {
             let fill = |(panel, words): (usize, &mut [u32])| {
-                let rows = rows.min((panel + 1) * LANES) - panel * LANES;
-                for lane in 0..rows {
+                for lane in 0..rows_of(panel) {
                     let weight = |depth, tap| weight(panel * LANES + lane, depth, tap);
                     panels.fill_row(&mut words[lane..], weight);
                 }
@@ -87,6 +172,106 @@ impl Panels {
         }
         panels.words = words;
         panels
+    }
+
+    /// Writes one row of bytes, `LANES` words apart; returns its scale, and the sum of its codes.
+    fn fill_bytes(&self, words: &mut [u32], weight: impl Fn(usize, usize) -> f32) -> (f32, u32) {
+        let taps = 0..self.taps;
+        let values: Vec<f32> = (0..self.depth)
+            .flat_map(|depth| taps.clone().map(move |tap| (depth, tap)))
+            .map(|(depth, tap)| weight(depth, tap))
+            .collect();
+        let codes = Codes::eight_bits(values.len());
+        let scale = codes.scale(&values);
+        let mut total = 0_i32;
+        for (index, value) in values.into_iter().enumerate() {
+            let (depth, tap) = (index / self.taps, index % self.taps);
+            let code = codes.code(value, scale);
+            total += code;
+            let byte = code.cast_unsigned() & 0xff;
+            words[self.place(depth / 4, tap) * LANES] |= byte << (depth % 4 * 8);
+        }
+        (scale, total.cast_unsigned())
+    }
+
+    /// Writes one row of half bytes and its scales, `LANES` words apart; returns what the row sums to, as the bits of an f32.
+    fn fill_half_bytes(&self, words: &mut [u32], weight: impl Fn(usize, usize) -> f32) -> u32 {
+        let codes = Codes::FOUR_BITS;
+        let mut total = 0.0;
+        let mut values = Vec::new();
+        for chunk in self.chunks(0..self.depth_words()) {
+            let depths = chunk.start * 8..self.depth.min(chunk.end * 8);
+            for tap in 0..self.taps {
+                values.clear();
+                values.extend(depths.clone().map(|depth| weight(depth, tap)));
+                // Codes are in the upper halves of bytes when they are multiplied.
+                let scale = codes.scale(&values) / 16.0;
+                let at = self.place(chunk.start, tap);
+                words[(at - 1) * LANES] = scale.to_bits();
+                for (index, value) in values.iter().enumerate() {
+                    let code = codes.code(*value, 16.0 * scale);
+                    total += f64::from(scale) * f64::from(16 * code);
+                    let half = code.cast_unsigned() & 0xf;
+                    words[(at + index / 8) * LANES] |= half << shift(index);
+                }
+            }
+        }
+        (total as f32).to_bits()
+    }
+
+    /// Where a word lies in a panel, in vectors.
+    pub(super) fn place(&self, word: usize, tap: usize) -> usize {
+        let (size, scales) = (self.precision.chunk(), self.precision.scales());
+        let chunk = word / size;
+        let start = chunk * size;
+        let len = size.min(self.depth_words() - start);
+        (start + chunk * scales) * self.taps + tap * (len + scales) + scales + word - start
+    }
+
+    /// Which word of a panel it is, scales not counted.
+    pub(super) fn input(&self, word: usize, tap: usize) -> usize {
+        let size = self.precision.chunk();
+        let start = word / size * size;
+        let len = size.min(self.depth_words() - start);
+        start * self.taps + tap * len + word - start
+    }
+
+    /// The sixteen scales of the chunk of half bytes that a word lies in, from the start of the words.
+    pub(super) fn scales_of(&self, panel: usize, word: usize, tap: usize) -> *const f32 {
+        let start = word / self.precision.chunk() * self.precision.chunk();
+        let at = self.place(start, tap) - self.precision.scales();
+        self.words[panel * self.panel_words() + at * LANES..]
+            .as_ptr()
+            .cast()
+    }
+
+    /// What the sums of a panel begin with, so that the codes of zero add up to nothing.
+    pub(super) fn start(&self, totals: &[u32; LANES], grid: &Grid) -> [f32; LANES] {
+        totals.map(|total| match self.precision {
+            Precision::Int8 => {
+                let start = 0_u32.wrapping_sub(total.wrapping_mul(grid.zero.cast_unsigned()));
+                f32::from_bits(start)
+            }
+            _ => -(grid.zero as f32) * f32::from_bits(total),
+        })
+    }
+
+    /// What sixteen rows sum to.
+    pub(super) fn totals(&self, panel: usize) -> [u32; LANES] {
+        let totals = self.totals[panel * LANES..].first_chunk();
+        *totals.expect("totals are those of whole panels")
+    }
+
+    /// What makes numbers of the sums of a panel.
+    pub(super) fn factors(&self, panel: usize, grid: &Grid) -> [f32; LANES] {
+        match self.precision {
+            Precision::Int8 => {
+                let scales: Option<&[f32; LANES]> = self.scales[panel * LANES..].first_chunk();
+                let scales = scales.expect("scales are those of whole panels");
+                scales.map(|scale| scale * grid.step)
+            }
+            _ => [grid.step; LANES],
+        }
     }
 
     /// Writes one row, `LANES` words apart.
@@ -106,6 +291,9 @@ impl Panels {
                             };
                             bf16_pair(weight(2 * word, tap), second)
                         }
+                        Precision::Int8 | Precision::Int4 { .. } => {
+                            unreachable!("codes have rows of their own")
+                        }
                     };
                 }
             }
@@ -114,18 +302,24 @@ impl Panels {
 
     /// A weight, as it was rounded.
     pub(crate) fn weight(&self, row: usize, depth: usize, tap: usize) -> f32 {
-        let numbers = self.precision.numbers_a_word();
-        let word = depth / numbers;
-        let start = word / CHUNK * CHUNK;
-        let chunk = CHUNK.min(self.depth_words() - start);
-        let at = start * self.taps + tap * chunk + word - start;
-        let panel = row / LANES * self.panel_words();
-        let bits = self.words[panel + at * LANES + row % LANES];
-        f32::from_bits(match self.precision {
-            Precision::F32 => bits,
-            Precision::Bf16 if depth.is_multiple_of(2) => bits << 16,
-            Precision::Bf16 => bits & 0xffff_0000,
-        })
+        let word = depth / self.precision.numbers_a_word();
+        let lane = row / LANES * self.panel_words() + row % LANES;
+        let bits = self.words[lane + self.place(word, tap) * LANES];
+        match self.precision {
+            Precision::F32 => f32::from_bits(bits),
+            Precision::Bf16 if depth.is_multiple_of(2) => f32::from_bits(bits << 16),
+            Precision::Bf16 => f32::from_bits(bits & 0xffff_0000),
+            Precision::Int8 => {
+                let code = bits.to_le_bytes()[depth % 4].cast_signed();
+                f32::from(code) * self.scales[row]
+            }
+            Precision::Int4 { group } => {
+                let first = self.place(depth / group * group / 8, tap) - 1;
+                let scale = f32::from_bits(self.words[lane + first * LANES]);
+                let code = (bits >> shift(depth) << 4) as u8;
+                f32::from(code.cast_signed()) * scale
+            }
+        }
     }
 
     /// What the weights are stored in.
@@ -150,7 +344,7 @@ impl Panels {
 
     /// The memory that the weights take, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.words)
+        size_of_val(&*self.words) + size_of_val(&*self.scales) + size_of_val(&*self.totals)
     }
 
     /// How many panels there are.
@@ -165,12 +359,33 @@ impl Panels {
 
     /// How many words a panel has.
     pub(super) fn panel_words(&self) -> usize {
-        self.depth_words() * self.taps * LANES
+        let chunks = self.depth_words().div_ceil(self.precision.chunk());
+        (self.depth_words() + chunks * self.precision.scales()) * self.taps * LANES
     }
 
     pub(super) fn words(&self) -> &[u32] {
         &self.words
     }
+}
+
+impl Panels {
+    /// Cuts words of depth into chunks; into those that share a scale, where there are scales.
+    pub(super) fn chunks(&self, words: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+        let size = self.precision.chunk();
+        let before = match self.precision.scales() {
+            0 => 0,
+            _ => words.start % size,
+        };
+        (words.start - before..words.end)
+            .step_by(size)
+            .map(move |first| first.max(words.start)..words.end.min(first + size))
+    }
+}
+
+/// How far a code of four bits lies from the lowest bit of its word.
+fn shift(depth: usize) -> usize {
+    let at = depth % 8;
+    at % 4 * 8 + if at < 4 { 4 } else { 0 }
 }
 
 /// Cuts words of depth into chunks.

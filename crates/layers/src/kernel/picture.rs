@@ -10,6 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Level;
+use super::codes::{Extent, Grid, encode, weave};
 use super::elementwise::{Activation, activate};
 use super::lanes::{LANES, Lanes};
 use super::level::run_on;
@@ -35,6 +36,8 @@ pub(super) const STAGGER: usize = 16;
 const TASKS_A_THREAD: usize = 4;
 /// How many channels are laid out together, so that whole lines of a cache are written. Two neighbours may share a word.
 pub(super) const TOGETHER: usize = 4;
+/// How many fours of channels are laid out together where they are codes: a line of a cache again.
+const FOURS: usize = 4;
 /// How many channels are worth a task of their own.
 const CHANNELS_A_TASK: usize = 8;
 
@@ -95,8 +98,8 @@ pub(crate) struct Prologue<'a> {
 
 /// Computes `epilogue(W * prologue(x))` into `output`, both `[batch, channels, height, width]`.
 ///
-/// Kernels of three by three that do not stride are computed as Winograd's minimal filters where the picture is not tiny:
-/// a quarter of the products. It changes sums by a few roundings more, and spreads what is not finite over the tile of four
+/// Kernels of three by three that do not stride are computed as Winograd's minimal filters where the picture is not tiny and
+/// weights are not codes: a quarter of the products. It changes sums by a few roundings more, and spreads what is not finite over the tile of four
 /// by four outputs that sees it.
 ///
 /// # Panics
@@ -113,7 +116,9 @@ pub(crate) fn convolve(
     output: &mut [f32],
     epilogue: &Epilogue<'_>,
 ) {
-    let method = if winograd::suits(frame) {
+    // Whole codes are multiplied four times as fast as numbers: a quarter of the products gains nothing, and its transforms
+    // would need more bits.
+    let method = if winograd::suits(frame) && !panels.precision().is_whole() {
         Method::Winograd
     } else {
         Method::Direct
@@ -173,7 +178,7 @@ pub(super) fn convolve_by(
     let words = match (method, panels.precision()) {
         (Method::Winograd, _) => depth.next_multiple_of(TOGETHER),
         (Method::Direct, precision) => {
-            panels.depth_words() * precision.numbers_a_word() * panels.taps()
+            panels.depth_words() * inputs_a_word(precision) * panels.taps()
         }
     };
     let (down, across) = match method {
@@ -199,6 +204,7 @@ pub(super) fn convolve_by(
         across,
         lines: 0..0,
         laid_out: Shared(std::ptr::null_mut()),
+        grids: grids(level, panels, frame, batch, input, prologue),
         quad,
         product,
         block: products * product,
@@ -212,6 +218,42 @@ pub(super) fn convolve_by(
         job.run(level);
     }
     LAID_OUT_INPUTS.set(laid_out);
+}
+
+/// How many words of a quad meet a word of weights, each with four positions.
+fn inputs_a_word(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 | Precision::Int8 => 1,
+        Precision::Bf16 | Precision::Int4 { .. } => 2,
+    }
+}
+
+/// How each sample is rounded to codes, where weights are codes.
+fn grids(
+    level: Level,
+    panels: &Panels,
+    frame: &Frame,
+    batch: usize,
+    input: &[f32],
+    prologue: Option<&Prologue<'_>>,
+) -> Vec<Grid> {
+    let size = frame.size[0] * frame.size[1];
+    if !panels.precision().is_whole() || size == 0 {
+        return Vec::new();
+    }
+    let extent = |(at, picture): (usize, &[f32])| {
+        let extent = Extent::new(level, picture);
+        match prologue {
+            Some(it) => extent.through(it.activation, [it.scale[at], it.shift[at]]),
+            None => extent,
+        }
+    };
+    let mut extents = vec![Extent::EMPTY; batch * panels.depth()];
+    (input.par_chunks_exact(size).enumerate().map(extent)).collect_into_vec(&mut extents);
+    let samples = extents.chunks_exact(panels.depth());
+    samples
+        .map(|sample| Grid::new(sample.iter().fold(Extent::EMPTY, |all, it| all.and(*it))))
+        .collect()
 }
 
 fn check(
@@ -285,6 +327,8 @@ pub(super) struct Job<'a> {
     /// [block][product][quad][words][4]
     /// ```
     laid_out: Shared,
+    /// How each sample is rounded to codes, where it is.
+    grids: Vec<Grid>,
     /// Between two quads.
     pub(super) quad: usize,
     /// Between two products.
@@ -299,7 +343,11 @@ impl Job<'_> {
         let threads = rayon::current_num_threads();
         let channels = CHANNELS_A_TASK
             .max(depth.div_ceil(threads * TASKS_A_THREAD))
-            .next_multiple_of(TOGETHER);
+            .next_multiple_of(if self.panels.precision().is_whole() {
+                FOURS * TOGETHER
+            } else {
+                TOGETHER
+            });
         let job = self;
         let lay_out = |task: usize| {
             let range = task * channels..depth.min((task + 1) * channels);
@@ -446,6 +494,9 @@ pub(super) struct Finish<S: Lanes> {
     bias: S::Vector,
     scale: S::Vector,
     shift: S::Vector,
+    /// What sums of codes begin with, and what makes numbers of them.
+    start: S::Vector,
+    factor: S::Vector,
 }
 
 impl<S: Lanes> Finish<S> {
@@ -467,6 +518,13 @@ impl<S: Lanes> Finish<S> {
             ),
             None => ([1.0; LANES], [0.0; LANES]),
         };
+        let (start, factor) = match job.grids.get(sample) {
+            Some(grid) => (
+                job.panels.start(&job.panels.totals(panel), grid),
+                job.panels.factors(panel, grid),
+            ),
+            None => ([0.0; LANES], [1.0; LANES]),
+        };
         // SAFETY: the caller grants the instruction set.
         unsafe {
             Self {
@@ -475,6 +533,31 @@ impl<S: Lanes> Finish<S> {
                 bias: S::load(bias.as_ptr()),
                 scale: S::load(scale.as_ptr()),
                 shift: S::load(shift.as_ptr()),
+                start: S::load(start.as_ptr()),
+                factor: S::load(factor.as_ptr()),
+            }
+        }
+    }
+
+    /// A number of a sum.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`, and there must be sixteen sums.
+    #[inline(always)]
+    unsafe fn decode(&self, precision: Precision, sum: *const f32) -> S::Vector {
+        // SAFETY: the caller grants the instruction set and the sums.
+        unsafe {
+            match precision {
+                Precision::F32 | Precision::Bf16 => S::load(sum),
+                Precision::Int8 => {
+                    let mut start = [0.0; LANES];
+                    S::store(start.as_mut_ptr(), self.start);
+                    let start = S::load_words(start.as_ptr().cast());
+                    let sum = S::add_words(S::load_words(sum.cast()), start);
+                    S::mul(S::numbers(sum), self.factor)
+                }
+                Precision::Int4 { .. } => S::mul(S::add(S::load(sum), self.start), self.factor),
             }
         }
     }
@@ -521,6 +604,9 @@ unsafe fn lay_out<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
     unsafe {
         match job.method {
             Method::Winograd => winograd::lay_out::<S>(job, channels),
+            Method::Direct if job.panels.precision().is_whole() => {
+                lay_out_codes::<S>(job, channels);
+            }
             Method::Direct => lay_out_directly::<S>(job, channels),
         }
     }
@@ -639,6 +725,14 @@ unsafe fn compute_together<S: Lanes>(
                                 job, weights, size, inputs, sums, true,
                             );
                         }
+                        Precision::Int8 => {
+                            multiply::<S, { format::BYTES }>(
+                                job, weights, size, inputs, sums, true,
+                            );
+                        }
+                        Precision::Int4 { .. } => {
+                            multiply_half_bytes::<S>(job, panels.clone(), inputs, sums);
+                        }
                     }
                 }
             }
@@ -681,6 +775,7 @@ unsafe fn multiply<S: Lanes, const FORMAT: u8>(
             unsafe {
                 let tile = Tile {
                     weights: weights.add(chunk.start * LANES),
+                    scales: std::ptr::null(),
                     panel,
                     depth: chunk.len(),
                     inputs: inputs.add(quad * job.quad + chunk.start * rows_a_word * QUAD),
@@ -693,6 +788,139 @@ unsafe fn multiply<S: Lanes, const FORMAT: u8>(
                     tile.cover::<S, FORMAT, false, true>(panels, QUAD);
                 } else {
                     tile.cover::<S, FORMAT, false, false>(panels, QUAD);
+                }
+            }
+        }
+    }
+}
+
+/// [`multiply`] for weights of half bytes, chunk by chunk of those that share a scale.
+///
+/// # Safety
+///
+/// As for [`multiply`].
+#[inline(always)]
+unsafe fn multiply_half_bytes<S: Lanes>(
+    job: &Job<'_>,
+    range: Range<usize>,
+    (inputs, quads): (*const u32, usize),
+    sums: *mut f32,
+) {
+    let panels = job.panels;
+    let panel = panels.panel_words();
+    let mut word = 0;
+    for chunk in panels.chunks(0..panels.depth_words()) {
+        for tap in 0..panels.taps() {
+            let at = range.start * panel + panels.place(chunk.start, tap) * LANES;
+            for quad in 0..quads {
+                // SAFETY: the caller grants all of it, as in `multiply`.
+                unsafe {
+                    let tile = Tile {
+                        weights: panels.words()[at..].as_ptr(),
+                        scales: panels.scales_of(range.start, chunk.start, tap),
+                        panel,
+                        depth: chunk.len(),
+                        inputs: inputs.add(quad * job.quad + word * 2 * QUAD),
+                        row: QUAD,
+                        sums: sums.add(quad * QUAD * LANES),
+                        next_panel: PANEL_SUMS,
+                        next_position: LANES,
+                    };
+                    if word == 0 {
+                        tile.cover::<S, { format::HALF_BYTES }, false, true>(range.len(), QUAD);
+                    } else {
+                        tile.cover::<S, { format::HALF_BYTES }, false, false>(range.len(), QUAD);
+                    }
+                }
+            }
+            word += chunk.len();
+        }
+    }
+}
+
+/// As [`lay_out_directly`], for codes: a word has four channels at a position.
+///
+/// # Safety
+///
+/// The CPU must have the instruction set of `S`, and no one else may write these channels.
+#[inline(always)]
+unsafe fn lay_out_codes<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
+    let (panels, [taps_down, taps_across]) = (job.panels, job.frame.taps);
+    let [stride_down, stride_across] = job.frame.stride;
+    let taps = taps_down * taps_across;
+    let rows_a_word = inputs_a_word(panels.precision());
+    let length = (job.across * QUAD - 1) * stride_across + taps_across;
+    let length = length.max(job.frame.padding[1] + job.frame.seen()[1]);
+    let mut line = vec![0.0; length];
+    let mut codes: [Vec<u8>; TOGETHER] = std::array::from_fn(|_| vec![0; length]);
+    // [four channels][row][position], the rows going round
+    let mut words = vec![0; FOURS * taps_down * length];
+    // What lies behind the depth in the last word counts as zero.
+    let end = if channels.end == panels.depth() {
+        panels.depth_words() * panels.precision().numbers_a_word()
+    } else {
+        channels.end
+    };
+    for first_channel in (channels.start..end).step_by(FOURS * TOGETHER) {
+        let fours = (end - first_channel).div_ceil(TOGETHER).min(FOURS);
+        // Where the words of each tap lie in a quad.
+        let places: Vec<[usize; FOURS]> = (0..taps)
+            .map(|tap| {
+                std::array::from_fn(|four| {
+                    let row = (first_channel / TOGETHER + four).min(end / TOGETHER - 1);
+                    let (word, half) = (row / rows_a_word, row % rows_a_word);
+                    (panels.input(word, tap) * rows_a_word + half) * QUAD
+                })
+            })
+            .collect();
+        // Which row each place holds; none yet.
+        let mut held = vec![(usize::MAX, 0); taps_down];
+        for (number, index) in job.lines.clone().enumerate() {
+            let (sample, first) = (index / job.down, index % job.down * stride_down);
+            let grid = &job.grids[sample];
+            for row in first..first + taps_down {
+                let place = row % taps_down;
+                if held[place] == (sample, row) {
+                    continue;
+                }
+                held[place] = (sample, row);
+                for four in 0..fours {
+                    for (channel, codes) in codes.iter_mut().enumerate() {
+                        let channel = first_channel + four * TOGETHER + channel;
+                        if channel < panels.depth() {
+                            // SAFETY: the caller grants the instruction set.
+                            unsafe {
+                                job.read::<S>(sample, channel, row, &mut line);
+                                encode::<S>(*grid, &line, codes);
+                            }
+                        } else {
+                            codes.fill(grid.zero as u8);
+                        }
+                    }
+                    let rows = [&codes[0][..], &codes[1], &codes[2], &codes[3]];
+                    let at = (four * taps_down + place) * length;
+                    weave(rows, &mut words[at..][..length]);
+                }
+            }
+            for quad in 0..job.across {
+                // SAFETY: the quad is computed now.
+                let to = unsafe { job.place(number, quad) };
+                for (tap, places) in places.iter().enumerate() {
+                    let row = (first + tap / taps_across) % taps_down;
+                    let start = quad * QUAD * stride_across + tap % taps_across;
+                    for (four, place) in places.iter().enumerate().take(fours) {
+                        let from = &words[(four * taps_down + row) * length..][..length];
+                        let mut words = [0; QUAD];
+                        if stride_across == 1 {
+                            words.copy_from_slice(&from[start..start + QUAD]);
+                        } else {
+                            for (n, x) in words.iter_mut().enumerate() {
+                                *x = from[start + n * stride_across];
+                            }
+                        }
+                        // SAFETY: a quad has room for four words of each four channels and tap, and these are this task's.
+                        unsafe { to.add(*place).cast::<[u32; QUAD]>().write_unaligned(words) };
+                    }
                 }
             }
         }
@@ -803,11 +1031,11 @@ unsafe fn finish_directly<S: Lanes>(
         // SAFETY: the caller grants the instruction set, the sums, and the outputs, of which `count` lie in the row.
         unsafe {
             let from = sums.add((quad - quads.start) * QUAD * LANES);
+            let finish = Finish::<S>::new(job, panel, sample);
             let mut values = [S::splat(0.0); LANES];
             for (i, value) in values.iter_mut().enumerate().take(together * QUAD) {
-                *value = S::load(from.add(i * LANES));
+                *value = finish.decode(job.panels.precision(), from.add(i * LANES));
             }
-            let finish = Finish::<S>::new(job, panel, sample);
             job.finish::<S>(&finish, values, [row, column * QUAD], count);
         }
         quad += together;

@@ -8,12 +8,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::codes::{Extent, Grid};
 use super::elementwise::{Activation, activate};
 use super::lanes::{LANES, Lanes};
 use super::level::run_on;
 use super::memory::Words;
-use super::panels::{Panels, Precision, bf16_pair, chunks};
-use super::product::{Shared, lanes_of};
+use super::panels::{Panels, Precision, bf16_pair};
+use super::product::{Shared, decode, lanes_of};
 use super::tile::{Tile, format};
 use super::{Epilogue, Layout, Level, Window, product};
 
@@ -77,7 +78,13 @@ pub(crate) fn linear(
         (output.len(), to),
         epilogue,
     );
-    let words = Inputs::new(level, panels, [batch, positions], (input, from));
+    let mut grids = Vec::new();
+    let words = if panels.precision().is_whole() {
+        grids = vec![Grid::new(Extent::EMPTY); batch * positions];
+        Inputs::encoded(level, panels, [batch, positions], (input, from), &mut grids)
+    } else {
+        Inputs::new(level, panels, [batch, positions], (input, from))
+    };
     let blocks = positions.div_ceil(BLOCK);
     let block = positions.div_ceil(blocks).next_multiple_of(TILE);
     let blocks = positions.div_ceil(block);
@@ -93,6 +100,8 @@ pub(crate) fn linear(
         gated: gate.is_some(),
         rows: gate.unwrap_or(panels.rows()),
         words,
+        grids,
+        positions,
         output: Shared(output.as_mut_ptr()),
         to,
         epilogue,
@@ -113,6 +122,14 @@ pub(crate) fn linear(
             Precision::Bf16 => run_on!(
                 level,
                 sweep_bf16(sweep: &Sweep<'_>, range: Range<usize>, sample: usize, places: Range<usize>)
+            ),
+            Precision::Int8 => run_on!(
+                level,
+                sweep_bytes(sweep: &Sweep<'_>, range: Range<usize>, sample: usize, places: Range<usize>)
+            ),
+            Precision::Int4 { .. } => run_on!(
+                level,
+                sweep_half_bytes(sweep: &Sweep<'_>, range: Range<usize>, sample: usize, places: Range<usize>)
             ),
         }
     };
@@ -182,7 +199,7 @@ enum Inputs<'a> {
     /// As they are, with positions side by side. Rows of depth lie so far apart that their lines push each other out of the
     /// cache; a task copies those of its block.
     Apart(&'a [f32], Layout),
-    /// Laid out anew, `[sample][position][row]`: paired bf16, or with a zero behind an odd depth.
+    /// Laid out anew, `[sample][position][row]`: paired bf16, four codes to a word, or with a zero behind an odd depth.
     Anew {
         words: Words,
         row: usize,
@@ -244,6 +261,50 @@ impl<'a> Inputs<'a> {
         }
     }
 
+    /// Rounded to codes, each position by itself.
+    fn encoded(
+        level: Level,
+        panels: &Panels,
+        [batch, positions]: [usize; 2],
+        (input, from): (&'a [f32], Layout),
+        grids: &mut [Grid],
+    ) -> Self {
+        let depth = panels.depth();
+        let row = panels.depth_words() * panels.precision().numbers_a_word() / 4;
+        let mut words = INPUTS.take();
+        let all = words.at_least(batch * positions * row);
+        let fill = |(index, (to, grids)): (usize, (&mut [u32], &mut [Grid]))| {
+            let mut values = Vec::new();
+            let mut codes = vec![0; 4 * row];
+            for (at, (to, grid)) in to.chunks_exact_mut(row).zip(grids).enumerate() {
+                let at = index * PAIRED_AT_A_TIME + at;
+                let start = at / positions * from.sample + at % positions * from.position;
+                let x = if from.channel == 1 {
+                    &input[start..start + depth]
+                } else {
+                    values.clear();
+                    values.extend((0..depth).map(|d| input[start + d * from.channel]));
+                    &values[..]
+                };
+                *grid = Grid::new(Extent::new(level, x));
+                grid.encode(level, x, &mut codes);
+                codes[depth..].fill(grid.zero as u8);
+                for (to, four) in to.iter_mut().zip(codes.as_chunks().0) {
+                    *to = u32::from_le_bytes(*four);
+                }
+            }
+        };
+        all.par_chunks_mut(PAIRED_AT_A_TIME * row)
+            .zip(grids.par_chunks_mut(PAIRED_AT_A_TIME))
+            .enumerate()
+            .for_each(fill);
+        Self::Anew {
+            words,
+            row,
+            positions,
+        }
+    }
+
     fn give_back(self) {
         if let Self::Anew { words, .. } = self {
             INPUTS.set(words);
@@ -257,6 +318,10 @@ struct Sweep<'a> {
     /// How many channels are written.
     rows: usize,
     words: Inputs<'a>,
+    /// How the inputs of each position were rounded to codes, where they were.
+    grids: Vec<Grid>,
+    /// How many positions a sample has.
+    positions: usize,
     output: Shared,
     to: Layout,
     epilogue: &'a Epilogue<'a>,
@@ -288,6 +353,28 @@ unsafe fn sweep_bf16<S: Lanes>(
             sweep.run::<S, { format::WIDENED }>(panels, sample, places);
         }
     }
+}
+
+#[inline(always)]
+unsafe fn sweep_bytes<S: Lanes>(
+    sweep: &Sweep<'_>,
+    panels: Range<usize>,
+    sample: usize,
+    places: Range<usize>,
+) {
+    // SAFETY: as above.
+    unsafe { sweep.run::<S, { format::BYTES }>(panels, sample, places) }
+}
+
+#[inline(always)]
+unsafe fn sweep_half_bytes<S: Lanes>(
+    sweep: &Sweep<'_>,
+    panels: Range<usize>,
+    sample: usize,
+    places: Range<usize>,
+) {
+    // SAFETY: as above.
+    unsafe { sweep.run::<S, { format::HALF_BYTES }>(panels, sample, places) }
 }
 
 impl Sweep<'_> {
@@ -338,12 +425,24 @@ impl Sweep<'_> {
             // SAFETY: the caller grants the instruction set, the rows and the places; the inputs hold the whole depth of
             // all places from here, as `check` made sure or as they were laid out, and the sums are the group's.
             unsafe {
-                self.begin(&group, sums, places.len());
-                // Pairs always lie anew, with words of depth side by side.
-                if const { FORMAT == format::PAIRS } || last {
+                let whole = const { FORMAT == format::BYTES || FORMAT == format::HALF_BYTES };
+                let grids = match whole {
+                    true => &self.grids[sample * self.positions..][places.clone()],
+                    false => &[],
+                };
+                if whole {
+                    self.begin_codes(&group, sums, grids);
+                } else {
+                    self.begin(&group, sums, places.len());
+                }
+                // Pairs and codes always lie anew, with words of depth side by side.
+                if const { FORMAT >= format::PAIRS } || last {
                     self.multiply::<S, FORMAT, true>(&group, places.len(), inputs, row, sums);
                 } else {
                     self.multiply::<S, FORMAT, false>(&group, places.len(), inputs, row, sums);
+                }
+                if whole {
+                    self.end_codes::<S, FORMAT>(&group, sums, grids);
                 }
                 self.finish::<S>(&group, sample, &places, sums);
             }
@@ -356,19 +455,54 @@ impl Sweep<'_> {
     #[inline(always)]
     fn begin(&self, group: &Range<usize>, sums: &mut [f32], positions: usize) {
         for (panel, sums) in group.clone().zip(sums.chunks_exact_mut(positions * LANES)) {
-            let bias = match (self.gated, self.epilogue.bias) {
-                (true, Some(bias)) => {
-                    let half = bias.len() / 2;
-                    let bias = if panel % 2 == 0 {
-                        &bias[..half]
-                    } else {
-                        &bias[half..]
-                    };
-                    lanes_of(Some(bias), panel / 2 * LANES, 0.0)
-                }
-                (_, bias) => lanes_of(bias, panel * LANES, 0.0),
-            };
-            sums.as_chunks_mut().0.fill(bias);
+            sums.as_chunks_mut().0.fill(self.bias(panel));
+        }
+    }
+
+    /// The offsets of a panel.
+    fn bias(&self, panel: usize) -> [f32; LANES] {
+        match (self.gated, self.epilogue.bias) {
+            (true, Some(bias)) => {
+                let half = bias.len() / 2;
+                let bias = if panel % 2 == 0 {
+                    &bias[..half]
+                } else {
+                    &bias[half..]
+                };
+                lanes_of(Some(bias), panel / 2 * LANES, 0.0)
+            }
+            (_, bias) => lanes_of(bias, panel * LANES, 0.0),
+        }
+    }
+
+    /// Fills the sums, so that the codes of zero add up to nothing.
+    #[inline(always)]
+    fn begin_codes(&self, group: &Range<usize>, sums: &mut [f32], grids: &[Grid]) {
+        let panels = sums.chunks_exact_mut(grids.len() * LANES);
+        for (panel, sums) in group.clone().zip(panels) {
+            let totals = self.panels.totals(panel);
+            for (sum, grid) in sums.as_chunks_mut().0.iter_mut().zip(grids) {
+                *sum = self.panels.start(&totals, grid);
+            }
+        }
+    }
+
+    /// Makes numbers of the sums, and adds the offsets.
+    #[inline(always)]
+    unsafe fn end_codes<S: Lanes, const FORMAT: u8>(
+        &self,
+        group: &Range<usize>,
+        sums: &mut [f32],
+        grids: &[Grid],
+    ) {
+        let panels = sums.chunks_exact_mut(grids.len() * LANES);
+        for (panel, sums) in group.clone().zip(panels) {
+            let bias = self.bias(panel);
+            for (sum, grid) in sums.as_chunks_mut().0.iter_mut().zip(grids) {
+                let factors = self.panels.factors(panel, grid);
+                // SAFETY: the caller grants the instruction set.
+                unsafe { decode::<S, FORMAT>(sum, &factors, &bias) };
+            }
         }
     }
 
@@ -385,14 +519,15 @@ impl Sweep<'_> {
         let panels = self.panels;
         let weights = &panels.words()[group.start * panels.panel_words()..];
         let step = match FORMAT {
-            format::WIDENED => 2,
+            format::WIDENED | format::HALF_BYTES => 2,
             _ => 1,
         };
-        for chunk in chunks(0..panels.depth_words()) {
+        for chunk in panels.chunks(0..panels.depth_words()) {
             // SAFETY: the caller grants the instruction set and the inputs; a panel has all of its chunks.
             unsafe {
                 let tile = Tile {
-                    weights: weights[chunk.start * LANES..].as_ptr(),
+                    weights: weights[panels.place(chunk.start, 0) * LANES..].as_ptr(),
+                    scales: panels.scales_of(group.start, chunk.start, 0),
                     panel: panels.panel_words(),
                     depth: chunk.len(),
                     inputs: inputs.add(step * chunk.start * if LAST { 1 } else { row }),

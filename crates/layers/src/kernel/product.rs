@@ -5,10 +5,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::codes::{Extent, Grid, weave};
 use super::elementwise::{Activation, activate};
 use super::lanes::{LANES, Lanes};
 use super::level::run_on;
-use super::panels::{Panels, Precision, bf16_pair, chunks};
+use super::panels::{Panels, Precision, bf16_pair};
 use super::tile::{Tile, format};
 use super::{Level, Window};
 
@@ -138,7 +139,7 @@ pub(crate) fn product(
     }
     let (rows, stride) = (panels.rows(), window.stride);
     let pairs = panels.precision() == Precision::Bf16 && level == Level::Avx512Bf16;
-    let packed = Packed::new(phases, &part, batch, (input, length, from), pairs);
+    let packed = Packed::new(level, phases, &part, batch, (input, length, from), pairs);
     let reaches = |layout: Layout, channels: usize, position: usize| {
         (batch - 1) * layout.sample + (channels - 1) * layout.channel + position * layout.position
     };
@@ -184,6 +185,10 @@ pub(crate) fn product(
         match panels.precision() {
             Precision::F32 => run_on!(level, sweep_f32(sweep: &Sweep<'_>, range: Range<usize>)),
             Precision::Bf16 => run_on!(level, sweep_bf16(sweep: &Sweep<'_>, range: Range<usize>)),
+            Precision::Int8 => run_on!(level, sweep_bytes(sweep: &Sweep<'_>, range: Range<usize>)),
+            Precision::Int4 { .. } => {
+                run_on!(level, sweep_half_bytes(sweep: &Sweep<'_>, range: Range<usize>));
+            }
         }
     };
     if tasks == 1 {
@@ -232,10 +237,13 @@ thread_local! {
     /// Memory that is used again: packed inputs, and sums.
     static INPUTS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
     static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    /// Inputs side by side, and their codes.
+    static VALUES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static CODES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Inputs as the kernels read them: zeros at the ends, neighbours in depth paired where bf16 is multiplied, and every
-/// `stride`-th value together, so that the inputs of neighbouring outputs are neighbours.
+/// Inputs as the kernels read them: zeros at the ends, neighbours in depth paired where bf16 is multiplied and four in a word
+/// where codes are, and every `stride`-th value together, so that the inputs of neighbouring outputs are neighbours.
 ///
 /// ```text
 /// [sample][depth][remainder of stride][length / stride]      words
@@ -253,12 +261,20 @@ struct Packed {
     row: usize,
     /// How many words a sample has.
     sample: usize,
-    /// How many rows of inputs meet a word of weights: two where weights are pairs of bf16 and inputs are f32.
+    /// How many rows of inputs meet a word of weights: two where weights are pairs of bf16 and inputs are f32, or weights
+    /// are half bytes.
     rows_a_word: usize,
+    /// How inputs were rounded to codes: for each sample, or for each position of each.
+    grids: Vec<Grid>,
+    /// Whether there is a grid for each position.
+    pointwise: bool,
+    /// Whether these are not all inputs.
+    partial: bool,
 }
 
 impl Packed {
     fn new(
+        level: Level,
         phases: &[(&Panels, Window)],
         part: &Range<usize>,
         batch: usize,
@@ -267,7 +283,12 @@ impl Packed {
     ) -> Self {
         let panels = phases[0].0;
         let numbers = panels.precision().numbers_a_word();
-        let rows_a_word = if pairs { 1 } else { numbers };
+        let whole = panels.precision().is_whole();
+        let rows_a_word = match (pairs, whole) {
+            (true, _) => 1,
+            (_, true) => numbers / 4,
+            _ => numbers,
+        };
         let depth = part.len();
         assert!(
             batch > 0 && length > 0 && depth > 0 && part.end <= panels.depth(),
@@ -312,7 +333,29 @@ impl Packed {
             first_depth: words_of_depth.start * numbers,
             shape: [row, stride, run],
         };
-        if words.len() < PACKED_TOGETHER {
+        // With one tap, an output sees one position alone. The shape of the layer decides, and not that of the batch.
+        let pointwise = whole
+            && phases.len() == 1
+            && panels.taps() == 1
+            && phases[0].1.origin == 0
+            && stride == 1;
+        let mut grids = Vec::new();
+        if whole {
+            let each = if pointwise { length } else { 1 };
+            grids = vec![Grid::new(Extent::EMPTY); batch * each];
+            if batch == 1 || batch * sample < PACKED_TOGETHER {
+                let samples = words.chunks_exact_mut(sample).zip(grids.chunks_mut(each));
+                for (b, (words, grids)) in samples.enumerate() {
+                    source.encode(level, b, words, grids);
+                }
+            } else {
+                words
+                    .par_chunks_exact_mut(sample)
+                    .zip(grids.par_chunks_mut(each))
+                    .enumerate()
+                    .for_each(|(b, (words, grids))| source.encode(level, b, words, grids));
+            }
+        } else if words.len() < PACKED_TOGETHER {
             for (b, words) in words.chunks_exact_mut(sample).enumerate() {
                 source.pack(b, words);
             }
@@ -331,7 +374,16 @@ impl Packed {
             row,
             sample,
             rows_a_word,
+            grids,
+            pointwise,
+            partial: part.len() < panels.depth(),
         }
+    }
+
+    /// How the input of an output was rounded.
+    fn grid(&self, sample: usize, position: usize, batch: usize) -> &Grid {
+        let each = self.grids.len() / batch;
+        &self.grids[sample * each + if self.pointwise { position } else { 0 }]
     }
 
     /// Where a tap finds the input of a sample's first output, from the start of a row.
@@ -360,6 +412,93 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// Rounds a sample to codes, four neighbours in depth to a word.
+    fn encode(&self, level: Level, sample: usize, words: &mut [u32], grids: &mut [Grid]) {
+        let [row, stride, run] = self.shape;
+        let (from, depth, seen) = (self.from, self.part.len(), self.seen);
+        let start = sample * from.sample + self.skipped * from.position;
+        let pointwise = grids.len() > 1;
+        // [depth][seen], or [seen][depth] where each position has a grid.
+        let (mut values, mut codes) = (VALUES.take(), CODES.take());
+        let count = depth * seen;
+        let together = match pointwise {
+            false => from.position == 1 && from.channel == seen,
+            true => from.channel == 1 && from.position == depth,
+        };
+        let inputs = if together || count == 0 {
+            &self.input[start..][..count]
+        } else {
+            values.clear();
+            values.resize(count, 0.0);
+            let [next_depth, next_position] = if pointwise { [1, depth] } else { [seen, 1] };
+            for d in 0..depth {
+                let input = &self.input[start + d * from.channel..];
+                for i in 0..seen {
+                    values[d * next_depth + i * next_position] = input[i * from.position];
+                }
+            }
+            &values[..]
+        };
+        codes.clear();
+        codes.resize(count + seen, 0);
+        let (codes_of, nothing) = codes.split_at_mut(count);
+        if pointwise {
+            let positions = inputs.chunks(depth).zip(codes_of.chunks_mut(depth));
+            for ((x, codes), grid) in positions.zip(&mut *grids) {
+                *grid = Grid::new(Extent::new(level, x));
+                grid.encode(level, x, codes);
+            }
+        } else {
+            grids[0] = Grid::new(Extent::new(level, inputs));
+            grids[0].encode(level, inputs, codes_of);
+            nothing.fill(grids[0].zero as u8);
+        }
+        for (index, to) in words.chunks_exact_mut(row).enumerate() {
+            let first = self.first_depth + 4 * index;
+            // Neighbours in depth that are not part of the input count as zero.
+            let at = |j: usize| {
+                let depth = (first + j).checked_sub(self.part.start);
+                depth.filter(|at| *at < self.part.len())
+            };
+            if pointwise {
+                for (i, to) in to[..seen].iter_mut().enumerate() {
+                    let codes = &codes_of[i * depth..][..depth];
+                    *to = match (at(0), at(3)) {
+                        (Some(first), Some(_)) => {
+                            let four = codes[first..].first_chunk();
+                            u32::from_le_bytes(*four.expect("the last is there"))
+                        }
+                        _ => {
+                            let zero = grids[i].zero as u8;
+                            let code = |j| at(j).map_or(zero, |at| codes[at]);
+                            u32::from_le_bytes(std::array::from_fn(code))
+                        }
+                    };
+                }
+                continue;
+            }
+            to.fill(grids[0].nothing());
+            let rows: [&[u8]; 4] = std::array::from_fn(|j| match at(j) {
+                Some(depth) => &codes_of[depth * seen..][..seen],
+                None => &*nothing,
+            });
+            if stride == 1 {
+                weave(rows, &mut to[self.first..][..seen]);
+            } else {
+                let (mut remainder, mut quotient) = (self.first % stride, self.first / stride);
+                for i in 0..seen {
+                    to[remainder * run + quotient] = u32::from_le_bytes(rows.map(|row| row[i]));
+                    remainder += 1;
+                    if remainder == stride {
+                        (remainder, quotient) = (0, quotient + 1);
+                    }
+                }
+            }
+        }
+        VALUES.set(values);
+        CODES.set(codes);
+    }
+
     fn pack(&self, sample: usize, words: &mut [u32]) {
         let [row, stride, run] = self.shape;
         let (from, zeros) = (self.from, [0.0]);
@@ -466,6 +605,46 @@ unsafe fn sweep_bf16<S: Lanes>(sweep: &Sweep<'_>, panels: Range<usize>) {
     }
 }
 
+#[inline(always)]
+unsafe fn sweep_bytes<S: Lanes>(sweep: &Sweep<'_>, panels: Range<usize>) {
+    // SAFETY: the caller grants the instruction set and the rows.
+    unsafe { sweep.run::<S, { format::BYTES }>(panels) }
+}
+
+#[inline(always)]
+unsafe fn sweep_half_bytes<S: Lanes>(sweep: &Sweep<'_>, panels: Range<usize>) {
+    // SAFETY: the caller grants the instruction set and the rows.
+    unsafe { sweep.run::<S, { format::HALF_BYTES }>(panels) }
+}
+
+/// What sixteen rows sum to over a part of the depth, for weights of one tap: their products with ones.
+#[inline(always)]
+unsafe fn totals_of<S: Lanes, const FORMAT: u8>(
+    panels: &Panels,
+    panel: usize,
+    part: &Range<usize>,
+) -> [u32; LANES] {
+    let ones = 0x0101_0101_u32;
+    let mut sums = [0.0_f32; LANES];
+    for chunk in panels.chunks(part.clone()) {
+        let at = panel * panels.panel_words() + panels.place(chunk.start, 0) * LANES;
+        let tile = Tile {
+            weights: panels.words()[at..].as_ptr(),
+            scales: panels.scales_of(panel, chunk.start, 0),
+            panel: 0,
+            depth: chunk.len(),
+            inputs: &raw const ones,
+            row: 0,
+            sums: sums.as_mut_ptr(),
+            next_panel: 0,
+            next_position: 0,
+        };
+        // SAFETY: the caller grants the instruction set; the panel has the chunk, and every word of inputs is the same one.
+        unsafe { tile.add::<S, FORMAT, false, false, 1, 1>() };
+    }
+    sums.map(f32::to_bits)
+}
+
 impl Sweep<'_> {
     /// Computes the rows of some panels.
     ///
@@ -488,13 +667,22 @@ impl Sweep<'_> {
                 let columns = block.samples.len() * window.positions;
                 // [panel][sample][position][16 rows]
                 sums.resize(range.len() * columns * LANES, 0.0);
+                let whole = const { FORMAT == format::BYTES || FORMAT == format::HALF_BYTES };
                 for (panel, sums) in range.clone().zip(sums.chunks_exact_mut(columns * LANES)) {
-                    let bias = lanes_of(self.epilogue.bias, panel * LANES, 0.0);
-                    sums.as_chunks_mut().0.fill(bias);
+                    if whole {
+                        // SAFETY: the caller grants the instruction set.
+                        unsafe { self.begin_codes::<S, FORMAT>(&block, panel, sums) };
+                    } else {
+                        let bias = lanes_of(self.epilogue.bias, panel * LANES, 0.0);
+                        sums.as_chunks_mut().0.fill(bias);
+                    }
                 }
                 // SAFETY: the caller grants the instruction set and the rows; the sums are as long as the block says.
                 unsafe {
                     self.multiply::<S, FORMAT>(&block, &mut sums);
+                    if whole {
+                        self.end_codes::<S, FORMAT>(&block, &mut sums);
+                    }
                     if let Some(normalization) = &self.epilogue.normalization {
                         normalize::<S>(normalization, &block, &mut sums);
                     }
@@ -502,6 +690,59 @@ impl Sweep<'_> {
                 }
             }
             SUMS.set(sums);
+        }
+    }
+
+    /// Fills a panel's sums, so that the codes of zero add up to nothing.
+    #[inline(always)]
+    unsafe fn begin_codes<S: Lanes, const FORMAT: u8>(
+        &self,
+        block: &Block<'_>,
+        panel: usize,
+        sums: &mut [f32],
+    ) {
+        let (panels, packed) = (block.panels, self.packed);
+        let totals = if packed.partial {
+            // SAFETY: the caller grants the instruction set.
+            unsafe { totals_of::<S, FORMAT>(panels, panel, &packed.part) }
+        } else {
+            panels.totals(panel)
+        };
+        let positions = block.window.positions;
+        let samples = sums.chunks_exact_mut(positions * LANES);
+        for (sample, sums) in block.samples.clone().zip(samples) {
+            let sums = sums.as_chunks_mut().0;
+            if packed.pointwise {
+                for (position, sum) in sums.iter_mut().enumerate() {
+                    let grid = packed.grid(sample, position, self.batch);
+                    *sum = panels.start(&totals, grid);
+                }
+            } else {
+                sums.fill(panels.start(&totals, packed.grid(sample, 0, self.batch)));
+            }
+        }
+    }
+
+    /// Makes numbers of the sums, and adds the offsets.
+    #[inline(always)]
+    unsafe fn end_codes<S: Lanes, const FORMAT: u8>(&self, block: &Block<'_>, sums: &mut [f32]) {
+        let (positions, samples) = (block.window.positions, block.samples.len());
+        for (index, sums) in sums.chunks_exact_mut(positions * LANES).enumerate() {
+            let panel = block.range.start + index / samples;
+            let sample = block.samples.start + index % samples;
+            let bias = lanes_of(self.epilogue.bias, panel * LANES, 0.0);
+            let factors_at = |position| {
+                let grid = self.packed.grid(sample, position, self.batch);
+                block.panels.factors(panel, grid)
+            };
+            let mut factors = factors_at(0);
+            for (position, sum) in sums.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                if self.packed.pointwise && position > 0 {
+                    factors = factors_at(position);
+                }
+                // SAFETY: the caller grants the instruction set; a position is sixteen sums.
+                unsafe { decode::<S, FORMAT>(sum, &factors, &bias) };
+            }
         }
     }
 
@@ -529,9 +770,14 @@ impl Sweep<'_> {
             let weights = &panels.words()[panel * panels.panel_words()..];
             let sums = &mut sums[(panel - range.start) * columns * LANES..];
             // What is not the whole depth is one tap: its words follow each other, whatever the chunks.
-            for chunk in chunks(packed.part.clone()) {
+            for chunk in panels.chunks(packed.part.clone()) {
                 for tap in 0..taps {
-                    let at = chunk.start * taps + tap * chunk.len();
+                    let at = if packed.partial {
+                        panels.place(chunk.start, 0)
+                    } else {
+                        panels.place(chunk.start, tap)
+                    };
+                    let scales = panels.scales_of(panel, chunk.start, tap);
                     let inputs =
                         (chunk.start - packed.part.start) * packed.rows_a_word * packed.row;
                     for (sample, from) in samples.clone().enumerate() {
@@ -541,6 +787,7 @@ impl Sweep<'_> {
                             let n = largest_tile(window.positions - position, S::SUMS);
                             let tile = Tile {
                                 weights: weights[at * LANES..].as_ptr(),
+                                scales,
                                 panel: panels.panel_words(),
                                 depth: chunk.len(),
                                 inputs: packed.words[offset + position..].as_ptr(),
@@ -651,6 +898,29 @@ impl Sweep<'_> {
                 }
             }
         }
+    }
+}
+
+/// Makes numbers of the sums of codes: `y = factor · sum + bias`.
+///
+/// # Safety
+///
+/// The CPU must have the instruction set of `S`.
+#[inline(always)]
+pub(super) unsafe fn decode<S: Lanes, const FORMAT: u8>(
+    sums: &mut [f32; LANES],
+    factors: &[f32; LANES],
+    bias: &[f32; LANES],
+) {
+    // SAFETY: the caller grants the instruction set, and all are sixteen numbers.
+    unsafe {
+        let sum = if const { FORMAT == format::BYTES } {
+            S::numbers(S::load_words(sums.as_ptr().cast()))
+        } else {
+            S::load(sums.as_ptr())
+        };
+        let (factors, bias) = (S::load(factors.as_ptr()), S::load(bias.as_ptr()));
+        S::store(sums.as_mut_ptr(), S::mul_add(sum, factors, bias));
     }
 }
 

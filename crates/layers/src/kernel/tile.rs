@@ -13,6 +13,10 @@ pub(super) mod format {
     pub(in super::super) const WIDENED: u8 = 1;
     /// Two bf16 and two bf16.
     pub(in super::super) const PAIRS: u8 = 2;
+    /// Four codes of a byte and four of a byte: sums are whole numbers, in the same memory.
+    pub(in super::super) const BYTES: u8 = 3;
+    /// Eight codes of four bits and twice four of a byte, with a scale of weights for a chunk of depth.
+    pub(in super::super) const HALF_BYTES: u8 = 4;
 }
 
 /// `m` panels of sixteen rows by `n` positions, over a chunk of depth.
@@ -21,6 +25,8 @@ pub(super) mod format {
 #[derive(Clone, Copy)]
 pub(super) struct Tile {
     pub(super) weights: *const u32,
+    /// The first panel's sixteen scales, where a chunk has scales.
+    pub(super) scales: *const f32,
     /// Between two panels.
     pub(super) panel: usize,
     /// How many words of depth there are, in words of weights.
@@ -56,6 +62,11 @@ impl Tile {
     >(
         &self,
     ) {
+        if const { FORMAT == format::BYTES || FORMAT == format::HALF_BYTES } {
+            // SAFETY: as the caller grants.
+            unsafe { self.add_codes::<S, FORMAT, LAST, FIRST, M, N>() };
+            return;
+        }
         // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.
         unsafe {
             let mut sums = [[S::splat(0.0); N]; M];
@@ -115,6 +126,88 @@ impl Tile {
         }
     }
 
+    /// [`add`](Self::add) for codes.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    unsafe fn add_codes<
+        S: Lanes,
+        const FORMAT: u8,
+        const LAST: bool,
+        const FIRST: bool,
+        const M: usize,
+        const N: usize,
+    >(
+        &self,
+    ) {
+        // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.
+        unsafe {
+            let mut sums = [[S::splat_word(0); N]; M];
+            let (mut weights, mut inputs) = (self.weights, self.inputs);
+            let rows = if FORMAT == format::HALF_BYTES { 2 } else { 1 };
+            let (next_depth, next_position) = if LAST { (1, self.row) } else { (self.row, 1) };
+            for _ in 0..self.depth {
+                let mut w = [S::splat_word(0); M];
+                for (m, w) in w.iter_mut().enumerate() {
+                    let from = weights.add(m * self.panel);
+                    S::prefetch(from.wrapping_add(AHEAD));
+                    *w = S::load_words(from);
+                }
+                if FORMAT == format::BYTES {
+                    for n in 0..N {
+                        let x = S::splat_word(*inputs.add(n * next_position));
+                        for m in 0..M {
+                            sums[m][n] = S::product_of_bytes(sums[m][n], w[m], x);
+                        }
+                    }
+                } else {
+                    let mut codes = w;
+                    for m in 0..M {
+                        codes[m] = S::upper_codes(w[m]);
+                    }
+                    for n in 0..N {
+                        let x = S::splat_word(*inputs.add(n * next_position));
+                        for m in 0..M {
+                            sums[m][n] = S::product_of_bytes(sums[m][n], codes[m], x);
+                        }
+                    }
+                    for m in 0..M {
+                        codes[m] = S::lower_codes(w[m]);
+                    }
+                    for n in 0..N {
+                        let x = S::splat_word(*inputs.add(n * next_position + next_depth));
+                        for m in 0..M {
+                            sums[m][n] = S::product_of_bytes(sums[m][n], codes[m], x);
+                        }
+                    }
+                }
+                weights = weights.add(LANES);
+                inputs = inputs.wrapping_add(rows * next_depth);
+            }
+            for (m, sums) in sums.iter().enumerate() {
+                for (n, sum) in sums.iter().enumerate() {
+                    let to = self.sums.add(m * self.next_panel + n * self.next_position);
+                    if FORMAT == format::BYTES {
+                        let sum = if FIRST {
+                            *sum
+                        } else {
+                            S::add_words(S::load_words(to.cast()), *sum)
+                        };
+                        S::store(to, S::as_f32(sum));
+                    } else {
+                        let scale = S::load(self.scales.add(m * self.panel));
+                        let sum = S::numbers(*sum);
+                        let sum = if FIRST {
+                            S::mul(sum, scale)
+                        } else {
+                            S::mul_add(sum, scale, S::load(to))
+                        };
+                        S::store(to, sum);
+                    }
+                }
+            }
+        }
+    }
+
     /// Adds the products of so many panels and positions, tile by tile.
     ///
     /// Registers hold 24 vectors of sums where there are 32 of them, and their shape is what fits: four panels by six
@@ -144,6 +237,7 @@ impl Tile {
                 unsafe {
                     let tile = Self {
                         weights: self.weights.add(panel * self.panel),
+                        scales: self.scales.wrapping_add(panel * self.panel),
                         inputs: self.inputs.add(position * if LAST { self.row } else { 1 }),
                         sums: self
                             .sums

@@ -191,6 +191,9 @@ pub(super) unsafe fn transform_weights<S: Lanes>(
                             transform::<S, SECOND>(nine, to.add(LANES));
                         }
                     }
+                    Precision::Int8 | Precision::Int4 { .. } => {
+                        unreachable!("codes are multiplied as they are")
+                    }
                 }
             }
         }

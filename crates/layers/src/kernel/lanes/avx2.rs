@@ -4,10 +4,12 @@ use std::arch::x86_64::{
     __m256, __m256i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0, _mm_add_ps,
     _mm_add_ss, _mm_cvtss_f32, _mm_max_ps, _mm_max_ss, _mm_movehdup_ps, _mm_movehl_ps,
     _mm_prefetch, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castps256_ps128,
-    _mm256_castsi256_ps, _mm256_cvtps_epi32, _mm256_div_ps, _mm256_extractf128_ps, _mm256_fmadd_ps,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps,
-    _mm256_round_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi32, _mm256_srai_epi32,
-    _mm256_storeu_ps, _mm256_sub_epi32, _mm256_sub_ps,
+    _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_div_ps,
+    _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi16, _mm256_slli_epi32,
+    _mm256_srai_epi16, _mm256_srai_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_epi32,
+    _mm256_sub_ps,
 };
 
 use super::Lanes;
@@ -27,6 +29,26 @@ unsafe fn power_of_two(n: __m256i) -> __m256 {
     unsafe {
         let biased = _mm256_add_epi32(n, _mm256_set1_epi32(127));
         _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+    }
+}
+
+const UPPER_CODES: i8 = 0xf0_u8.cast_signed();
+
+/// `sum + w₀ x₀ + w₁ x₁ + w₂ x₂ + w₃ x₃` in each word of eight.
+///
+/// The instruction that multiplies bytes adds two products in 16 bits, where they do not fit. So bytes are widened first:
+/// every other one, which needs no other order.
+#[inline(always)]
+pub(super) unsafe fn product_of_bytes(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: called by functions whose contract grants the instruction set.
+    unsafe {
+        let even_w = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w));
+        let odd_w = _mm256_srai_epi16::<8>(w);
+        let even_x = _mm256_and_si256(x, _mm256_set1_epi16(0xff));
+        let odd_x = _mm256_srli_epi16::<8>(x);
+        let even = _mm256_madd_epi16(even_w, even_x);
+        let odd = _mm256_madd_epi16(odd_w, odd_x);
+        _mm256_add_epi32(_mm256_add_epi32(sum, even), odd)
     }
 }
 
@@ -186,6 +208,48 @@ impl Lanes for Avx2 {
                 _mm256_and_si256(words[1], upper),
             ])
         }
+    }
+
+    #[inline(always)]
+    unsafe fn product_of_bytes(sum: Word, w: Word, x: Word) -> Word {
+        unsafe {
+            [
+                product_of_bytes(sum[0], w[0], x[0]),
+                product_of_bytes(sum[1], w[1], x[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn upper_codes(words: Word) -> Word {
+        unsafe {
+            let upper = _mm256_set1_epi8(UPPER_CODES);
+            [
+                _mm256_and_si256(words[0], upper),
+                _mm256_and_si256(words[1], upper),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn lower_codes(words: Word) -> Word {
+        unsafe {
+            let upper = _mm256_set1_epi8(UPPER_CODES);
+            [
+                _mm256_and_si256(_mm256_slli_epi32::<4>(words[0]), upper),
+                _mm256_and_si256(_mm256_slli_epi32::<4>(words[1]), upper),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_words(a: Word, b: Word) -> Word {
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn numbers(words: Word) -> Vector {
+        unsafe { [_mm256_cvtepi32_ps(words[0]), _mm256_cvtepi32_ps(words[1])] }
     }
 
     #[inline(always)]

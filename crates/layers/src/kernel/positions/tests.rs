@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernel::apply;
-use crate::kernel::product::tests::{Random, levels, precisions};
+use crate::kernel::product::tests::{Random, all_precisions, levels};
 
 /// A layer, its input, and what follows.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ fn cases() -> impl Strategy<Value = Case> {
         prop_oneof![MANY..140, 250..300_usize],
     );
     (
-        precisions(),
+        all_precisions(),
         sizes,
         activations,
         any::<[bool; 4]>(),
@@ -204,7 +204,7 @@ proptest! {
 
     #[test]
     fn a_gate_lets_pass_what_it_says(
-        precision in precisions(), hidden in 1..100_usize, depth in 1..300_usize,
+        precision in all_precisions(), hidden in 1..100_usize, depth in 1..300_usize,
         positions in 1..150_usize, seed in 1..u64::MAX,
     ) {
         let mut random = Random(seed);

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::kernel::codes::{Extent, Grid, tests as codes};
 use crate::kernel::panels::CHUNK;
 
 /// Of the sum of all magnitudes: a sum in f32 of chunks, and of their sums, each product rounded apart.
@@ -45,14 +46,34 @@ pub(in super::super) fn precisions() -> impl Strategy<Value = Precision> {
     prop_oneof![Just(Precision::F32), Just(Precision::Bf16)]
 }
 
+/// Those of whole codes, with short groups and long ones.
+pub(in super::super) fn whole() -> impl Strategy<Value = Precision> {
+    prop_oneof![
+        2 => Just(Precision::Int8),
+        1 => prop_oneof![Just(8), Just(32), Just(64), Just(128)].prop_map(|group| Precision::Int4 { group }),
+    ]
+}
+
+pub(in super::super) fn all_precisions() -> impl Strategy<Value = Precision> {
+    prop_oneof![precisions(), whole()]
+}
+
 fn cases() -> impl Strategy<Value = Case> {
+    cases_of(precisions())
+}
+
+fn all_cases() -> impl Strategy<Value = Case> {
+    cases_of(all_precisions())
+}
+
+fn cases_of(precisions: impl Strategy<Value = Precision>) -> impl Strategy<Value = Case> {
     let sizes = (
         1..80_usize,
         prop_oneof![1..20_usize, 120..300_usize],
         1..8_usize,
     );
     let geometry = (1..5_usize, 0..5_usize, 1..40_usize, 1..4_usize);
-    (precisions(), sizes, geometry, 1..u64::MAX).prop_map(
+    (precisions, sizes, geometry, 1..u64::MAX).prop_map(
         |(precision, (rows, depth, taps), (stride, padding, length, batch), seed)| Case {
             precision,
             rows,
@@ -76,6 +97,9 @@ fn widened(x: f32, precision: Precision) -> f64 {
     f64::from(match precision {
         Precision::F32 => x,
         Precision::Bf16 => f32::from_bits(bf16_pair(x, 0.0) << 16),
+        Precision::Int8 | Precision::Int4 { .. } => {
+            unreachable!("codes have a reference of their own")
+        }
     })
 }
 
@@ -205,7 +229,7 @@ proptest! {
 
     #[test]
     fn what_follows_is_what_was_asked_for(
-        case in cases(),
+        case in all_cases(),
         groups in 1..9_usize,
         activation in prop_oneof![
             Just(Activation::Identity), Just(Activation::Mish), Just(Activation::Silu),
@@ -273,7 +297,7 @@ proptest! {
     }
 
     #[test]
-    fn the_same_bits_alone_and_in_a_batch_and_on_any_number_of_threads(case in cases()) {
+    fn the_same_bits_alone_and_in_a_batch_and_on_any_number_of_threads(case in all_cases()) {
         let case = Case { batch: 5, rows: case.rows.next_multiple_of(4), ..case };
         let layer = Layer::new(&case);
         let ones = vec![1.0; case.rows];
@@ -504,7 +528,7 @@ proptest! {
     /// Neighbours may lie apart, and in the midst of something else: nothing else is read or written.
     #[test]
     fn layouts_leave_alone_what_lies_between(
-        case in cases(),
+        case in all_cases(),
         [apart_in, apart_out] in any::<[[bool; 3]; 2]>().prop_map(|it| it.map(|it| it.map(usize::from))),
         start in 0..3_usize,
     ) {
@@ -552,7 +576,7 @@ proptest! {
     /// Inputs and weights a power of two as large make outputs as much larger, to the bit: nothing is lost on the way, far
     /// from one or near to it.
     #[test]
-    fn sizes_do_not_matter(case in cases(), of_inputs in -50..50_i32, of_weights in -50..50_i32) {
+    fn sizes_do_not_matter(case in all_cases(), of_inputs in -50..50_i32, of_weights in -50..50_i32) {
         let layer = Layer::new(&case);
         let mut large = Layer::new(&case);
         let Case { precision, rows, depth, taps, .. } = case;
@@ -590,5 +614,328 @@ fn nothing_times_anything_is_nothing() {
             (&mut [], to),
             &epilogue,
         );
+    }
+}
+
+impl Layer {
+    /// Each output: what the codes sum to, what makes a number of it, and the sum of all magnitudes.
+    fn sums(&self) -> Vec<(f64, f32, f64)> {
+        let Case {
+            precision,
+            rows,
+            depth,
+            taps,
+            stride,
+            padding,
+            length,
+            batch,
+            ..
+        } = self.case;
+        let mut unit = Grid::new(Extent::EMPTY);
+        unit.step = 1.0;
+        let scale = |row: usize| self.panels.factors(row / LANES, &unit)[row % LANES];
+        // The codes of bytes, or what half bytes stand for.
+        let weight = |i: usize| {
+            let row = i / (depth * taps);
+            let weight = self.panels.weight(row, i / taps % depth, i % taps);
+            match (precision, scale(row)) {
+                (Precision::Int8, 0.0) => 0.0,
+                (Precision::Int8, scale) => (f64::from(weight) / f64::from(scale)).round(),
+                _ => f64::from(weight),
+            }
+        };
+        let weights: Vec<f64> = (0..rows * depth * taps).map(weight).collect();
+        let pointwise = taps == 1 && stride == 1 && padding == 0;
+        // What no output sees does not matter.
+        let reach = stride * (self.window.positions - 1) + taps;
+        let seen = length.min(reach.saturating_sub(padding));
+        let mut out = Vec::new();
+        for sample in 0..batch {
+            let x = &self.input[sample * depth * length..][..depth * length];
+            let grid_of = |range: Range<usize>| {
+                let of = |d: usize| &x[d * length..][range.clone()];
+                let seen: Vec<f32> = (0..depth).flat_map(of).copied().collect();
+                Grid::new(codes::extent(&seen))
+            };
+            let grids: Vec<Grid> = match pointwise {
+                true => (0..length).map(|t| grid_of(t..t + 1)).collect(),
+                false => vec![grid_of(0..seen); length],
+            };
+            let code = |at: usize| {
+                let grid = &grids[at % length];
+                f64::from(codes::code(grid, x[at]) - grid.zero)
+            };
+            let x: Vec<f64> = (0..depth * length).map(code).collect();
+            for row in 0..rows {
+                let weights = &weights[row * depth * taps..][..depth * taps];
+                // Padding too is a code, that of zero, whose products cancel.
+                let all: f64 = weights.iter().map(|w| 255.0 * w.abs()).sum();
+                for t in 0..self.window.positions {
+                    let mut sum = 0.0;
+                    for d in 0..depth {
+                        for tap in 0..taps {
+                            let at = (stride * t + tap).checked_sub(padding);
+                            if let Some(at) = at.filter(|at| *at < length) {
+                                sum += weights[d * taps + tap] * x[d * length + at];
+                            }
+                        }
+                    }
+                    let grid = &grids[if pointwise { t } else { 0 }];
+                    let factor = self.panels.factors(row / LANES, grid)[row % LANES];
+                    out.push((sum, factor, all * f64::from(factor).abs()));
+                }
+            }
+        }
+        out
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Codes of bytes: the same bits as whole numbers summed one after the other, on every level.
+    #[test]
+    fn sums_of_bytes_are_exact(case in cases_of(Just(Precision::Int8))) {
+        let layer = Layer::new(&case);
+        let sums = layer.sums();
+        for level in levels() {
+            let output = layer.run(level, &Epilogue::default());
+            for (index, (y, (sum, factor, _))) in output.iter().zip(&sums).enumerate() {
+                // A whole number of 32 bits, rounded once to f32, and multiplied.
+                let expected = (*sum as i32) as f32 * factor + 0.0;
+                prop_assert_eq!(y.to_bits(), expected.to_bits(), "{} at {}: {} {}", level, index, y, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_of_half_bytes_are_exact_in_a_group(case in cases_of(whole())) {
+        let layer = Layer::new(&case);
+        let sums = layer.sums();
+        // A sum for each group, and some for the first.
+        let tolerance = f64::from(f32::EPSILON) * (case.depth * case.taps / 8 + case.taps + 4) as f64;
+        for level in levels() {
+            let output = layer.run(level, &Epilogue::default());
+            for (index, (y, (sum, factor, magnitude))) in output.iter().zip(&sums).enumerate() {
+                let exact = sum * f64::from(*factor);
+                let error = (f64::from(*y) - exact).abs();
+                prop_assert!(error <= tolerance * magnitude, "{level} at {index}: {y} is not {exact}");
+            }
+        }
+    }
+
+    /// Half a step of the weights and half a step of the inputs, for each product.
+    #[test]
+    fn codes_are_near_to_numbers(case in cases_of(whole())) {
+        let layer = Layer::new(&case);
+        let numbers = Layer::new(&Case { precision: Precision::F32, ..case.clone() });
+        let epilogue = Epilogue { bias: Some(&layer.bias), ..Epilogue::default() };
+        let exact = numbers.exact(Level::Portable);
+        let products = (case.depth * case.taps) as f64;
+        for level in levels() {
+            for (y, (exact, magnitude)) in layer.run(level, &epilogue).into_iter().zip(&exact) {
+                let error = (f64::from(y) - exact).abs();
+                // Inputs lie within -1..1, and so do weights: a step is 2/255 for inputs, and at most 1/127 or 1.14/7 for
+                // weights, which may be clipped by as much as the farthest of them is lowered.
+                let of_weights = if case.precision == Precision::Int8 { 0.2 } else { 0.5 };
+                let limit = products * (of_weights + 1.0 / 255.0) + 1e-5 * magnitude;
+                prop_assert!(error <= limit, "{level}: {y} is not {exact}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_layer_of_codes_in_parts_reads_its_part(
+        precision in whole(), rows in 1..40_usize, depth in 2..300_usize, batch in 1..40_usize,
+        ends in any::<[prop::sample::Index; 2]>(), seed in 1..u64::MAX,
+    ) {
+        let mut random = Random(seed);
+        let [a, b] = ends.map(|it| it.index(depth));
+        let part = a.min(b)..a.max(b) + 1;
+        let (weights, x) = (random.values(rows * depth), random.values(batch * part.len()));
+        let panels = Panels::new(precision, [rows, depth, 1], |row, d, _| weights[row * depth + d]);
+        for level in levels() {
+            let mut output = vec![f32::NAN; batch * rows];
+            let (from, to) = (Layout::channels_last(part.len()), Layout::channels_last(rows));
+            let phases = [(&panels, Window::point(batch))];
+            product(
+                level, &phases, part.clone(), 1, (&x, batch, from), (&mut output, to), &Epilogue::default(),
+            );
+            for (index, y) in output.into_iter().enumerate() {
+                let (position, row) = (index / rows, index % rows);
+                let x = &x[position * part.len()..][..part.len()];
+                let grid = Grid::new(codes::extent(x));
+                let (mut exact, mut magnitude) = (0.0, 0.0);
+                for (d, x) in part.clone().zip(x) {
+                    let weight = f64::from(panels.weight(row, d, 0)) * f64::from(grid.step);
+                    exact += weight * f64::from(codes::code(&grid, *x) - grid.zero);
+                }
+                // With the neighbours of the part in its first and last word.
+                for d in part.start / 8 * 8..depth.min(part.end.next_multiple_of(8)) {
+                    magnitude += 255.0 * f64::from(panels.weight(row, d, 0) * grid.step).abs();
+                }
+                let error = (f64::from(y) - exact).abs();
+                prop_assert!(error <= rounding(depth) * magnitude + 1e-30, "{level}: {y} is not {exact}");
+            }
+        }
+    }
+
+    /// What a sample sees that is not finite leaves no number of it, and others alone.
+    #[test]
+    fn what_is_not_finite_is_seen_in_its_sample(
+        case in cases_of(whole()), at in any::<prop::sample::Index>(),
+        value in prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY)],
+    ) {
+        let layer = Layer::new(&case);
+        let mut input = layer.input.clone();
+        let at = at.index(input.len());
+        input[at] = value;
+        let (sample, position) = (at / case.length / case.depth, at % case.length);
+        let each = case.rows * layer.window.positions;
+        for level in levels() {
+            let before = layer.run(level, &Epilogue::default());
+            let after = layer.run_on(level, &Epilogue::default(), &input, case.batch);
+            for (index, (before, after)) in before.iter().zip(after).enumerate() {
+                let start = index % layer.window.positions * case.stride;
+                let window = start..start + case.taps;
+                if index / each != sample {
+                    prop_assert_eq!(before.to_bits(), after.to_bits(), "{} at {}", level, index);
+                } else if window.contains(&(position + case.padding)) {
+                    prop_assert!(after.is_nan(), "{level}: {value} at {at} is lost in {index}");
+                } else {
+                    prop_assert!(after.is_nan() || after.to_bits() == before.to_bits(), "{level}");
+                }
+            }
+        }
+    }
+
+    /// Of the phases of a transposed convolution: outputs of the same weights as of a convolution's.
+    #[test]
+    fn packed_codes_can_be_read_again(case in cases_of(whole())) {
+        let layer = Layer::new(&case);
+        let Case { precision, rows, depth, taps, .. } = case;
+        let again = Panels::new(precision, [rows, depth, taps], |row, d, tap| layer.panels.weight(row, d, tap));
+        for row in 0..rows {
+            for d in 0..depth {
+                for tap in 0..taps {
+                    let w = layer.weights[(row * depth + d) * taps + tap];
+                    let read = layer.panels.weight(row, d, tap);
+                    // Clipped by a fifth, or by 45 of 100, at most; half a step at most else.
+                    let limit = if precision == Precision::Int8 { 0.21 } else { 0.5 };
+                    prop_assert!((w - read).abs() <= limit, "{w} {read}");
+                    // What was rounded stays where it is, but for the choice of another scale.
+                    prop_assert!((again.weight(row, d, tap) - read).abs() <= limit);
+                }
+            }
+        }
+    }
+}
+
+/// Numbers as large as there are: no sum overflows.
+#[test]
+fn the_largest_codes_do_not_overflow() {
+    let (depth, taps) = (9000, 7);
+    for precision in [Precision::Int8, Precision::INT4] {
+        for (x, w) in [
+            (1.0, 1.0),
+            (1.0, -1.0),
+            (-1.0, 1.0),
+            (1e30, 1e-30),
+            (3e38, 1e-3),
+        ] {
+            let panels = Panels::new(precision, [2, depth, taps], |_, _, _| w);
+            let input = vec![x; depth * taps];
+            for level in levels() {
+                let mut y = [f32::NAN; 2];
+                let window = Window::convolution(taps, taps, 1, 0);
+                product(
+                    level,
+                    &[(&panels, window)],
+                    0..depth,
+                    1,
+                    (&input, taps, Layout::channels_first(depth, taps)),
+                    (&mut y, Layout::channels_first(2, 1)),
+                    &Epilogue::default(),
+                );
+                let exact = f64::from(x) * f64::from(w) * (depth * taps) as f64;
+                // Equal numbers are the ends of both grids, and exact but for roundings in f32; sums beyond f32 are infinite.
+                for y in y {
+                    let exact = if exact.abs() > f64::from(f32::MAX) {
+                        f64::from(exact as f32)
+                    } else {
+                        exact
+                    };
+                    let same = f64::from(y) == exact;
+                    assert!(
+                        same || (f64::from(y) / exact - 1.0).abs() < 1e-4,
+                        "{precision} on {level}: {y} is not {exact}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The bytes that are stated: one for a weight and eight for a row; half of one, four for each group of a row and four for a
+/// row.
+#[test]
+fn codes_take_the_bytes_that_are_stated() {
+    let bytes = |precision| Panels::new(precision, [32, 128, 5], |_, _, _| 1.0).bytes();
+    assert_eq!(bytes(Precision::Int8), 32 * (128 * 5 + 8));
+    assert_eq!(bytes(Precision::INT4), 32 * (64 * 5 + 4 * 2 * 5 + 4));
+    assert_eq!(
+        bytes(Precision::Int4 { group: 128 }),
+        32 * (64 * 5 + 4 * 5 + 4)
+    );
+}
+
+/// The error of a whole layer as large as LeRobot's largest, of weights and inputs as they usually are: ‖Δ‖/‖y‖ against f64.
+#[test]
+fn a_large_layer_of_codes_is_as_exact_as_is_stated() {
+    let case = Case {
+        precision: Precision::F32,
+        rows: 24,
+        depth: 2048,
+        taps: 5,
+        stride: 1,
+        padding: 2,
+        length: 4,
+        batch: 1,
+        seed: 7,
+    };
+    let mut numbers = Layer::new(&case);
+    let mut random = Random(11);
+    let mut normal = || (0..12).map(|_| random.next()).sum::<f32>() / 2.0;
+    for w in &mut numbers.weights {
+        *w = normal();
+    }
+    for x in &mut numbers.input {
+        // SiLU of normal numbers.
+        let it = normal();
+        *x = it / (1.0 + (-it).exp());
+    }
+    let exact = numbers.exact(Level::Portable);
+    for (precision, limit) in [(Precision::Int8, 1.2e-2), (Precision::INT4, 1.2e-1)] {
+        let mut layer = Layer::new(&Case {
+            precision,
+            ..case.clone()
+        });
+        layer.panels = Panels::new(precision, [24, 2048, 5], |row, d, tap| {
+            numbers.weights[(row * 2048 + d) * 5 + tap]
+        });
+        layer.input.clone_from(&numbers.input);
+        for level in levels() {
+            let epilogue = Epilogue {
+                bias: Some(&numbers.bias),
+                ..Epilogue::default()
+            };
+            let (mut error, mut norm) = (0.0, 0.0);
+            for (y, (exact, _)) in layer.run(level, &epilogue).iter().zip(&exact) {
+                error += (f64::from(*y) - exact).powi(2);
+                norm += exact.powi(2);
+            }
+            let relative = (error / norm).sqrt();
+            assert!(relative < limit, "{precision} on {level}: {relative:e}");
+        }
     }
 }
