@@ -47,12 +47,20 @@ const REASONS: [(&str, Reason); 11] = [
     ("command", Reason::Command),
 ];
 
-const PRECISIONS: [(&str, Precision); 2] = [("f32", Precision::F32), ("bf16", Precision::Bf16)];
-const LEVELS: [(&str, Level); 5] = [
+const PRECISIONS: [(&str, Precision); 6] = [
+    ("f32", Precision::F32),
+    ("bf16", Precision::Bf16),
+    ("int8", Precision::Int8),
+    ("int4/32", Precision::Int4 { group: 32 }),
+    ("int4/64", Precision::Int4 { group: 64 }),
+    ("int4/128", Precision::Int4 { group: 128 }),
+];
+const LEVELS: [(&str, Level); 6] = [
     ("portable", Level::Portable),
     ("neon", Level::Neon),
     ("avx2", Level::Avx2),
     ("avx512", Level::Avx512),
+    ("avx512-vnni", Level::Avx512Vnni),
     ("avx512-bf16", Level::Avx512Bf16),
 ];
 
