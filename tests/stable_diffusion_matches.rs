@@ -679,7 +679,7 @@ fn peak_memory() -> usize {
 
 /// Of a whole network in f32; float16 would be worth 60.
 const FULL_SIZE_DB: f64 = 80.0;
-/// Weights in bf16 are wrong by up to 2⁻⁹.
+/// Weights in bf16 are wrong by up to 2⁻⁸.
 const FULL_SIZE_BF16_DB: f64 = 40.0;
 
 #[test]

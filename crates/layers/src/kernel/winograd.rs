@@ -13,7 +13,6 @@
 use std::ops::Range;
 
 use super::lanes::{LANES, Lanes};
-use super::memory::Words;
 use super::panels::{CHUNK, Panels, Precision};
 use super::picture::{BLOCK, Finish, Frame, Job, PANELS, PRODUCT_SUMS, QUAD, STAGGER, TOGETHER};
 
@@ -157,7 +156,7 @@ pub(super) unsafe fn transform_weights<S: Lanes>(
     panels: &Panels,
     range: Range<usize>,
     depth: Range<usize>,
-    to: &mut Words,
+    to: &mut [f32],
 ) {
     let numbers = panels.precision().numbers_a_word();
     let depth_words = panels.depth_words();
@@ -169,7 +168,7 @@ pub(super) unsafe fn transform_weights<S: Lanes>(
             && panels.taps() == TAPS * TAPS,
         "room for the transformed weights"
     );
-    let to = to.as_mut_ptr().cast::<f32>();
+    let to = to.as_mut_ptr();
     for (index, panel) in range.enumerate() {
         let words = &panels.words()[panel * panels.panel_words()..][..panels.panel_words()];
         for word in depth.start / numbers..depth.end.div_ceil(numbers) {

@@ -31,7 +31,7 @@ pub(crate) struct Normalized<'a> {
     pub(crate) shape: Shape,
     /// Groups, scales and offsets.
     pub(crate) normalization: Normalization<'a>,
-    /// What follows; not GELU, which has no slope here.
+    /// What follows: one that has a slope here.
     pub(crate) activation: Activation,
     /// Modulation.
     pub(crate) film: Option<Film<'a>>,
