@@ -595,7 +595,7 @@ mod tests {
         let expected = "a (red:1.2) “cat”, 日本\nsecond line<lora:ink:0.8>\n\
             Negative prompt: blurry, [bad]\n\
             Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, CFG Rescale: 0.7, \
-            Seed: 18446744073709551615, Size: 512x768, Model hash: 45dee52b, Model: \"tiny, or so\", VAE: smooth, \
+            Seed: 18446744073709551615, Size: 512x768, Model hash: 45dee52b, Model: \"tiny, or so\", VAE: smooth, Precision: bf16, \
             Denoising strength: 0.75, Clip skip: 2, \
             ControlNet 0: \"Model: \\\"edges: fine, or so\\\", Weight: 0.7, Picture hash: 00ff00ff00\", \
             Source hash: 0123456789, Mask hash: abcdef0123, Prediction type: v_prediction, \
