@@ -133,12 +133,15 @@ unsafe fn transform<S: Lanes, const HALF: u8>(words: [&[u32]; TAPS * TAPS], to: 
                 _ => S::as_f32(word),
             };
         }
-        let mut columns = [[S::splat(0.0); INPUTS]; TAPS];
-        for (j, column) in columns.iter_mut().enumerate() {
-            *column = taps::<S>([g[j], g[3 + j], g[6 + j]]);
+        let mut rows = [[S::splat(0.0); TAPS]; INPUTS];
+        for j in 0..TAPS {
+            let column = taps::<S>([g[j], g[TAPS + j], g[2 * TAPS + j]]);
+            for (row, value) in rows.iter_mut().zip(column) {
+                row[j] = value;
+            }
         }
-        for i in 0..INPUTS {
-            let row = taps::<S>([columns[0][i], columns[1][i], columns[2][i]]);
+        for (i, row) in rows.into_iter().enumerate() {
+            let row = taps::<S>(row);
             for (j, u) in row.into_iter().enumerate() {
                 S::store(to.add((i * INPUTS + j) * PRODUCT_WORDS), u);
             }

@@ -447,7 +447,7 @@ fn what_is_not_finite_stays_visible() {
                     }
                     // The tiles of four by four that the pixel's neighbours lie in.
                     let tile = |n: usize, of: usize| n / 4 >= (of - 1) / 4 && n / 4 <= (of + 1) / 4;
-                    if !first || !(tile(r, row) && tile(c, column)) {
+                    if !(first && tile(r, row) && tile(c, column)) {
                         assert!(
                             y.is_finite(),
                             "{level}, {method:?}: {value} spreads to {r}, {c}"
