@@ -15,7 +15,8 @@ use clearway_layers::weights::LowRank;
 use clearway_layers::{Precision, Weights};
 use clearway_stable_diffusion::{
     AutoencoderKlConfig, AutoencoderTinyConfig, ClipTextConfig, Component, Condition, Config,
-    Controlled, ControlledCondition, Files, Mid, Unet, UnetConfig, weights,
+    Controlled, ControlledCondition, Files, GenerateError, Mid, StableDiffusion, Unet, UnetConfig,
+    weights,
 };
 use clearway_tests::{repository, shared};
 use serde_json::json;
@@ -466,6 +467,58 @@ fn files_that_are_cut_short_are_errors() {
                 .expect_err(name);
             assert!(!error.to_string().is_empty());
         }
+    }
+}
+
+/// Every file of a model, each cut at three places; the others are whole.
+#[test]
+fn a_model_with_any_file_cut_short_is_an_error() {
+    let Some(model) = shared("fixtures/image/tiny_sd") else {
+        return;
+    };
+    let opens = |path: &Path| -> Result<(), GenerateError> {
+        let mut model = StableDiffusion::open(path, &device())?;
+        model.text_encoder()?;
+        model.unet()?;
+        model.autoencoder()?;
+        Ok(())
+    };
+    opens(&model).expect("it is whole");
+    let parts = ["scheduler", "text_encoder", "unet", "vae"].map(|part| match part {
+        "scheduler" => (part, golden("pipeline/scheduler")),
+        _ => (part, model.join(part)),
+    });
+    let mut cut = 0;
+    for (part, from) in &parts {
+        let names = std::fs::read_dir(from).expect("a folder of a model");
+        for name in names.map(|entry| entry.expect("an entry").file_name()) {
+            let folder = tempfile::tempdir().expect("a folder");
+            for (part, from) in &parts {
+                copy(from, &folder.path().join(part));
+            }
+            let path = folder.path().join(part).join(&name);
+            let whole = std::fs::read(&path).expect("it is there");
+            for share in [0, 1, 2] {
+                std::fs::write(&path, &whole[..whole.len() * share / 3]).expect("can be written");
+                let error = opens(folder.path());
+                let error = error.expect_err(&format!("{part}/{}", name.display()));
+                assert!(!error.to_string().contains('\n'), "one sentence: {error}");
+                cut += 1;
+            }
+        }
+    }
+    assert_eq!(cut, 3 * 7, "three networks of two files, and a scheduler");
+
+    let single = shared("fixtures/image/tiny_sd_ldm.safetensors").expect("it lies beside");
+    let whole = std::fs::read(single).expect("it is there");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cut.safetensors");
+    for share in [0, 1, 2] {
+        std::fs::write(&path, &whole[..whole.len() * share / 3]).expect("can be written");
+        Files::open(&path)
+            .map(|files| files.with_configs(&model))
+            .and_then(|files| files.unet(&device()))
+            .expect_err("it is cut short");
     }
 }
 
