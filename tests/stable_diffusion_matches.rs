@@ -22,8 +22,10 @@ use clearway_tests::{repository, shared};
 use serde_json::json;
 
 /// The sums of a network in another order, in f32, relative to the largest number of the output: 3.4e-6 is the most that
-/// was found of plain networks, and 1.01e-5 of packed ones, whose minimal filters round more. The project's promise is 1e-4.
-const NETWORK: f32 = 3e-5;
+/// was found of plain networks. The project's promise is 1e-4.
+const NETWORK: f32 = 1e-5;
+/// Packed, through the dozens of minimal filters of a decoder, which round more: 1.01e-5 was found.
+const PACKED_DECODER: f32 = 2e-5;
 
 /// A sinusoid of a large angle: the angle has an error of 3e-5 in f32.
 const SINUSOID: f32 = 2e-5;
@@ -76,10 +78,20 @@ fn difference<const D: usize>(found: Tensor<D>, expected: Tensor<D>) -> f32 {
 
 #[track_caller]
 fn assert_near<const D: usize>(name: &str, found: Tensor<D>, expected: Tensor<D>) {
+    assert_within(NETWORK, name, found, expected);
+}
+
+#[track_caller]
+fn assert_within<const D: usize>(
+    tolerance: f32,
+    name: &str,
+    found: Tensor<D>,
+    expected: Tensor<D>,
+) {
     let difference = difference(found, expected);
     println!("{name:32} {difference:.1e}");
     assert!(
-        difference <= NETWORK,
+        difference <= tolerance,
         "{name} differs by {difference:e} of its largest number"
     );
 }
@@ -650,7 +662,13 @@ fn the_autoencoder_of_stable_diffusion_1_matches() {
             expected.get("vae_logvar"),
         );
         let z = expected.get::<4>("vae_z").mul_scalar(0.18215);
-        assert_near("vae_dec", network.decode(z), expected.get("vae_dec"));
+        let tolerance = if precision.is_some() {
+            PACKED_DECODER
+        } else {
+            NETWORK
+        };
+        let decoded = network.decode(z);
+        assert_within(tolerance, "vae_dec", decoded, expected.get("vae_dec"));
     }
 }
 
