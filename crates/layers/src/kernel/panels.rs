@@ -20,8 +20,9 @@ pub(super) const CHUNK: usize = 128;
 pub enum Precision {
     /// 32 bits.
     F32,
-    /// The upper 16 bits of an f32, rounded to the nearest: wrong by up to 2⁻⁹ of itself. Where the CPU multiplies bf16,
-    /// what a layer reads is rounded too. Sums are in f32.
+    /// The upper 16 bits of an f32, rounded to the nearest: wrong by up to 2⁻⁸ of itself. Where the CPU multiplies bf16,
+    /// what layers over time and linear layers read is rounded too; convolutions over pictures and attention compute in f32.
+    /// Sums are in f32.
     Bf16,
     /// Whole codes of 8 bits, with a scale for each output: that of the least squared error. What a layer reads is rounded
     /// to 256 codes, between the least and the largest number of the sample, or of the position where there is one tap.

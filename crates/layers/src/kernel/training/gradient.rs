@@ -16,7 +16,7 @@ const GRAIN: usize = 1 << 14;
 ///
 /// # Panics
 ///
-/// If the slices differ in length, the activation is GELU, or this CPU does not have the level.
+/// If the slices differ in length, [`has_slope`] does not name the activation, or this CPU does not have the level.
 pub(crate) fn slope(level: Level, activation: Activation, x: &[f32], dy: &mut [f32]) {
     assert_eq!(x.len(), dy.len(), "a gradient for each value");
     assert!(
@@ -32,7 +32,10 @@ pub(crate) fn slope(level: Level, activation: Activation, x: &[f32], dy: &mut [f
 
 /// Whether there is a kernel for the activation's slope.
 pub(crate) fn has_slope(activation: Activation) -> bool {
-    activation != Activation::Gelu
+    !matches!(
+        activation,
+        Activation::Gelu | Activation::QuickGelu | Activation::Relu
+    )
 }
 
 /// # Safety
@@ -71,7 +74,7 @@ unsafe fn multiply_vector<S: Lanes>(
     }
 }
 
-/// The activation and its slope. GELU has none here: its callers say so.
+/// The activation and its slope. Those that [`has_slope`] does not name have none here: callers ask it first.
 ///
 /// # Safety
 ///
@@ -108,7 +111,9 @@ pub(super) unsafe fn value_and_slope<S: Lanes>(
                 let s = sigmoid::<S>(x);
                 (s, S::mul(s, S::sub(one, s)))
             }
-            Activation::Gelu => (activate::<S>(activation, x), S::splat(f32::NAN)),
+            Activation::Gelu | Activation::QuickGelu | Activation::Relu => {
+                (activate::<S>(activation, x), S::splat(f32::NAN))
+            }
         }
     }
 }
@@ -143,7 +148,7 @@ mod tests {
                 let mut zero = [3.0, 5.0];
                 slope(level, activation, &[f32::MIN, f32::NEG_INFINITY], &mut zero);
                 if activation == Activation::Sigmoid {
-                    assert_eq!(zero, [0.0; 2]);
+                    assert_eq!(zero.map(f32::to_bits), [0; 2]);
                 }
             }
         }
