@@ -282,12 +282,9 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
                     sums: scores.as_mut_ptr(),
                     next_panel: LANES,
                     next_position: KEYS,
+                    first: depth == 0,
                 };
-                if depth == 0 {
-                    tile.cover::<S, { format::F32 }, true, true>(of_keys, n);
-                } else {
-                    tile.cover::<S, { format::F32 }, true, false>(of_keys, n);
-                }
+                tile.cover::<S, { format::F32 }, true>(of_keys, n);
             }
             for (index, row) in seen.iter_mut().enumerate() {
                 let scores = &mut scores[index * KEYS..][..of_keys * LANES];
@@ -314,8 +311,9 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
                 sums: sums.as_mut_ptr(),
                 next_panel: LANES,
                 next_position: width,
+                first: false,
             };
-            tile.cover::<S, { format::F32 }, true, false>(panels.features, n);
+            tile.cover::<S, { format::F32 }, true>(panels.features, n);
         }
     }
     for (index, (row, seen)) in rows.zip(&seen).enumerate() {

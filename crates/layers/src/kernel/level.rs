@@ -14,7 +14,7 @@ pub enum Level {
     Neon,
     /// AVX2 with fused multiply-add: vectors of eight.
     Avx2,
-    /// AVX-512F: vectors of sixteen.
+    /// AVX-512F: vectors of sixteen. Bytes are multiplied as by AVX2.
     Avx512,
     /// AVX-512 with products of bytes: vectors of sixteen words.
     Avx512Vnni,
@@ -63,7 +63,9 @@ impl Level {
                     && std::arch::is_x86_feature_detected!("fma")
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => std::arch::is_x86_feature_detected!("avx512f"),
+            Self::Avx512 => {
+                Self::Avx2.is_available() && std::arch::is_x86_feature_detected!("avx512f")
+            }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => {
                 Self::Avx512.is_available() && std::arch::is_x86_feature_detected!("avx512vnni")
@@ -118,36 +120,63 @@ impl fmt::Display for Level {
 
 /// Calls `function::<S>(arguments)` with the vectors `S` of a level, compiled for its instruction set.
 ///
+/// `run_on!(level, pairs: ..)` is for functions that multiply pairs of bf16, and `run_on!(level, bytes: ..)` for those that
+/// multiply bytes. All others have the same instructions on every level of AVX-512, and are compiled once for them.
+///
 /// # Panics
 ///
 /// If this CPU does not have the level.
 macro_rules! run_on {
-    ($level:expr, $function:ident($($argument:ident: $kind:ty),*)) => {{
-        let level: $crate::kernel::Level = $level;
+    ($level:expr, pairs: $($call:tt)*) => {
+        $crate::kernel::level::compiled_for! {
+            $level, [$($call)*],
+            Avx512Bf16 = "avx512f,avx512bf16", Avx512Bf16;
+            Avx512 | Avx512Vnni = "avx512f", Avx512;
+            Avx2 = "avx2,fma", Avx2
+        }
+    };
+    // Without products of bytes, AVX-512F has nothing for them that AVX2 does not have.
+    ($level:expr, bytes: $($call:tt)*) => {
+        $crate::kernel::level::compiled_for! {
+            $level, [$($call)*],
+            Avx512Vnni | Avx512Bf16 = "avx512f,avx512vnni", Avx512Vnni;
+            Avx2 | Avx512 = "avx2,fma", Avx2
+        }
+    };
+    ($level:expr, $($call:tt)*) => {
+        $crate::kernel::level::compiled_for! {
+            $level, [$($call)*],
+            Avx512 | Avx512Vnni | Avx512Bf16 = "avx512f", Avx512;
+            Avx2 = "avx2,fma", Avx2
+        }
+    };
+}
+
+/// What [`run_on`] becomes: for each set of vectors the levels that use it, and its instruction set.
+macro_rules! compiled_for {
+    (
+        $of:expr, [$function:ident($($argument:ident: $kind:ty),*)],
+        $($($level:ident)|+ = $features:literal, $lanes:ident);+
+    ) => {{
+        let level: $crate::kernel::Level = $of;
         assert!(level.is_available(), "this CPU has no {level}");
         // All that the function calls is inlined into this one, and so compiled for the instruction set.
         macro_rules! with {
-            ($features:literal, $lanes:ident) => {{
-                #[target_feature(enable = $features)]
+            ($enabled:literal, $vectors:ident) => {{
+                #[target_feature(enable = $enabled)]
                 unsafe fn compiled($($argument: $kind),*) {
                     // SAFETY: this function's caller grants the instruction set.
-                    unsafe { $function::<$crate::kernel::lanes::$lanes>($($argument),*) }
+                    unsafe { $function::<$crate::kernel::lanes::$vectors>($($argument),*) }
                 }
-                // SAFETY: the CPU has the level, as was asserted.
+                // SAFETY: the CPU has the level, as was asserted, and whoever has one level of x86 has those below.
                 unsafe { compiled($($argument),*) }
             }};
         }
         match level {
-            #[cfg(target_arch = "x86_64")]
-            $crate::kernel::Level::Avx512Bf16 => {
-                with!("avx512f,avx512vnni,avx512bf16", Avx512Bf16)
-            }
-            #[cfg(target_arch = "x86_64")]
-            $crate::kernel::Level::Avx512Vnni => with!("avx512f,avx512vnni", Avx512Vnni),
-            #[cfg(target_arch = "x86_64")]
-            $crate::kernel::Level::Avx512 => with!("avx512f", Avx512),
-            #[cfg(target_arch = "x86_64")]
-            $crate::kernel::Level::Avx2 => with!("avx2,fma", Avx2),
+            $(
+                #[cfg(target_arch = "x86_64")]
+                $($crate::kernel::Level::$level)|+ => with!($features, $lanes),
+            )+
             #[cfg(target_arch = "aarch64")]
             $crate::kernel::Level::Neon => with!("neon", Neon),
             // SAFETY: every CPU can run plain Rust.
@@ -155,4 +184,4 @@ macro_rules! run_on {
         }
     }};
 }
-pub(super) use run_on;
+pub(super) use {compiled_for, run_on};

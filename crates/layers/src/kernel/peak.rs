@@ -19,13 +19,13 @@ pub fn multiply_adds(precision: Precision) -> u64 {
     match precision {
         Precision::F32 => run_on!(level, numbers()),
         Precision::Bf16 if level == Level::Avx512Bf16 => {
-            run_on!(level, pairs());
+            run_on!(level, pairs: pairs());
             return 2 * products();
         }
         // Without products of bf16, weights are widened, and the products are those of f32.
         Precision::Bf16 => run_on!(level, numbers()),
         Precision::Int8 | Precision::Int4 { .. } => {
-            run_on!(level, bytes());
+            run_on!(level, bytes: bytes());
             return 4 * products();
         }
     }

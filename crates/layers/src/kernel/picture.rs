@@ -348,8 +348,7 @@ impl Job<'_> {
         let units = quads.div_ceil(BLOCK) * self.panels.count().div_ceil(PANELS);
         let tasks = units.min(threads * TASKS_A_THREAD);
         let compute = |task: usize| {
-            let range = units * task / tasks..units * (task + 1) / tasks;
-            run_on!(level, compute(job: &Job<'_>, range: Range<usize>));
+            job.compute(level, units * task / tasks..units * (task + 1) / tasks);
         };
         let parts = depth.div_ceil(channels);
         if threads == 1 {
@@ -603,71 +602,108 @@ unsafe fn lay_out<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
     }
 }
 
-/// Computes some units, a block of quads and a few panels each: all blocks for the first panels first.
-#[inline(always)]
-unsafe fn compute<S: Lanes>(job: &Job<'_>, units: Range<usize>) {
-    let blocks = (job.lines.len() * job.across).div_ceil(BLOCK);
-    let (mut weights, mut sums) = (WEIGHTS.take(), SUMS.take());
-    let mut unit = units.start;
-    while unit < units.end {
-        let (first, block) = (unit / blocks * PANELS, unit % blocks);
-        let together = (units.end - unit).min(blocks - block).min(BLOCKS);
-        // SAFETY: the caller grants the instruction set and these units.
-        unsafe {
-            compute_together::<S>(
-                job,
-                first..job.panels.count().min(first + PANELS),
-                block..block + together,
-                &mut weights,
-                &mut sums,
-            );
-        }
-        unit += together;
-    }
-    WEIGHTS.set(weights);
-    SUMS.set(sums);
-}
-
 /// Between the sums of two panels of a block.
 const PANEL_SUMS: usize = BLOCK * QUAD * LANES;
 /// Between the sums of two products of a block.
 pub(super) const PRODUCT_SUMS: usize = PANELS * PANEL_SUMS + STAGGER;
 
-/// Computes a few panels of some blocks.
-///
-/// # Safety
-///
-/// The CPU must have the instruction set of `S`, and no one else may write these outputs.
-#[inline(always)]
-unsafe fn compute_together<S: Lanes>(
-    job: &Job<'_>,
+/// A few panels of some blocks, which are computed together.
+struct Together {
     panels: Range<usize>,
     blocks: Range<usize>,
-    weights: &mut Words,
-    sums: &mut Words,
-) {
-    let quads = job.lines.len() * job.across;
-    let quads_of = |block: usize| block * BLOCK..quads.min((block + 1) * BLOCK);
-    let products = match job.method {
-        Method::Winograd => winograd::PRODUCTS,
-        Method::Direct => 1,
-    };
-    let block_sums = products * PRODUCT_SUMS;
-    let sums = sums.floats(blocks.len() * block_sums).as_mut_ptr();
-    // SAFETY of both: there is room for the sums and the inputs of all blocks.
-    let sums_of = |block: usize, product: usize| unsafe {
-        sums.add((block - blocks.start) * block_sums + product * PRODUCT_SUMS)
-    };
-    let inputs_of = |block: usize, product: usize| unsafe {
-        let start = job
-            .laid_out
-            .0
-            .add(block * job.block + product * job.product);
-        start.cast_const().cast::<u32>()
-    };
+    /// Room for transformed weights.
+    weights: *mut f32,
+    /// `[block][product][panel][quad][4][16 rows]`
+    sums: *mut f32,
+    /// Between the sums of two blocks.
+    block_sums: usize,
+}
+
+impl Together {
+    /// The sums of a block's product.
+    ///
+    /// # Safety
+    ///
+    /// The block must be one of these.
+    #[inline(always)]
+    unsafe fn sums(&self, block: usize, product: usize) -> *mut f32 {
+        let at = (block - self.blocks.start) * self.block_sums + product * PRODUCT_SUMS;
+        // SAFETY: there is room for the sums of all blocks.
+        unsafe { self.sums.add(at) }
+    }
+}
+
+impl Job<'_> {
+    /// Computes some units, a block of quads and a few panels each: all blocks for the first panels first. No one else may
+    /// write these outputs meanwhile.
+    fn compute(&self, level: Level, units: Range<usize>) {
+        let job = self;
+        let blocks = (self.lines.len() * self.across).div_ceil(BLOCK);
+        let products = match self.method {
+            Method::Winograd => winograd::PRODUCTS,
+            Method::Direct => 1,
+        };
+        let block_sums = products * PRODUCT_SUMS;
+        let (mut weights, mut sums) = (WEIGHTS.take(), SUMS.take());
+        let mut unit = units.start;
+        while unit < units.end {
+            let (first, block) = (unit / blocks * PANELS, unit % blocks);
+            let many = (units.end - unit).min(blocks - block).min(BLOCKS);
+            let room = match self.method {
+                Method::Winograd => winograd::PRODUCTS * winograd::PRODUCT_WORDS,
+                Method::Direct => 0,
+            };
+            let together = &Together {
+                panels: first..self.panels.count().min(first + PANELS),
+                blocks: block..block + many,
+                weights: weights.floats(room).as_mut_ptr(),
+                sums: sums.floats(many * block_sums).as_mut_ptr(),
+                block_sums,
+            };
+            if self.panels.precision().is_whole() {
+                run_on!(level, bytes: multiply_codes(job: &Job<'_>, together: &Together));
+            } else {
+                run_on!(level, multiply_numbers(job: &Job<'_>, together: &Together));
+            }
+            run_on!(level, finish(job: &Job<'_>, together: &Together));
+            unit += many;
+        }
+        WEIGHTS.set(weights);
+        SUMS.set(sums);
+    }
+
+    /// Which quads a block has.
+    fn quads_of(&self, block: usize) -> Range<usize> {
+        let quads = self.lines.len() * self.across;
+        block * BLOCK..quads.min((block + 1) * BLOCK)
+    }
+
+    /// The inputs of a block's product.
+    ///
+    /// # Safety
+    ///
+    /// The block must be one of those that are computed now.
+    #[inline(always)]
+    unsafe fn inputs_of(&self, block: usize, product: usize) -> *const u32 {
+        let at = block * self.block + product * self.product;
+        // SAFETY: there is room for the inputs of all blocks.
+        unsafe { self.laid_out.0.add(at).cast_const().cast() }
+    }
+}
+
+#[inline(always)]
+unsafe fn multiply_numbers<S: Lanes>(job: &Job<'_>, together: &Together) {
+    let Together {
+        panels,
+        blocks,
+        weights,
+        ..
+    } = together;
     match job.method {
         Method::Winograd => {
-            let weights = weights.floats(winograd::PRODUCTS * winograd::PRODUCT_WORDS);
+            let room = winograd::PRODUCTS * winograd::PRODUCT_WORDS;
+            // SAFETY: there is so much room, and no one else has it.
+            let weights = unsafe { std::slice::from_raw_parts_mut(*weights, room) };
             for chunk in winograd::chunks(job.panels.depth()) {
                 // SAFETY: the caller grants the instruction set.
                 unsafe {
@@ -679,18 +715,18 @@ unsafe fn compute_together<S: Lanes>(
                     );
                 }
                 for block in blocks.clone() {
-                    for product in 0..products {
+                    for product in 0..winograd::PRODUCTS {
                         // SAFETY: the caller grants the instruction set; weights, inputs and sums are those of the product.
                         unsafe {
                             let weights = weights.as_ptr().add(product * winograd::PRODUCT_WORDS);
                             let weights = weights.cast::<u32>();
-                            let inputs = inputs_of(block, product).add(chunk.start * QUAD);
+                            let inputs = job.inputs_of(block, product).add(chunk.start * QUAD);
                             multiply::<S, { format::F32 }>(
                                 job,
                                 weights,
                                 [panels.len(), winograd::PANEL_WORDS, chunk.len()],
-                                (inputs, quads_of(block).len()),
-                                sums_of(block, product),
+                                (inputs, job.quads_of(block).len()),
+                                together.sums(block, product),
                                 chunk.start == 0,
                             );
                         }
@@ -703,40 +739,53 @@ unsafe fn compute_together<S: Lanes>(
             let weights = &job.panels.words()[panels.start * panel..];
             let (weights, size) = (weights.as_ptr(), [panels.len(), panel, panel / LANES]);
             for block in blocks.clone() {
-                let inputs = (inputs_of(block, 0), quads_of(block).len());
-                let sums = sums_of(block, 0);
                 // SAFETY: as above.
                 unsafe {
-                    match job.panels.precision() {
-                        Precision::F32 => {
-                            multiply::<S, { format::F32 }>(job, weights, size, inputs, sums, true);
-                        }
-                        Precision::Bf16 => {
-                            multiply::<S, { format::WIDENED }>(
-                                job, weights, size, inputs, sums, true,
-                            );
-                        }
-                        Precision::Int8 => {
-                            multiply::<S, { format::BYTES }>(
-                                job, weights, size, inputs, sums, true,
-                            );
-                        }
-                        Precision::Int4 { .. } => {
-                            multiply_half_bytes::<S>(job, panels.clone(), inputs, sums);
-                        }
+                    let inputs = (job.inputs_of(block, 0), job.quads_of(block).len());
+                    let sums = together.sums(block, 0);
+                    if job.panels.precision() == Precision::Bf16 {
+                        multiply::<S, { format::WIDENED }>(job, weights, size, inputs, sums, true);
+                    } else {
+                        multiply::<S, { format::F32 }>(job, weights, size, inputs, sums, true);
                     }
                 }
             }
         }
     }
-    for block in blocks.clone() {
-        for (index, panel) in panels.clone().enumerate() {
+}
+
+#[inline(always)]
+unsafe fn multiply_codes<S: Lanes>(job: &Job<'_>, together: &Together) {
+    let range = &together.panels;
+    let panel = job.panels.panel_words();
+    let weights = &job.panels.words()[range.start * panel..];
+    let (weights, size) = (weights.as_ptr(), [range.len(), panel, panel / LANES]);
+    for block in together.blocks.clone() {
+        // SAFETY: the caller grants the instruction set; weights, inputs and sums are those of the block.
+        unsafe {
+            let inputs = (job.inputs_of(block, 0), job.quads_of(block).len());
+            let sums = together.sums(block, 0);
+            if job.panels.precision() == Precision::Int8 {
+                multiply::<S, { format::BYTES }>(job, weights, size, inputs, sums, true);
+            } else {
+                multiply_half_bytes::<S>(job, range.clone(), inputs, sums);
+            }
+        }
+    }
+}
+
+/// What follows the products. It is the same for all formats, and compiled apart from them.
+#[inline(always)]
+unsafe fn finish<S: Lanes>(job: &Job<'_>, together: &Together) {
+    for block in together.blocks.clone() {
+        for (index, panel) in together.panels.clone().enumerate() {
             // SAFETY: the caller grants the instruction set and the outputs of the panels and blocks.
             unsafe {
-                let sums = sums_of(block, 0).add(index * PANEL_SUMS).cast_const();
+                let sums = together.sums(block, 0).add(index * PANEL_SUMS);
+                let (quads, sums) = (job.quads_of(block), sums.cast_const());
                 match job.method {
-                    Method::Winograd => winograd::finish::<S>(job, panel, quads_of(block), sums),
-                    Method::Direct => finish_directly::<S>(job, panel, quads_of(block), sums),
+                    Method::Winograd => winograd::finish::<S>(job, panel, quads, sums),
+                    Method::Direct => finish_directly::<S>(job, panel, quads, sums),
                 }
             }
         }
@@ -774,12 +823,9 @@ unsafe fn multiply<S: Lanes, const FORMAT: u8>(
                     sums: sums.add(quad * QUAD * LANES),
                     next_panel: PANEL_SUMS,
                     next_position: LANES,
+                    first: first && chunk.start == 0,
                 };
-                if first && chunk.start == 0 {
-                    tile.cover::<S, FORMAT, false, true>(panels, QUAD);
-                } else {
-                    tile.cover::<S, FORMAT, false, false>(panels, QUAD);
-                }
+                tile.cover_quad::<S, FORMAT>(panels);
             }
         }
     }
@@ -816,12 +862,9 @@ unsafe fn multiply_half_bytes<S: Lanes>(
                         sums: sums.add(quad * QUAD * LANES),
                         next_panel: PANEL_SUMS,
                         next_position: LANES,
+                        first: word == 0,
                     };
-                    if word == 0 {
-                        tile.cover::<S, { format::HALF_BYTES }, false, true>(range.len(), QUAD);
-                    } else {
-                        tile.cover::<S, { format::HALF_BYTES }, false, false>(range.len(), QUAD);
-                    }
+                    tile.cover_quad::<S, { format::HALF_BYTES }>(range.len());
                 }
             }
             word += chunk.len();

@@ -113,25 +113,7 @@ pub(crate) fn linear(
         let cut = |split: usize| groups * split / splits * GROUP;
         let range = cut(split)..cut(split + 1).min(panels.count());
         let places = start..positions.min(start + block);
-        let sweep = &sweep;
-        match panels.precision() {
-            Precision::F32 => run_on!(
-                level,
-                sweep_f32(sweep: &Sweep<'_>, range: Range<usize>, sample: usize, places: Range<usize>)
-            ),
-            Precision::Bf16 => run_on!(
-                level,
-                sweep_bf16(sweep: &Sweep<'_>, range: Range<usize>, sample: usize, places: Range<usize>)
-            ),
-            Precision::Int8 => run_on!(
-                level,
-                sweep_bytes(sweep: &Sweep<'_>, range: Range<usize>, sample: usize, places: Range<usize>)
-            ),
-            Precision::Int4 { .. } => run_on!(
-                level,
-                sweep_half_bytes(sweep: &Sweep<'_>, range: Range<usize>, sample: usize, places: Range<usize>)
-            ),
-        }
+        sweep.run(level, range, sample, &places);
     };
     let tasks = splits * blocks * batch;
     if tasks == 1 || threads == 1 {
@@ -328,73 +310,85 @@ struct Sweep<'a> {
     epilogue: &'a Epilogue<'a>,
 }
 
-#[inline(always)]
-unsafe fn sweep_f32<S: Lanes>(
-    sweep: &Sweep<'_>,
+/// Some panels of weights at some places of a sample.
+struct Block<'a> {
     panels: Range<usize>,
+    places: &'a Range<usize>,
     sample: usize,
-    places: Range<usize>,
-) {
-    // SAFETY: the caller grants the instruction set, and the rows at these places.
-    unsafe { sweep.run::<S, { format::F32 }>(panels, sample, places) }
+    /// The first word of the inputs, and the distance between its rows.
+    inputs: *const u32,
+    row: usize,
+    /// Whether words of depth are side by side, and not positions.
+    last: bool,
+    /// How the inputs were rounded to codes.
+    grids: &'a [Grid],
 }
 
 #[inline(always)]
-unsafe fn sweep_bf16<S: Lanes>(
-    sweep: &Sweep<'_>,
-    panels: Range<usize>,
-    sample: usize,
-    places: Range<usize>,
-) {
-    // SAFETY: as above.
+unsafe fn multiply_f32<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
+    // SAFETY: the caller grants the instruction set and the inputs.
     unsafe {
-        if S::PAIRS {
-            sweep.run::<S, { format::PAIRS }>(panels, sample, places);
+        if block.last {
+            sweep.multiply::<S, { format::F32 }, true>(block, sums);
         } else {
-            sweep.run::<S, { format::WIDENED }>(panels, sample, places);
+            sweep.multiply::<S, { format::F32 }, false>(block, sums);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn sweep_bytes<S: Lanes>(
-    sweep: &Sweep<'_>,
-    panels: Range<usize>,
-    sample: usize,
-    places: Range<usize>,
-) {
-    // SAFETY: as above.
-    unsafe { sweep.run::<S, { format::BYTES }>(panels, sample, places) }
+unsafe fn multiply_bf16<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
+    // SAFETY: as above; pairs always lie anew, with words of depth side by side.
+    unsafe {
+        if const { S::PAIRS } {
+            sweep.multiply::<S, { format::PAIRS }, true>(block, sums);
+        } else if block.last {
+            sweep.multiply::<S, { format::WIDENED }, true>(block, sums);
+        } else {
+            sweep.multiply::<S, { format::WIDENED }, false>(block, sums);
+        }
+    }
 }
 
 #[inline(always)]
-unsafe fn sweep_half_bytes<S: Lanes>(
-    sweep: &Sweep<'_>,
-    panels: Range<usize>,
-    sample: usize,
-    places: Range<usize>,
-) {
+unsafe fn multiply_bytes<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
+    // SAFETY: as above; so do codes.
+    unsafe { sweep.multiply::<S, { format::BYTES }, true>(block, sums) }
+}
+
+#[inline(always)]
+unsafe fn multiply_half_bytes<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
     // SAFETY: as above.
-    unsafe { sweep.run::<S, { format::HALF_BYTES }>(panels, sample, places) }
+    unsafe { sweep.multiply::<S, { format::HALF_BYTES }, true>(block, sums) }
+}
+
+/// What follows the products. It is the same for all formats, and compiled apart from them.
+#[inline(always)]
+unsafe fn conclude<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
+    // SAFETY: the caller grants the instruction set, the rows and the places.
+    unsafe {
+        if sweep.panels.precision().is_whole() {
+            sweep.end_codes::<S>(&block.panels, sums, block.grids);
+        }
+        sweep.finish::<S>(&block.panels, block.sample, block.places, sums);
+    }
 }
 
 impl Sweep<'_> {
-    /// Computes some rows at some places of a sample.
-    ///
-    /// # Safety
-    ///
-    /// The CPU must have the instruction set of `S`, and no one else may write these rows at these places.
-    #[inline(always)]
-    unsafe fn run<S: Lanes, const FORMAT: u8>(
-        &self,
-        panels: Range<usize>,
-        sample: usize,
-        places: Range<usize>,
-    ) {
-        let mut block = BLOCKS.take();
+    /// Computes some rows at some places of a sample, which no one else may write meanwhile.
+    fn run(&self, level: Level, panels: Range<usize>, sample: usize, places: &Range<usize>) {
+        let sweep = self;
+        let mut copied = BLOCKS.take();
         let mut memory = SUMS.take();
         let sums = memory.floats(GROUP * places.len() * LANES);
-        // The first word of the block, and the distance between its rows.
+        let precision = self.panels.precision();
+        let grids = if precision.is_whole() {
+            &self.grids[sample * self.positions..][places.clone()]
+        } else {
+            &[]
+        };
+        // The inputs hold the whole depth of all places from their first word, as `check` made sure or as they were laid
+        // out.
         let (inputs, row, last) = match &self.words {
             Inputs::InPlace(input, from) => {
                 let start = sample * from.sample + places.start * from.position;
@@ -402,14 +396,14 @@ impl Sweep<'_> {
             }
             Inputs::Apart(input, from) => {
                 let row = places.len();
-                let words = block.at_least(self.panels.depth() * row);
+                let words = copied.at_least(self.panels.depth() * row);
                 for (depth, to) in words.chunks_exact_mut(row).enumerate() {
                     let start = sample * from.sample + depth * from.channel + places.start;
                     for (to, x) in to.iter_mut().zip(&input[start..start + row]) {
                         *to = x.to_bits();
                     }
                 }
-                (block.as_ptr(), row, false)
+                (copied.as_ptr(), row, false)
             }
             Inputs::Anew {
                 words,
@@ -421,39 +415,49 @@ impl Sweep<'_> {
             }
         };
         for first in panels.clone().step_by(GROUP) {
-            let group = first..panels.end.min(first + GROUP);
-            let sums = &mut sums[..group.len() * places.len() * LANES];
-            // SAFETY: the caller grants the instruction set, the rows and the places; the inputs hold the whole depth of
-            // all places from here, as `check` made sure or as they were laid out, and the sums are the group's.
-            unsafe {
-                let whole = const { FORMAT == format::BYTES || FORMAT == format::HALF_BYTES };
-                let grids = match whole {
-                    true => &self.grids[sample * self.positions..][places.clone()],
-                    false => &[],
-                };
-                if whole {
-                    self.begin_codes(&group, sums, grids);
-                } else {
-                    self.begin(&group, sums, places.len());
-                }
-                // Pairs and codes always lie anew, with words of depth side by side.
-                if const { FORMAT >= format::PAIRS } || last {
-                    self.multiply::<S, FORMAT, true>(&group, places.len(), inputs, row, sums);
-                } else {
-                    self.multiply::<S, FORMAT, false>(&group, places.len(), inputs, row, sums);
-                }
-                if whole {
-                    self.end_codes::<S, FORMAT>(&group, sums, grids);
-                }
-                self.finish::<S>(&group, sample, &places, sums);
+            let block = &Block {
+                panels: first..panels.end.min(first + GROUP),
+                places,
+                sample,
+                inputs,
+                row,
+                last,
+                grids,
+            };
+            let sums = &mut sums[..block.panels.len() * places.len() * LANES];
+            if precision.is_whole() {
+                self.begin_codes(&block.panels, sums, grids);
+            } else {
+                self.begin(&block.panels, sums, places.len());
             }
+            match precision {
+                Precision::F32 => run_on!(
+                    level,
+                    multiply_f32(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+                ),
+                Precision::Bf16 => run_on!(
+                    level,
+                    pairs: multiply_bf16(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+                ),
+                Precision::Int8 => run_on!(
+                    level,
+                    bytes: multiply_bytes(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+                ),
+                Precision::Int4 { .. } => run_on!(
+                    level,
+                    bytes: multiply_half_bytes(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+                ),
+            }
+            run_on!(
+                level,
+                conclude(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+            );
         }
-        BLOCKS.set(block);
+        BLOCKS.set(copied);
         SUMS.set(memory);
     }
 
     /// Fills the sums, `[panel][position][16 rows]`, with the offsets.
-    #[inline(always)]
     fn begin(&self, group: &Range<usize>, sums: &mut [f32], positions: usize) {
         for (panel, sums) in group.clone().zip(sums.chunks_exact_mut(positions * LANES)) {
             sums.as_chunks_mut().0.fill(self.bias(panel));
@@ -477,7 +481,6 @@ impl Sweep<'_> {
     }
 
     /// Fills the sums, so that the codes of zero add up to nothing.
-    #[inline(always)]
     fn begin_codes(&self, group: &Range<usize>, sums: &mut [f32], grids: &[Grid]) {
         let panels = sums.chunks_exact_mut(grids.len() * LANES);
         for (panel, sums) in group.clone().zip(panels) {
@@ -490,19 +493,14 @@ impl Sweep<'_> {
 
     /// Makes numbers of the sums, and adds the offsets.
     #[inline(always)]
-    unsafe fn end_codes<S: Lanes, const FORMAT: u8>(
-        &self,
-        group: &Range<usize>,
-        sums: &mut [f32],
-        grids: &[Grid],
-    ) {
+    unsafe fn end_codes<S: Lanes>(&self, group: &Range<usize>, sums: &mut [f32], grids: &[Grid]) {
         let panels = sums.chunks_exact_mut(grids.len() * LANES);
         for (panel, sums) in group.clone().zip(panels) {
             let bias = self.bias(panel);
             for (sum, grid) in sums.as_chunks_mut().0.iter_mut().zip(grids) {
                 let factors = self.panels.factors(panel, grid);
                 // SAFETY: the caller grants the instruction set.
-                unsafe { decode::<S, FORMAT>(sum, &factors, &bias) };
+                unsafe { decode::<S>(self.panels.precision(), sum, &factors, &bias) };
             }
         }
     }
@@ -511,12 +509,17 @@ impl Sweep<'_> {
     #[inline(always)]
     unsafe fn multiply<S: Lanes, const FORMAT: u8, const LAST: bool>(
         &self,
-        group: &Range<usize>,
-        positions: usize,
-        inputs: *const u32,
-        row: usize,
+        block: &Block<'_>,
         sums: &mut [f32],
     ) {
+        let Block {
+            panels: group,
+            places,
+            inputs,
+            row,
+            ..
+        } = block;
+        let (row, positions) = (*row, places.len());
         let panels = self.panels;
         let weights = &panels.words()[group.start * panels.panel_words()..];
         let step = match FORMAT {
@@ -536,8 +539,9 @@ impl Sweep<'_> {
                     sums: sums.as_mut_ptr(),
                     next_panel: positions * LANES,
                     next_position: LANES,
+                    first: false,
                 };
-                tile.cover::<S, FORMAT, LAST, false>(group.len(), positions);
+                tile.cover::<S, FORMAT, LAST>(group.len(), positions);
             }
         }
     }

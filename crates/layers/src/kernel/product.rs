@@ -181,15 +181,7 @@ pub(crate) fn product(
     let task = |index: usize| {
         // Whole units, so that a group is never cut.
         let cut = |index: usize| (units * index / tasks * unit).min(panels.count());
-        let (sweep, range) = (&sweep, cut(index)..cut(index + 1));
-        match panels.precision() {
-            Precision::F32 => run_on!(level, sweep_f32(sweep: &Sweep<'_>, range: Range<usize>)),
-            Precision::Bf16 => run_on!(level, sweep_bf16(sweep: &Sweep<'_>, range: Range<usize>)),
-            Precision::Int8 => run_on!(level, sweep_bytes(sweep: &Sweep<'_>, range: Range<usize>)),
-            Precision::Int4 { .. } => {
-                run_on!(level, sweep_half_bytes(sweep: &Sweep<'_>, range: Range<usize>));
-            }
-        }
+        sweep.run(level, &(cut(index)..cut(index + 1)));
     };
     if tasks == 1 {
         task(0);
@@ -588,33 +580,54 @@ struct Block<'a> {
 }
 
 #[inline(always)]
-unsafe fn sweep_f32<S: Lanes>(sweep: &Sweep<'_>, panels: Range<usize>) {
-    // SAFETY: the caller grants the instruction set and the rows.
-    unsafe { sweep.run::<S, { format::F32 }>(panels) }
+unsafe fn multiply_f32<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
+    // SAFETY: the caller grants the instruction set.
+    unsafe { sweep.multiply::<S, { format::F32 }>(block, sums) }
 }
 
 #[inline(always)]
-unsafe fn sweep_bf16<S: Lanes>(sweep: &Sweep<'_>, panels: Range<usize>) {
-    // SAFETY: the caller grants the instruction set and the rows.
+unsafe fn multiply_bf16<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
+    // SAFETY: the caller grants the instruction set.
     unsafe {
-        if S::PAIRS {
-            sweep.run::<S, { format::PAIRS }>(panels);
+        if const { S::PAIRS } {
+            sweep.multiply::<S, { format::PAIRS }>(block, sums);
         } else {
-            sweep.run::<S, { format::WIDENED }>(panels);
+            sweep.multiply::<S, { format::WIDENED }>(block, sums);
         }
     }
 }
 
 #[inline(always)]
-unsafe fn sweep_bytes<S: Lanes>(sweep: &Sweep<'_>, panels: Range<usize>) {
-    // SAFETY: the caller grants the instruction set and the rows.
-    unsafe { sweep.run::<S, { format::BYTES }>(panels) }
+unsafe fn multiply_bytes<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
+    // SAFETY: the caller grants the instruction set.
+    unsafe {
+        sweep.begin_codes::<S, { format::BYTES }>(block, sums);
+        sweep.multiply::<S, { format::BYTES }>(block, sums);
+    }
 }
 
 #[inline(always)]
-unsafe fn sweep_half_bytes<S: Lanes>(sweep: &Sweep<'_>, panels: Range<usize>) {
-    // SAFETY: the caller grants the instruction set and the rows.
-    unsafe { sweep.run::<S, { format::HALF_BYTES }>(panels) }
+unsafe fn multiply_half_bytes<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
+    // SAFETY: the caller grants the instruction set.
+    unsafe {
+        sweep.begin_codes::<S, { format::HALF_BYTES }>(block, sums);
+        sweep.multiply::<S, { format::HALF_BYTES }>(block, sums);
+    }
+}
+
+/// What follows the products. It is the same for all formats, and compiled apart from them.
+#[inline(always)]
+unsafe fn conclude<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
+    // SAFETY: the caller grants the instruction set and the rows; the sums are as long as the block says.
+    unsafe {
+        if block.panels.precision().is_whole() {
+            sweep.end_codes::<S>(block, sums);
+        }
+        if let Some(normalization) = &sweep.epilogue.normalization {
+            normalize::<S>(normalization, block, sums);
+        }
+        sweep.finish::<S>(block, sums);
+    }
 }
 
 /// What sixteen rows sum to over a part of the depth, for weights of one tap: their products with ones.
@@ -638,27 +651,24 @@ unsafe fn totals_of<S: Lanes, const FORMAT: u8>(
             sums: sums.as_mut_ptr(),
             next_panel: 0,
             next_position: 0,
+            first: false,
         };
         // SAFETY: the caller grants the instruction set; the panel has the chunk, and every word of inputs is the same one.
-        unsafe { tile.add::<S, FORMAT, false, false, 1, 1>() };
+        unsafe { tile.add::<S, FORMAT, false, 1, 1>() };
     }
     sums.map(f32::to_bits)
 }
 
 impl Sweep<'_> {
-    /// Computes the rows of some panels.
-    ///
-    /// # Safety
-    ///
-    /// The CPU must have the instruction set of `S`, and no one else may write these rows of the output.
-    #[inline(always)]
-    unsafe fn run<S: Lanes, const FORMAT: u8>(&self, range: Range<usize>) {
+    /// Computes the rows of some panels, which no one else may write meanwhile.
+    fn run(&self, level: Level, range: &Range<usize>) {
+        let sweep = self;
+        let mut memory = SUMS.take();
         for (panels, window) in self.phases {
             let each = range.len() * window.positions;
             let samples_at_a_time = (SUMS_AT_A_TIME / each.max(1)).clamp(1, self.batch);
-            let mut sums = SUMS.take();
             for first in (0..self.batch).step_by(samples_at_a_time) {
-                let block = Block {
+                let block = &Block {
                     panels,
                     window,
                     range: range.clone(),
@@ -666,66 +676,72 @@ impl Sweep<'_> {
                 };
                 let columns = block.samples.len() * window.positions;
                 // [panel][sample][position][16 rows]
-                sums.resize(range.len() * columns * LANES, 0.0);
-                let whole = const { FORMAT == format::BYTES || FORMAT == format::HALF_BYTES };
-                for (panel, sums) in range.clone().zip(sums.chunks_exact_mut(columns * LANES)) {
-                    if whole {
-                        // SAFETY: the caller grants the instruction set.
-                        unsafe { self.begin_codes::<S, FORMAT>(&block, panel, sums) };
-                    } else {
+                memory.resize(range.len() * columns * LANES, 0.0);
+                let sums = &mut memory[..];
+                if !panels.precision().is_whole() {
+                    for (panel, sums) in range.clone().zip(sums.chunks_exact_mut(columns * LANES)) {
                         let bias = lanes_of(self.epilogue.bias, panel * LANES, 0.0);
                         sums.as_chunks_mut().0.fill(bias);
                     }
                 }
-                // SAFETY: the caller grants the instruction set and the rows; the sums are as long as the block says.
-                unsafe {
-                    self.multiply::<S, FORMAT>(&block, &mut sums);
-                    if whole {
-                        self.end_codes::<S, FORMAT>(&block, &mut sums);
-                    }
-                    if let Some(normalization) = &self.epilogue.normalization {
-                        normalize::<S>(normalization, &block, &mut sums);
-                    }
-                    self.finish::<S>(&block, &mut sums);
+                match panels.precision() {
+                    Precision::F32 => run_on!(
+                        level,
+                        multiply_f32(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+                    ),
+                    Precision::Bf16 => run_on!(
+                        level,
+                        pairs: multiply_bf16(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+                    ),
+                    Precision::Int8 => run_on!(
+                        level,
+                        bytes: multiply_bytes(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+                    ),
+                    Precision::Int4 { .. } => run_on!(
+                        level,
+                        bytes: multiply_half_bytes(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+                    ),
                 }
+                run_on!(
+                    level,
+                    conclude(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+                );
             }
-            SUMS.set(sums);
         }
+        SUMS.set(memory);
     }
 
-    /// Fills a panel's sums, so that the codes of zero add up to nothing.
+    /// Fills the sums, so that the codes of zero add up to nothing.
     #[inline(always)]
-    unsafe fn begin_codes<S: Lanes, const FORMAT: u8>(
-        &self,
-        block: &Block<'_>,
-        panel: usize,
-        sums: &mut [f32],
-    ) {
+    unsafe fn begin_codes<S: Lanes, const FORMAT: u8>(&self, block: &Block<'_>, sums: &mut [f32]) {
         let (panels, packed) = (block.panels, self.packed);
-        let totals = if packed.partial {
-            // SAFETY: the caller grants the instruction set.
-            unsafe { totals_of::<S, FORMAT>(panels, panel, &packed.part) }
-        } else {
-            panels.totals(panel)
-        };
         let positions = block.window.positions;
-        let samples = sums.chunks_exact_mut(positions * LANES);
-        for (sample, sums) in block.samples.clone().zip(samples) {
-            let sums = sums.as_chunks_mut().0;
-            if packed.pointwise {
-                for (position, sum) in sums.iter_mut().enumerate() {
-                    let grid = packed.grid(sample, position, self.batch);
-                    *sum = panels.start(&totals, grid);
-                }
+        let columns = block.samples.len() * positions;
+        for (panel, sums) in (block.range.clone()).zip(sums.chunks_exact_mut(columns * LANES)) {
+            let totals = if packed.partial {
+                // SAFETY: the caller grants the instruction set.
+                unsafe { totals_of::<S, FORMAT>(panels, panel, &packed.part) }
             } else {
-                sums.fill(panels.start(&totals, packed.grid(sample, 0, self.batch)));
+                panels.totals(panel)
+            };
+            let samples = sums.chunks_exact_mut(positions * LANES);
+            for (sample, sums) in block.samples.clone().zip(samples) {
+                let sums = sums.as_chunks_mut().0;
+                if packed.pointwise {
+                    for (position, sum) in sums.iter_mut().enumerate() {
+                        let grid = packed.grid(sample, position, self.batch);
+                        *sum = panels.start(&totals, grid);
+                    }
+                } else {
+                    sums.fill(panels.start(&totals, packed.grid(sample, 0, self.batch)));
+                }
             }
         }
     }
 
     /// Makes numbers of the sums, and adds the offsets.
     #[inline(always)]
-    unsafe fn end_codes<S: Lanes, const FORMAT: u8>(&self, block: &Block<'_>, sums: &mut [f32]) {
+    unsafe fn end_codes<S: Lanes>(&self, block: &Block<'_>, sums: &mut [f32]) {
         let (positions, samples) = (block.window.positions, block.samples.len());
         for (index, sums) in sums.chunks_exact_mut(positions * LANES).enumerate() {
             let panel = block.range.start + index / samples;
@@ -741,7 +757,7 @@ impl Sweep<'_> {
                     factors = factors_at(position);
                 }
                 // SAFETY: the caller grants the instruction set; a position is sixteen sums.
-                unsafe { decode::<S, FORMAT>(sum, &factors, &bias) };
+                unsafe { decode::<S>(block.panels.precision(), sum, &factors, &bias) };
             }
         }
     }
@@ -796,26 +812,12 @@ impl Sweep<'_> {
                                     .as_mut_ptr(),
                                 next_panel: columns * LANES,
                                 next_position: LANES,
+                                first: false,
                             };
                             // SAFETY: the caller grants the instruction set. Of `m` panels from this one, each has
                             // `depth` vectors at `at`; of the inputs, `depth` rows hold `n` words from here, since the
                             // packed rows are as wide as the windows reach; `m` panels have `n` sums from here.
-                            unsafe {
-                                match (m, n) {
-                                    (1, 16) => tile.add::<S, FORMAT, false, false, 1, 16>(),
-                                    (1, 8) => tile.add::<S, FORMAT, false, false, 1, 8>(),
-                                    (1, 4) => tile.add::<S, FORMAT, false, false, 1, 4>(),
-                                    (1, 2) => tile.add::<S, FORMAT, false, false, 1, 2>(),
-                                    (1, _) => tile.add::<S, FORMAT, false, false, 1, 1>(),
-                                    (2, 8) => tile.add::<S, FORMAT, false, false, 2, 8>(),
-                                    (2, 4) => tile.add::<S, FORMAT, false, false, 2, 4>(),
-                                    (2, 2) => tile.add::<S, FORMAT, false, false, 2, 2>(),
-                                    (2, _) => tile.add::<S, FORMAT, false, false, 2, 1>(),
-                                    (_, 4) => tile.add::<S, FORMAT, false, false, 4, 4>(),
-                                    (_, 2) => tile.add::<S, FORMAT, false, false, 4, 2>(),
-                                    (_, _) => tile.add::<S, FORMAT, false, false, 4, 1>(),
-                                }
-                            }
+                            unsafe { add::<S, FORMAT>(&tile, m, n) };
                             position += n;
                         }
                     }
@@ -901,20 +903,65 @@ impl Sweep<'_> {
     }
 }
 
+/// [`Tile::add`] of so many panels and positions.
+///
+/// # Safety
+///
+/// As there.
+#[inline(always)]
+unsafe fn add<S: Lanes, const FORMAT: u8>(tile: &Tile, m: usize, n: usize) {
+    // SAFETY: as the caller grants. What is known when it is compiled: shapes that an instruction set does not use are not
+    // compiled for it.
+    unsafe {
+        if const { S::SUMS >= 16 } {
+            match (m, n) {
+                (1, 16) => tile.add::<S, FORMAT, false, 1, 16>(),
+                (1, 8) => tile.add::<S, FORMAT, false, 1, 8>(),
+                (1, 4) => tile.add::<S, FORMAT, false, 1, 4>(),
+                (1, 2) => tile.add::<S, FORMAT, false, 1, 2>(),
+                (1, _) => tile.add::<S, FORMAT, false, 1, 1>(),
+                (2, 8) => tile.add::<S, FORMAT, false, 2, 8>(),
+                (2, 4) => tile.add::<S, FORMAT, false, 2, 4>(),
+                (2, 2) => tile.add::<S, FORMAT, false, 2, 2>(),
+                (2, _) => tile.add::<S, FORMAT, false, 2, 1>(),
+                (_, 4) => tile.add::<S, FORMAT, false, 4, 4>(),
+                (_, 2) => tile.add::<S, FORMAT, false, 4, 2>(),
+                (_, _) => tile.add::<S, FORMAT, false, 4, 1>(),
+            }
+        } else if const { S::SUMS >= 4 } {
+            match (m, n) {
+                (1, 4) => tile.add::<S, FORMAT, false, 1, 4>(),
+                (1, 2) => tile.add::<S, FORMAT, false, 1, 2>(),
+                (1, _) => tile.add::<S, FORMAT, false, 1, 1>(),
+                (2, 2) => tile.add::<S, FORMAT, false, 2, 2>(),
+                (2, _) => tile.add::<S, FORMAT, false, 2, 1>(),
+                (_, _) => tile.add::<S, FORMAT, false, 4, 1>(),
+            }
+        } else {
+            match (m, n) {
+                (1, 2) => tile.add::<S, FORMAT, false, 1, 2>(),
+                (1, _) => tile.add::<S, FORMAT, false, 1, 1>(),
+                (_, _) => tile.add::<S, FORMAT, false, 2, 1>(),
+            }
+        }
+    }
+}
+
 /// Makes numbers of the sums of codes: `y = factor · sum + bias`.
 ///
 /// # Safety
 ///
 /// The CPU must have the instruction set of `S`.
 #[inline(always)]
-pub(super) unsafe fn decode<S: Lanes, const FORMAT: u8>(
+pub(super) unsafe fn decode<S: Lanes>(
+    precision: Precision,
     sums: &mut [f32; LANES],
     factors: &[f32; LANES],
     bias: &[f32; LANES],
 ) {
     // SAFETY: the caller grants the instruction set, and all are sixteen numbers.
     unsafe {
-        let sum = if const { FORMAT == format::BYTES } {
+        let sum = if precision == Precision::Int8 {
             S::numbers(S::load_words(sums.as_ptr().cast()))
         } else {
             S::load(sums.as_ptr())

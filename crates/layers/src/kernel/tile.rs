@@ -39,11 +39,12 @@ pub(super) struct Tile {
     pub(super) next_panel: usize,
     /// Between two positions' sums.
     pub(super) next_position: usize,
+    /// Whether the sums are written over what is there, and not added to it.
+    pub(super) first: bool,
 }
 
 impl Tile {
-    /// Adds the products to the sums: `sums += Σ w x`, the new sum from zero, in the order of depth. The `FIRST` write over
-    /// what is there.
+    /// Adds the products to the sums: `sums += Σ w x`, the new sum from zero, in the order of depth.
     ///
     /// # Safety
     ///
@@ -56,7 +57,6 @@ impl Tile {
         S: Lanes,
         const FORMAT: u8,
         const LAST: bool,
-        const FIRST: bool,
         const M: usize,
         const N: usize,
     >(
@@ -64,7 +64,7 @@ impl Tile {
     ) {
         if const { FORMAT == format::BYTES || FORMAT == format::HALF_BYTES } {
             // SAFETY: as the caller grants.
-            unsafe { self.add_codes::<S, FORMAT, LAST, FIRST, M, N>() };
+            unsafe { self.add_codes::<S, FORMAT, LAST, M, N>() };
             return;
         }
         // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.
@@ -115,7 +115,7 @@ impl Tile {
             for (m, sums) in sums.iter().enumerate() {
                 for (n, sum) in sums.iter().enumerate() {
                     let to = self.sums.add(m * self.next_panel + n * self.next_position);
-                    let sum = if FIRST {
+                    let sum = if self.first {
                         *sum
                     } else {
                         S::add(S::load(to), *sum)
@@ -133,7 +133,6 @@ impl Tile {
         S: Lanes,
         const FORMAT: u8,
         const LAST: bool,
-        const FIRST: bool,
         const M: usize,
         const N: usize,
     >(
@@ -187,7 +186,7 @@ impl Tile {
                 for (n, sum) in sums.iter().enumerate() {
                     let to = self.sums.add(m * self.next_panel + n * self.next_position);
                     if FORMAT == format::BYTES {
-                        let sum = if FIRST {
+                        let sum = if self.first {
                             *sum
                         } else {
                             S::add_words(S::load_words(to.cast()), *sum)
@@ -196,7 +195,7 @@ impl Tile {
                     } else {
                         let scale = S::load(self.scales.add(m * self.panel));
                         let sum = S::numbers(*sum);
-                        let sum = if FIRST {
+                        let sum = if self.first {
                             S::mul(sum, scale)
                         } else {
                             S::mul_add(sum, scale, S::load(to))
@@ -217,7 +216,7 @@ impl Tile {
     ///
     /// As [`add`](Self::add), with `panels` and `positions` for `M` and `N`.
     #[inline(always)]
-    pub(super) unsafe fn cover<S: Lanes, const FORMAT: u8, const LAST: bool, const FIRST: bool>(
+    pub(super) unsafe fn cover<S: Lanes, const FORMAT: u8, const LAST: bool>(
         &self,
         panels: usize,
         positions: usize,
@@ -247,41 +246,82 @@ impl Tile {
                     // Known when it is compiled: shapes that an instruction set does not use are not compiled for it.
                     if const { S::SUMS >= 16 } {
                         match (m, n) {
-                            (4, 6) => tile.add::<S, FORMAT, LAST, FIRST, 4, 6>(),
-                            (4, 4) => tile.add::<S, FORMAT, LAST, FIRST, 4, 4>(),
-                            (4, 2) => tile.add::<S, FORMAT, LAST, FIRST, 4, 2>(),
-                            (4, _) => tile.add::<S, FORMAT, LAST, FIRST, 4, 1>(),
-                            (3, 8) => tile.add::<S, FORMAT, LAST, FIRST, 3, 8>(),
-                            (3, 6) => tile.add::<S, FORMAT, LAST, FIRST, 3, 6>(),
-                            (3, 4) => tile.add::<S, FORMAT, LAST, FIRST, 3, 4>(),
-                            (3, 2) => tile.add::<S, FORMAT, LAST, FIRST, 3, 2>(),
-                            (3, _) => tile.add::<S, FORMAT, LAST, FIRST, 3, 1>(),
-                            (2, 12) => tile.add::<S, FORMAT, LAST, FIRST, 2, 12>(),
-                            (2, 6) => tile.add::<S, FORMAT, LAST, FIRST, 2, 6>(),
-                            (2, 4) => tile.add::<S, FORMAT, LAST, FIRST, 2, 4>(),
-                            (2, 2) => tile.add::<S, FORMAT, LAST, FIRST, 2, 2>(),
-                            (2, _) => tile.add::<S, FORMAT, LAST, FIRST, 2, 1>(),
-                            (_, 12) => tile.add::<S, FORMAT, LAST, FIRST, 1, 12>(),
-                            (_, 6) => tile.add::<S, FORMAT, LAST, FIRST, 1, 6>(),
-                            (_, 4) => tile.add::<S, FORMAT, LAST, FIRST, 1, 4>(),
-                            (_, 2) => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
-                            (_, _) => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                            (4, 6) => tile.add::<S, FORMAT, LAST, 4, 6>(),
+                            (4, 4) => tile.add::<S, FORMAT, LAST, 4, 4>(),
+                            (4, 2) => tile.add::<S, FORMAT, LAST, 4, 2>(),
+                            (4, _) => tile.add::<S, FORMAT, LAST, 4, 1>(),
+                            (3, 8) => tile.add::<S, FORMAT, LAST, 3, 8>(),
+                            (3, 6) => tile.add::<S, FORMAT, LAST, 3, 6>(),
+                            (3, 4) => tile.add::<S, FORMAT, LAST, 3, 4>(),
+                            (3, 2) => tile.add::<S, FORMAT, LAST, 3, 2>(),
+                            (3, _) => tile.add::<S, FORMAT, LAST, 3, 1>(),
+                            (2, 12) => tile.add::<S, FORMAT, LAST, 2, 12>(),
+                            (2, 6) => tile.add::<S, FORMAT, LAST, 2, 6>(),
+                            (2, 4) => tile.add::<S, FORMAT, LAST, 2, 4>(),
+                            (2, 2) => tile.add::<S, FORMAT, LAST, 2, 2>(),
+                            (2, _) => tile.add::<S, FORMAT, LAST, 2, 1>(),
+                            (_, 12) => tile.add::<S, FORMAT, LAST, 1, 12>(),
+                            (_, 6) => tile.add::<S, FORMAT, LAST, 1, 6>(),
+                            (_, 4) => tile.add::<S, FORMAT, LAST, 1, 4>(),
+                            (_, 2) => tile.add::<S, FORMAT, LAST, 1, 2>(),
+                            (_, _) => tile.add::<S, FORMAT, LAST, 1, 1>(),
                         }
                     } else if const { S::SUMS >= 4 } {
                         match n {
-                            6 => tile.add::<S, FORMAT, LAST, FIRST, 1, 6>(),
-                            4 => tile.add::<S, FORMAT, LAST, FIRST, 1, 4>(),
-                            2 => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
-                            _ => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                            6 => tile.add::<S, FORMAT, LAST, 1, 6>(),
+                            4 => tile.add::<S, FORMAT, LAST, 1, 4>(),
+                            2 => tile.add::<S, FORMAT, LAST, 1, 2>(),
+                            _ => tile.add::<S, FORMAT, LAST, 1, 1>(),
                         }
                     } else {
                         match n {
-                            2 => tile.add::<S, FORMAT, LAST, FIRST, 1, 2>(),
-                            _ => tile.add::<S, FORMAT, LAST, FIRST, 1, 1>(),
+                            2 => tile.add::<S, FORMAT, LAST, 1, 2>(),
+                            _ => tile.add::<S, FORMAT, LAST, 1, 1>(),
                         }
                     }
                 }
                 position += n;
+            }
+            panel += m;
+        }
+    }
+
+    /// [`cover`](Self::cover) of four positions.
+    ///
+    /// # Safety
+    ///
+    /// As [`add`](Self::add), with `panels` and four positions for `M` and `N`.
+    #[inline(always)]
+    pub(super) unsafe fn cover_quad<S: Lanes, const FORMAT: u8>(&self, panels: usize) {
+        let mut panel = 0;
+        while panel < panels {
+            let (m, _) = shape::<S>(panels - panel);
+            // SAFETY: the caller grants the instruction set and all tiles that are within the panels.
+            unsafe {
+                let tile = Self {
+                    weights: self.weights.add(panel * self.panel),
+                    scales: self.scales.wrapping_add(panel * self.panel),
+                    sums: self.sums.add(panel * self.next_panel),
+                    ..*self
+                };
+                if const { S::SUMS >= 16 } {
+                    match m {
+                        4 => tile.add::<S, FORMAT, false, 4, 4>(),
+                        3 => tile.add::<S, FORMAT, false, 3, 4>(),
+                        2 => tile.add::<S, FORMAT, false, 2, 4>(),
+                        _ => tile.add::<S, FORMAT, false, 1, 4>(),
+                    }
+                } else if const { S::SUMS >= 4 } {
+                    tile.add::<S, FORMAT, false, 1, 4>();
+                } else {
+                    tile.add::<S, FORMAT, false, 1, 2>();
+                    let rest = Self {
+                        inputs: tile.inputs.add(2),
+                        sums: tile.sums.add(2 * tile.next_position),
+                        ..tile
+                    };
+                    rest.add::<S, FORMAT, false, 1, 2>();
+                }
             }
             panel += m;
         }

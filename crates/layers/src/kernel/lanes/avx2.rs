@@ -39,7 +39,7 @@ const UPPER_CODES: i8 = 0xf0_u8.cast_signed();
 /// The instruction that multiplies bytes adds two products in 16 bits, where they do not fit. So bytes are widened first:
 /// every other one, which needs no other order.
 #[inline(always)]
-pub(super) unsafe fn product_of_bytes(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
+unsafe fn product_of_bytes(sum: __m256i, w: __m256i, x: __m256i) -> __m256i {
     // SAFETY: called by functions whose contract grants the instruction set.
     unsafe {
         let even_w = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(w));

@@ -3,17 +3,15 @@
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
     _mm_prefetch, _mm_storeu_si128, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
-    _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi256_si512, _mm512_castsi512_ps,
-    _mm512_castsi512_si256, _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
-    _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_extracti64x4_epi64,
-    _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_permutex2var_ps, _mm512_reduce_add_ps,
-    _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setr_epi32, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps,
-    _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps, _mm512_cvtepi32_epi8,
+    _mm512_cvtepi32_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_permutex2var_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
+    _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
+    _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd,
+    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
-use super::avx2::product_of_bytes;
 use super::{LANES, Lanes};
 
 /// AVX-512F.
@@ -22,7 +20,7 @@ pub(in super::super) struct Avx512;
 /// AVX-512F with VNNI.
 pub(in super::super) struct Avx512Vnni;
 
-/// AVX-512F with VNNI and BF16.
+/// AVX-512F with BF16.
 pub(in super::super) struct Avx512Bf16;
 
 macro_rules! avx512 {
@@ -235,24 +233,6 @@ const UPPER_CODES: i32 = 0xf0f0_f0f0_u32.cast_signed();
 
 avx512! {
     Avx512,
-
-    // Products of 16 bits in vectors of sixteen words are another extension: halves it is.
-    #[inline(always)]
-    unsafe fn product_of_bytes(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        unsafe {
-            let first = product_of_bytes(
-                _mm512_castsi512_si256(sum),
-                _mm512_castsi512_si256(w),
-                _mm512_castsi512_si256(x),
-            );
-            let second = product_of_bytes(
-                _mm512_extracti64x4_epi64::<1>(sum),
-                _mm512_extracti64x4_epi64::<1>(w),
-                _mm512_extracti64x4_epi64::<1>(x),
-            );
-            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
-        }
-    }
 }
 
 avx512! {
@@ -267,11 +247,6 @@ avx512! {
 avx512! {
     Avx512Bf16,
     const PAIRS: bool = true;
-
-    #[inline(always)]
-    unsafe fn product_of_bytes(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        unsafe { _mm512_dpbusd_epi32(sum, x, w) }
-    }
 
     #[inline(always)]
     unsafe fn product_of_pairs(sum: __m512, w: __m512i, x: __m512i) -> __m512 {
