@@ -20,9 +20,14 @@ use reference_unet::Reference;
 const F32: f64 = 5e-6;
 /// ‖Δ‖/‖y‖ of a pass with weights in bf16, random ones: each of some forty layers is wrong by about a thousandth.
 const BF16: f64 = 2e-2;
+/// The same of codes: each of these layers is wrong by about a hundredth, or a tenth.
+const INT8: f64 = 6e-2;
+const INT4: f64 = 0.5;
 /// ‖Δ‖/‖y‖ of a pass of the shipped policy against one in f64, on what its own plans in its own world see.
 const F32_SHIPPED: f64 = 2e-6;
 const BF16_SHIPPED: f64 = 5e-3;
+const INT8_SHIPPED: f64 = 2e-2;
+const INT4_SHIPPED: f64 = 0.3;
 /// Of an action, in pixels: 1e-6 of a normalized unit, half of the 499 px that actions range over.
 const ROUNDING: f64 = 1e-6 * 499.0 / 2.0;
 
@@ -120,7 +125,12 @@ fn networks_of_every_shape_on_every_level() {
             let times: Vec<f64> = (0..batch).map(|i| 7.0 + 31.0 * i as f64).collect();
             let expected = pass(&plain, &x, &condition, &times);
             let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-            for (precision, tolerance) in [(Precision::F32, F32), (Precision::Bf16, BF16)] {
+            for (precision, tolerance) in [
+                (Precision::F32, F32),
+                (Precision::Bf16, BF16),
+                (Precision::Int8, INT8),
+                (Precision::INT4, INT4),
+            ] {
                 let mut packed = plain.clone();
                 let report = packed.pack(precision);
                 assert_eq!(report.parameters, plain.parameters());
@@ -169,10 +179,17 @@ fn policy() -> Policy {
 fn packed(precision: Precision) -> Policy {
     let mut policy = policy();
     let report = policy.pack(precision);
-    let stored = policy.parameters() * if precision == Precision::F32 { 4 } else { 2 };
+    // Of a number; in codes a seventh of the policy is kept in f32.
+    let stored = match precision {
+        Precision::F32 => 4.0,
+        Precision::Bf16 => 2.0,
+        Precision::Int8 => (6.0 + 4.0) / 7.0,
+        _ => (6.0 * 9.0 / 16.0 + 4.0) / 7.0,
+    } * policy.parameters() as f64;
+    println!("{precision}: {} bytes for {stored}", report.bytes);
     assert!(
-        report.bytes as f64 <= 1.15 * stored as f64,
-        "{} bytes for {stored}",
+        report.bytes as f64 <= 1.15 * stored,
+        "{precision}: {} bytes for {stored}",
         report.bytes
     );
     policy
@@ -231,8 +248,14 @@ fn a_pass_of_the_shipped_policy_is_as_exact_as_its_precision() {
     let device = Device::flex();
     let planner = planner(policy());
     let reference = Reference::shipped();
-    let packed = [Precision::F32, Precision::Bf16].map(packed);
-    let mut worst = [0.0_f64; 2];
+    let packed = [
+        Precision::F32,
+        Precision::Bf16,
+        Precision::Int8,
+        Precision::INT4,
+    ]
+    .map(packed);
+    let mut worst = [0.0_f64; 4];
     for seed in 0..3 {
         let observed = planner.policy().condition(&history(seed));
         let observed = observed.expect("observations fit");
@@ -253,8 +276,12 @@ fn a_pass_of_the_shipped_policy_is_as_exact_as_its_precision() {
             }
         }
     }
-    let [f32, bf16] = worst;
-    println!("at most {f32:.1e} in f32 and {bf16:.1e} in bf16 from f64");
+    let [f32, bf16, int8, int4] = worst;
+    println!(
+        "at most {f32:.1e} in f32, {bf16:.1e} in bf16, {int8:.1e} in int8 and {int4:.1e} in int4 from f64"
+    );
     assert!(f32 < F32_SHIPPED, "{f32:e}");
     assert!(bf16 < BF16_SHIPPED, "{bf16:e}");
+    assert!(int8 < INT8_SHIPPED, "{int8:e}");
+    assert!(int4 < INT4_SHIPPED, "{int4:e}");
 }

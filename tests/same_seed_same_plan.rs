@@ -122,7 +122,13 @@ fn alone_and_in_a_batch() {
     let histories: Vec<History> = (0..7).map(history).collect();
     let problems: Vec<Problem<'_>> = histories.iter().map(Problem::new).collect();
     let seeds: Vec<u64> = (100..107).collect();
-    for precision in [Some(Precision::F32), Some(Precision::Bf16), None] {
+    let packed = [
+        Precision::F32,
+        Precision::Bf16,
+        Precision::Int8,
+        Precision::INT4,
+    ];
+    for precision in packed.into_iter().map(Some).chain([None]) {
         for sampling in samplings() {
             let planner = planner_with(precision).with_sampling(sampling);
             let planner = planner.expect("fits");

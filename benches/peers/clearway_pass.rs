@@ -1,7 +1,7 @@
 //! Clearway's side of `policy_passes.py` and `image_passes.py`: loads one network and times what each line on standard
 //! input asks for.
 //!
-//! `clearway_pass policy|text|unet|decoder PATH f32|bf16|plain INPUTS`, with a folder of LeRobot's or diffusers', and a
+//! `clearway_pass policy|text|unet|decoder PATH f32|bf16|int8|int4|plain INPUTS`, with a folder of LeRobot's or diffusers', and a
 //! safetensors file with the inputs of a pass, all f32.
 //!
 //! | line | what is done | answer |
@@ -47,13 +47,19 @@ struct Network {
 fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [what, path, precision, inputs] = &arguments[..] else {
-        return Err("clearway_pass policy|text|unet|decoder PATH f32|bf16|plain INPUTS".into());
+        return Err(
+            "clearway_pass policy|text|unet|decoder PATH f32|bf16|int8|int4|plain INPUTS".into(),
+        );
     };
     let precision = match &**precision {
         "f32" => Some(Precision::F32),
         "bf16" => Some(Precision::Bf16),
+        "int8" => Some(Precision::Int8),
+        "int4" => Some(Precision::INT4),
         "plain" => None,
-        other => return Err(format!("`{other}` is none of f32, bf16 and plain").into()),
+        other => {
+            return Err(format!("`{other}` is none of f32, bf16, int8, int4 and plain").into());
+        }
     };
     let inputs = Inputs(Weights::open(Path::new(inputs))?);
     let path = Path::new(path);
@@ -64,11 +70,14 @@ fn main() -> Result<(), Failure> {
         "decoder" => decoder(path, precision, inputs)?,
         other => return Err(format!("`{other}` is no network that is known").into()),
     };
-    let bytes = network.parameters
-        * match precision {
-            Some(Precision::Bf16) => 2,
-            _ => 4,
-        };
+    // Of codes without those layers that are kept in f32: a floor is not more than it may be.
+    let sixteenths = match precision {
+        Some(Precision::Bf16) => 32,
+        Some(Precision::Int8) => 16,
+        Some(Precision::Int4 { .. }) => 9,
+        _ => 64,
+    };
+    let bytes = network.parameters * sixteenths / 16;
     let mut memory = None;
     let mut passes = 0_u32;
 

@@ -95,7 +95,7 @@ def same_work(contenders, reference, folder, tolerances):
     for name, output in outputs.items():
         assert output.shape == expected.shape, f"{name}: {tuple(output.shape)}, not {tuple(expected.shape)}"
         errors[name] = float((output - expected).norm() / expected.norm())
-        tolerance = tolerances["bf16" if "bf16" in name else "f32"]
+        tolerance = tolerances[next((precision for precision in tolerances if precision in name), "f32")]
         assert errors[name] <= tolerance, f"{name} is off by {errors[name]:.1e}: it does not do the same work"
     return errors
 

@@ -13,7 +13,6 @@ use serde::Serialize;
 use crate::Verdict;
 use crate::error::Error;
 use crate::output::say;
-use crate::precision::Precision;
 use machine::Machine;
 
 #[derive(Debug, clap::Subcommand)]
@@ -89,13 +88,13 @@ impl Figures {
     fn new(
         parameters: usize,
         work: Work,
-        storage: Precision,
+        bytes: u64,
         pass_ms: &[f64],
         weights_ms: &[f64],
         machine: &Machine,
     ) -> Self {
         let pass_ms = Spread::of(pass_ms);
-        let (operations, bytes) = (2 * work.multiply_adds, work.weights * storage.bytes());
+        let operations = 2 * work.multiply_adds;
         Self {
             parameters,
             multiply_adds: work.multiply_adds,

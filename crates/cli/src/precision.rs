@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use clap::ValueEnum;
+use clearway_layers::PackReport;
 use clearway_planner::{Level, Planner, Policy};
 
 use crate::error::{Error, load_policy};
@@ -24,6 +25,10 @@ pub(crate) enum Precision {
     F32,
     /// Packed, in 16 bits
     Bf16,
+    /// Packed as codes of 8 bits, but for the layers that a network keeps
+    Int8,
+    /// Packed as codes of 4 bits with a scale for 64 of them, but for the layers that a network keeps
+    Int4,
 }
 
 impl Precision {
@@ -32,14 +37,20 @@ impl Precision {
             Self::Plain => "plain",
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
         }
     }
 
-    /// The bytes of a weight.
-    pub(crate) fn bytes(self) -> u64 {
-        match self {
-            Self::Bf16 => 2,
-            Self::F32 | Self::Plain => 4,
+    /// The bytes of so many weights of a network that was packed so. Where some layers are kept in f32, all weights count as
+    /// the network's do on average.
+    pub(crate) fn bytes(self, weights: u64, packed: Option<PackReport>) -> u64 {
+        match (self, packed) {
+            (Self::Int8 | Self::Int4, Some(packed)) => {
+                (weights as f64 * packed.bytes as f64 / packed.parameters as f64) as u64
+            }
+            (Self::Bf16, _) => 2 * weights,
+            _ => 4 * weights,
         }
     }
 
@@ -49,6 +60,8 @@ impl Precision {
             Self::Plain => None,
             Self::F32 => Some(clearway_planner::Precision::F32),
             Self::Bf16 => Some(clearway_planner::Precision::Bf16),
+            Self::Int8 => Some(clearway_planner::Precision::Int8),
+            Self::Int4 => Some(clearway_planner::Precision::INT4),
         }
     }
 }

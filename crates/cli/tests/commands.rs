@@ -493,29 +493,30 @@ fn a_model_says_what_it_holds() {
 #[test]
 fn precisions_are_chosen_reported_and_compared() {
     let policy = policy();
-    let reports = ["plain", "f32", "bf16"].map(|precision| {
+    let reports = ["plain", "f32", "bf16", "int8", "int4"].map(|precision| {
         let report = scratch(&format!("{precision}.json"));
         let world = ["sim", "pusht", "--policy", &policy, "--episodes", "3"];
         let said = ["--precision", precision, "--json", &report];
         let output = clearway(&[&world[..], &said].concat());
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         let json: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
-        assert_eq!(json["precision"], precision);
+        let groups = if precision == "int4" { "/64" } else { "" };
+        assert_eq!(json["precision"], format!("{precision}{groups}"));
         assert_eq!(json["level"].is_null(), precision == "plain");
         report
     });
-    let output = clearway(&[
-        "policy",
-        "check",
-        "--policy",
-        &policy,
-        "--precision",
-        "bf16",
-    ]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
-    assert!(text(&output.stdout).contains("bf16 on "));
+    for (precision, said) in [
+        ("bf16", "bf16 on "),
+        ("int8", "int8 on "),
+        ("int4", "int4/64 on "),
+    ] {
+        let check = ["policy", "check", "--policy", &policy];
+        let output = clearway(&[&check[..], &["--precision", precision]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+        assert!(text(&output.stdout).contains(said));
+    }
 
-    let [plain, f32, bf16] = &reports;
+    let [plain, f32, bf16, ..] = &reports;
     let compared = scratch("compared.json");
     let output = clearway(&["sim", "compare", f32, f32, "--json", &compared]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -546,18 +547,21 @@ fn precisions_are_chosen_reported_and_compared() {
 
 #[test]
 fn a_log_is_replayed_in_the_precision_it_was_made_in() {
-    let (policy, log) = (policy(), scratch("bf16.mcap"));
-    let world = ["sim", "replan", "--policy", &policy, "--episodes", "1"];
-    let output = clearway(&[&world[..], &["--precision", "bf16", "--log", &log]].concat());
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    let output = clearway(&["log", "replay", &log, "--policy", &policy]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    let policy = policy();
+    for precision in ["bf16", "int8", "int4"] {
+        let log = scratch(&format!("{precision}.mcap"));
+        let world = ["sim", "replan", "--policy", &policy, "--episodes", "1"];
+        let output = clearway(&[&world[..], &["--precision", precision, "--log", &log]].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let output = clearway(&["log", "replay", &log, "--policy", &policy]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stdout));
+    }
 }
 
 #[test]
 fn a_bench_says_what_a_pass_is_measured_against() {
     let file = scratch("bench.json");
-    for precision in ["f32", "bf16", "plain"] {
+    for precision in ["f32", "bf16", "int8", "int4", "plain"] {
         let output = clearway(&[
             "bench",
             "policy",
@@ -593,9 +597,18 @@ fn a_bench_says_what_a_pass_is_measured_against() {
             median("plan_ms") > 2.0 * median("cached_pass_ms"),
             "{report}"
         );
-        let bytes = if precision == "bf16" { 2 } else { 4 };
         let parameters = report["parameters"].as_u64().unwrap();
-        assert_eq!(report["weight_bytes"].as_u64().unwrap(), bytes * parameters);
+        let bytes = report["weight_bytes"].as_u64().unwrap();
+        match precision {
+            "bf16" => assert_eq!(bytes, 2 * parameters),
+            "f32" | "plain" => assert_eq!(bytes, 4 * parameters),
+            // Some layers are kept in f32.
+            "int8" => assert!((parameters..2 * parameters).contains(&bytes), "{report}"),
+            _ => assert!(
+                (parameters / 2..3 * parameters / 2).contains(&bytes),
+                "{report}"
+            ),
+        }
         for key in ["gflop_s", "gb_s", "peak_memory_mb"] {
             assert!(report[key].as_f64().unwrap() > 0.0, "{report}");
         }

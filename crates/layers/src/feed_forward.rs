@@ -4,9 +4,9 @@ use burn::module::Module;
 use burn::prelude::*;
 
 use crate::activation::gelu;
-use crate::kernel::{self, Layout, Level, Precision, linear};
+use crate::kernel::{self, Layout, Level, linear};
 use crate::parameter::{tensor, values};
-use crate::{Linear, LinearConfig, PackReport, Parameter, Tokens};
+use crate::{Linear, LinearConfig, PackReport, Packing, Parameter, Tokens};
 
 /// The most hidden values that exist at a time where the layers are packed: 2 MiB, which stay in a cache between them.
 const HIDDEN_AT_A_TIME: usize = 1 << 19;
@@ -55,12 +55,12 @@ impl GegluFeedForwardConfig {
 
 impl GegluFeedForward {
     /// Lays the weights out for the kernels of this crate: a hidden value is computed beside its gate.
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
+    pub fn pack(&mut self, to: &Packing<'_>) -> PackReport {
         let bias = self.expand.bias.as_mut().map(Parameter::pack_values);
         PackReport {
             layers: 1,
-            ..self.expand.weight.pack_gated(precision) + bias.unwrap_or_default()
-        } + self.contract.pack(precision)
+            ..self.expand.weight.pack_gated(to.of("expand")) + bias.unwrap_or_default()
+        } + self.contract.pack(to.of("contract"))
     }
 
     /// `y ← y + W₂ (h ⊙ gelu(g)) + b₂` for tokens.
@@ -152,6 +152,7 @@ mod tests {
     use burn::tensor::Distribution;
 
     use super::*;
+    use crate::Precision;
 
     #[test]
     fn the_second_half_gates_the_first() {
@@ -192,7 +193,12 @@ mod tests {
             // Of outputs of about a tenth: weights are rounded to 2⁻⁸, at random.
             for (precision, tolerance) in [(Precision::F32, 1e-6), (Precision::Bf16, 1e-2)] {
                 let mut packed = plain.clone();
-                assert_eq!(packed.pack(precision).parameters, plain.num_params());
+                assert_eq!(
+                    packed
+                        .pack(&Packing::new(&precision.into(), &[]))
+                        .parameters,
+                    plain.num_params()
+                );
                 let y = packed.forward(x.clone());
                 let difference: f32 = (y.clone() - expected.clone()).abs().max().into_scalar();
                 assert!(difference < tolerance, "{precision}: {difference:e}");

@@ -29,6 +29,7 @@
 //! in the same sweep. The kernels choose their [instructions](Level) when the
 //! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
 //! Weights of eight or four bits are multiplied as whole numbers, with inputs that are rounded to eight bits in every call.
+//! A network packs by a [policy](PackPolicy): which layers do not become codes.
 //!
 //! With feature `train`, what a training step computes has kernels too, under burn's autodiff on the CPU: the layers above,
 //! forward and backward, and [`AdamW`].
@@ -42,6 +43,8 @@ mod attention;
 #[cfg(feature = "train")]
 mod autodiff;
 mod batch_norm;
+#[cfg(test)]
+mod coded;
 mod conv1d;
 mod conv2d;
 mod conv_transpose1d;
@@ -56,6 +59,7 @@ mod group_norm;
 mod kernel;
 mod layer_norm;
 mod linear;
+mod packing;
 mod parameter;
 mod prologue;
 mod resize;
@@ -80,6 +84,7 @@ pub use group_norm::{GroupNorm, GroupNormConfig};
 pub use kernel::{Activation, Level, Memory, Precision, multiply_adds};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
+pub use packing::{PackPolicy, Packing};
 pub use parameter::{PackReport, Packed, Parameter, can_pack};
 pub use prologue::Prologue;
 pub use resize::Resize;

@@ -25,7 +25,7 @@ pub mod replanner;
 mod sampling;
 
 pub use clearway_diffusion::{Method, UnknownMethod};
-pub use clearway_layers::{Level, Precision};
+pub use clearway_layers::{Level, PackPolicy, Precision};
 pub use error::{LoadError, ObservationError};
 pub use image::{Image, ImageError};
 pub use lerobot::Policy;

@@ -139,7 +139,7 @@ impl fmt::Display for Outcome {
 /// What a packed network computes with. Another precision makes another plan; another level changes its last bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Arithmetic {
-    /// What the weights are stored in.
+    /// What the weights are stored in, but for layers that are [kept](crate::PackPolicy::keep) in f32.
     pub precision: Precision,
     /// The instructions.
     pub level: Level,

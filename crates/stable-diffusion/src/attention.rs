@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::{
-    Activation, Linear, LinearConfig, PackReport, Precision, Tokens, attend, attend_causally,
+    Activation, Linear, LinearConfig, PackReport, Packing, Tokens, attend, attend_causally,
     attention, causal_attention,
 };
 
@@ -91,7 +91,7 @@ impl AttentionConfig {
 
 impl Attention {
     /// Lays the weights out for the kernels of the layers.
-    pub(crate) fn pack(&mut self, precision: Precision) -> PackReport {
+    pub(crate) fn pack(&mut self, to: &Packing<'_>) -> PackReport {
         let Self {
             to_q,
             to_k,
@@ -99,8 +99,10 @@ impl Attention {
             to_out,
             heads: _,
         } = self;
-        let layers = [to_q, to_k, to_v, to_out].into_iter();
-        layers.map(|layer| layer.pack(precision)).sum()
+        to_q.pack(to.of("to_q"))
+            + to_k.pack(to.of("to_k"))
+            + to_v.pack(to.of("to_v"))
+            + to_out.pack(to.of("to_out"))
     }
 
     fn is_packed(&self) -> bool {
@@ -219,6 +221,7 @@ impl Attention {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Distribution;
+    use clearway_layers::Precision;
 
     use super::*;
 
@@ -234,7 +237,7 @@ mod tests {
         };
         let plain = config.init(&device);
         let mut packed = plain.clone();
-        let report = packed.pack(Precision::F32);
+        let report = packed.pack(&Packing::new(&Precision::F32.into(), &[]));
         assert_eq!((report.layers, report.parameters), (4, plain.num_params()));
         let x = Tensor::<3>::random([2, 40, 24], normal, &device);
         let text = Tensor::<3>::random([1, 9, 24], normal, &device);

@@ -5,8 +5,8 @@ use burn::nn::Initializer;
 use burn::prelude::*;
 use clearway_layers::activation::{gelu, quick_gelu};
 use clearway_layers::{
-    LayerNorm, LayerNormConfig, Linear, LinearConfig, PackReport, Precision, Tokens, Weights,
-    WeightsError, in_pool,
+    LayerNorm, LayerNormConfig, Linear, LinearConfig, PackPolicy, PackReport, Packing, Tokens,
+    Weights, WeightsError, in_pool,
 };
 
 use crate::LoadError;
@@ -253,7 +253,10 @@ impl ClipText {
 
     /// Lays the weights out for the kernels of the layers: the network computes on the CPU then, at a precision. What the
     /// tokens are before the first layer stays.
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
+    ///
+    /// Where weights become codes, all of these stay in f32, if the policy names no layers: a text is encoded once a picture.
+    pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
+        let policy = policy.into();
         self.packed_parameters = Some(self.parameters());
         let Self {
             token_embedding: _,
@@ -263,8 +266,7 @@ impl ClipText {
             final_layer_norm,
             end: _,
         } = self;
-        let layers: PackReport = layers.iter_mut().map(|layer| layer.pack(precision)).sum();
-        layers + final_layer_norm.pack()
+        Packing::new(&policy, &["*"]).each("layers", layers, Layer::pack) + final_layer_norm.pack()
     }
 
     /// Encodes texts: what the U-Net reads.
@@ -404,7 +406,7 @@ impl ClipText {
 }
 
 impl Layer {
-    fn pack(&mut self, precision: Precision) -> PackReport {
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
         let Self {
             norm1,
             self_attn,
@@ -414,10 +416,10 @@ impl Layer {
             activation: _,
         } = self;
         norm1.pack()
-            + self_attn.pack(precision)
+            + self_attn.pack(&to.at("self_attn"))
             + norm2.pack()
-            + expand.pack(precision)
-            + contract.pack(precision)
+            + expand.pack(to.of("expand"))
+            + contract.pack(to.of("contract"))
     }
 
     fn is_packed(&self) -> bool {
@@ -471,6 +473,8 @@ fn transformers_key(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clearway_layers::Precision;
+
     use super::*;
 
     fn network(end: Option<u32>) -> ClipText {

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::{
     Activation, Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig,
-    Modulation, PackReport, Precision, Prologue,
+    Modulation, PackReport, Packing, Prologue,
 };
 
 use crate::bands::normalize_and_convolve;
@@ -116,14 +116,16 @@ impl ResnetBlock {
             .forward_between(normalized(&self.norm2), h, epilogue)
     }
 
-    pub(crate) fn pack(&mut self, precision: Precision) -> PackReport {
-        let time = self.time_emb_proj.as_mut().map(|it| it.pack(precision));
-        let shortcut = self.conv_shortcut.as_mut().map(|it| it.pack(precision));
+    pub(crate) fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        let time = self.time_emb_proj.as_mut();
+        let time = time.map(|it| it.pack(to.of("time_emb_proj")));
+        let shortcut = self.conv_shortcut.as_mut();
+        let shortcut = shortcut.map(|it| it.pack(to.of("conv_shortcut")));
         self.norm1.pack()
-            + self.conv1.pack(precision)
+            + self.conv1.pack(to.of("conv1"))
             + time.unwrap_or_default()
             + self.norm2.pack()
-            + self.conv2.pack(precision)
+            + self.conv2.pack(to.of("conv2"))
             + shortcut.unwrap_or_default()
     }
 

@@ -95,6 +95,7 @@ enum Networks {
 /// A network that can be asked once.
 struct Runner {
     parameters: usize,
+    packed: Option<PackReport>,
     work: Work,
     pass: Box<dyn FnMut() -> Result<(), Error>>,
 }
@@ -117,7 +118,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         let mut runner = networks.runner(part, arguments)?;
         (runner.pass)()?;
         let peak_memory_mb = peak_memory();
-        let bytes = runner.work.weights * arguments.precision.bytes();
+        let bytes = arguments
+            .precision
+            .bytes(runner.work.weights, runner.packed);
         let [mut pass_ms, mut weights_ms] = [const { Vec::new() }; 2];
         for _ in 0..arguments.rounds {
             machine.measure();
@@ -130,7 +133,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         let pass = Figures::new(
             runner.parameters,
             runner.work,
-            arguments.precision,
+            bytes,
             &pass_ms,
             &weights_ms,
             &machine,
@@ -193,12 +196,12 @@ impl Networks {
             }
         };
         let parameters = network.parameters();
-        if let Some(precision) = arguments.precision.packed() {
-            let _: PackReport = network.pack(precision);
-        }
+        let packed = arguments.precision.packed();
+        let packed = packed.map(|precision| network.pack(precision));
         let tokens = vec![vec![0; network.max_tokens()]];
         Ok(Runner {
             parameters,
+            packed,
             work: config.work(network.max_tokens()),
             pass: Box::new(move || {
                 let text = network.encode(&tokens, 0).map_err(GenerateError::from)?;
@@ -223,9 +226,8 @@ impl Networks {
             }
         };
         let parameters = network.parameters();
-        if let Some(precision) = arguments.precision.packed() {
-            let _: PackReport = network.pack(precision);
-        }
+        let packed = arguments.precision.packed();
+        let packed = packed.map(|precision| network.pack(precision));
         let batch = usize::from(arguments.batch);
         let [height, width] = latents(arguments.size, factor)?;
         let channels = config.out_channels;
@@ -251,6 +253,7 @@ impl Networks {
         };
         Ok(Runner {
             parameters,
+            packed,
             work: config.work([height, width], TOKENS).for_samples(batch),
             pass: Box::new(move || {
                 drop(network.forward(x.clone(), &[point], &prepared));
@@ -281,14 +284,14 @@ impl Networks {
                 .into(),
         })?;
         let parameters = network.parameters();
-        if let Some(precision) = arguments.precision.packed() {
-            let _: PackReport = network.pack(precision);
-        }
+        let packed = arguments.precision.packed();
+        let packed = packed.map(|precision| network.pack(precision));
         let [height, width] = latents(arguments.size, network.factor())?;
         let shape = [1, network.latent_channels(), height, width];
         let z = normal(&mut Torch::new(0), shape, device);
         Ok(Runner {
             parameters,
+            packed,
             work: config.decoding_work([height, width]),
             pass: Box::new(move || {
                 drop(network.decode_within(z.clone(), DECODING_MEMORY));

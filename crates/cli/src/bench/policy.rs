@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use clearway_diffusion::{Network as _, Point, Seeded, normal};
+use clearway_layers::PackReport;
 use clearway_planner::lerobot::{
     BetaSchedule, DiffusionConfig, Feature, FeatureKind, NoiseScheduler, Prediction,
 };
@@ -79,15 +80,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         (None, dims) => Policy::random(config(dims.as_deref().unwrap_or_default())?, &device),
     };
     let waiting = spinner("measuring");
-    if let Some(precision) = storage.packed() {
-        // What it reports is what the figures are made of anyway.
-        let _ = policy.pack(precision);
-    }
+    let packed = storage.packed().map(|precision| policy.pack(precision));
     let path = arguments.policy.clone().unwrap_or_default();
     let planner = Planner::new(policy, PERIOD, &device)
         .and_then(|planner| planner.with_sampling(SAMPLING))
         .map_err(|error| Error::policy(&path, error))?;
-    let report = measured(&planner, arguments)?;
+    let report = measured(&planner, packed, arguments)?;
     waiting.finish_and_clear();
     report.1.say();
     let report = report.0;
@@ -105,7 +103,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     Ok(Verdict::Passed)
 }
 
-fn measured(planner: &Planner, arguments: &Arguments) -> Result<(Report, Machine), Error> {
+fn measured(
+    planner: &Planner,
+    packed: Option<PackReport>,
+    arguments: &Arguments,
+) -> Result<(Report, Machine), Error> {
     let (storage, batch) = (arguments.precision, usize::from(arguments.batch));
     let policy = planner.policy();
     let (config, network) = (policy.config(), policy.network());
@@ -149,7 +151,7 @@ fn measured(planner: &Planner, arguments: &Arguments) -> Result<(Report, Machine
 
     let mut machine = Machine::new(storage);
     let work = config.network().work(config.horizon).for_samples(batch);
-    let bytes = work.weights * storage.bytes();
+    let bytes = storage.bytes(work.weights, packed);
     let [mut pass_ms, mut cached_ms, mut plan_ms, mut weights_ms] = [const { Vec::new() }; 4];
     for _ in 0..arguments.rounds {
         machine.measure();
@@ -165,7 +167,7 @@ fn measured(planner: &Planner, arguments: &Arguments) -> Result<(Report, Machine
         measure(&mut plan_ms, plan)?;
     }
     let parameters = network.parameters();
-    let pass = Figures::new(parameters, work, storage, &pass_ms, &weights_ms, &machine);
+    let pass = Figures::new(parameters, work, bytes, &pass_ms, &weights_ms, &machine);
     let report = Report {
         precision: storage.name(),
         batch,

@@ -36,6 +36,9 @@ const PIPELINE: f64 = 2e-4;
 
 /// Each weight in bf16 is wrong by up to 2⁻⁸ of itself, through networks that are some dozens of layers deep.
 const BF16: f64 = 0.1;
+/// The same of weights and inputs in codes of 8 bits, and of weights in codes of 4.
+const INT8: f64 = 0.3;
+const INT4: f64 = 1.0;
 
 /// The seed and the guidance of a recorded pipeline.
 const SEED: u64 = 42;
@@ -72,6 +75,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(&path, &error))?;
     let [network, pipeline] = match model.precision() {
         Some(Precision::Bf16) => [BF16; 2],
+        Some(Precision::Int8) => [INT8; 2],
+        Some(Precision::Int4 { .. }) => [INT4; 2],
         _ => [NETWORK, PIPELINE],
     };
     let precision = model.precision().map(|it| it.to_string());

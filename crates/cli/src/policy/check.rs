@@ -41,6 +41,10 @@ const NETWORK: f64 = 5e-5;
 const SAMPLE: f64 = 1e-4;
 /// What a network of weights in bf16 makes, and a plan of it: each weight is wrong by up to 2⁻⁸ of itself.
 const BF16: f64 = 5e-3;
+/// The same of weights and inputs in codes of 8 bits: each is wrong by up to half a step of some hundred.
+const INT8: f64 = 5e-2;
+/// The same of weights in codes of 4 bits.
+const INT4: f64 = 0.5;
 
 /// The errors of one quantity over all cases.
 #[derive(Debug, Serialize)]
@@ -78,6 +82,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(&path, &error))?;
     let [network, sample] = match planner.policy().precision() {
         Some(Precision::Bf16) => [BF16; 2],
+        Some(Precision::Int8) => [INT8; 2],
+        Some(Precision::Int4 { .. }) => [INT4; 2],
         _ => [NETWORK, SAMPLE],
     };
     let mut check = Check {

@@ -328,4 +328,4 @@ pub(super) fn weave(rows: [&[u8]; 4], to: &mut [u32]) {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(in crate::kernel) mod tests;

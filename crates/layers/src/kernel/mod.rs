@@ -45,6 +45,8 @@ mod window;
 mod winograd;
 
 pub(crate) use attention::{Heads, attention};
+#[cfg(test)]
+pub(crate) use codes::tests::rounded;
 pub use elementwise::Activation;
 pub(crate) use elementwise::apply;
 pub(crate) use groups::{modulate, statistics};

@@ -56,8 +56,8 @@ impl Precision {
         }
     }
 
-    /// Whether products are those of whole codes.
-    pub(super) fn is_whole(self) -> bool {
+    /// Whether weights are codes, and products those of whole numbers.
+    pub fn is_codes(self) -> bool {
         matches!(self, Self::Int8 | Self::Int4 { .. })
     }
 
@@ -141,7 +141,7 @@ impl Panels {
         let each = panels.panel_words();
         let mut words = Words::zeros(panels.count() * each);
         let rows_of = |panel: usize| rows.min((panel + 1) * LANES) - panel * LANES;
-        if each > 0 && precision.is_whole() {
+        if each > 0 && precision.is_codes() {
             let mut scales = vec![0.0; panels.count() * LANES];
             let mut totals = vec![0; panels.count() * LANES];
             (words.par_chunks_mut(each))

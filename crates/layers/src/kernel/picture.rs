@@ -118,7 +118,7 @@ pub(crate) fn convolve(
 ) {
     // Whole codes are multiplied four times as fast as numbers: a quarter of the products gains nothing, and its transforms
     // would need more bits.
-    let method = if winograd::suits(frame) && !panels.precision().is_whole() {
+    let method = if winograd::suits(frame) && !panels.precision().is_codes() {
         Method::Winograd
     } else {
         Method::Direct
@@ -238,7 +238,7 @@ fn grids(
     prologue: Option<&Prologue<'_>>,
 ) -> Vec<Grid> {
     let size = frame.size[0] * frame.size[1];
-    if !panels.precision().is_whole() || size == 0 {
+    if !panels.precision().is_codes() || size == 0 {
         return Vec::new();
     }
     let extent = |(at, picture): (usize, &[f32])| {
@@ -334,7 +334,7 @@ impl Job<'_> {
         let threads = rayon::current_num_threads();
         let channels = CHANNELS_A_TASK
             .max(depth.div_ceil(threads * TASKS_A_THREAD))
-            .next_multiple_of(if self.panels.precision().is_whole() {
+            .next_multiple_of(if self.panels.precision().is_codes() {
                 FOURS * TOGETHER
             } else {
                 TOGETHER
@@ -594,7 +594,7 @@ unsafe fn lay_out<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
     unsafe {
         match job.method {
             Method::Winograd => winograd::lay_out::<S>(job, channels),
-            Method::Direct if job.panels.precision().is_whole() => {
+            Method::Direct if job.panels.precision().is_codes() => {
                 lay_out_codes::<S>(job, channels);
             }
             Method::Direct => lay_out_directly::<S>(job, channels),
@@ -660,7 +660,7 @@ impl Job<'_> {
                 sums: sums.floats(many * block_sums).as_mut_ptr(),
                 block_sums,
             };
-            if self.panels.precision().is_whole() {
+            if self.panels.precision().is_codes() {
                 run_on!(level, bytes: multiply_codes(job: &Job<'_>, together: &Together));
             } else {
                 run_on!(level, multiply_numbers(job: &Job<'_>, together: &Together));

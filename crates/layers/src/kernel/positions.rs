@@ -79,7 +79,7 @@ pub(crate) fn linear(
         epilogue,
     );
     let mut grids = Vec::new();
-    let words = if panels.precision().is_whole() {
+    let words = if panels.precision().is_codes() {
         grids = vec![Grid::new(Extent::EMPTY); batch * positions];
         Inputs::encoded(level, panels, [batch, positions], (input, from), &mut grids)
     } else {
@@ -367,7 +367,7 @@ unsafe fn multiply_half_bytes<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, su
 unsafe fn conclude<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
     // SAFETY: the caller grants the instruction set, the rows and the places.
     unsafe {
-        if sweep.panels.precision().is_whole() {
+        if sweep.panels.precision().is_codes() {
             sweep.end_codes::<S>(&block.panels, sums, block.grids);
         }
         sweep.finish::<S>(&block.panels, block.sample, block.places, sums);
@@ -382,7 +382,7 @@ impl Sweep<'_> {
         let mut memory = SUMS.take();
         let sums = memory.floats(GROUP * places.len() * LANES);
         let precision = self.panels.precision();
-        let grids = if precision.is_whole() {
+        let grids = if precision.is_codes() {
             &self.grids[sample * self.positions..][places.clone()]
         } else {
             &[]
@@ -425,7 +425,7 @@ impl Sweep<'_> {
                 grids,
             };
             let sums = &mut sums[..block.panels.len() * places.len() * LANES];
-            if precision.is_whole() {
+            if precision.is_codes() {
                 self.begin_codes(&block.panels, sums, grids);
             } else {
                 self.begin(&block.panels, sums, places.len());

@@ -275,7 +275,7 @@ impl Packed {
     ) -> Self {
         let panels = phases[0].0;
         let numbers = panels.precision().numbers_a_word();
-        let whole = panels.precision().is_whole();
+        let whole = panels.precision().is_codes();
         let rows_a_word = match (pairs, whole) {
             (true, _) => 1,
             (_, true) => numbers / 4,
@@ -620,7 +620,7 @@ unsafe fn multiply_half_bytes<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, su
 unsafe fn conclude<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
     // SAFETY: the caller grants the instruction set and the rows; the sums are as long as the block says.
     unsafe {
-        if block.panels.precision().is_whole() {
+        if block.panels.precision().is_codes() {
             sweep.end_codes::<S>(block, sums);
         }
         if let Some(normalization) = &sweep.epilogue.normalization {
@@ -678,7 +678,7 @@ impl Sweep<'_> {
                 // [panel][sample][position][16 rows]
                 memory.resize(range.len() * columns * LANES, 0.0);
                 let sums = &mut memory[..];
-                if !panels.precision().is_whole() {
+                if !panels.precision().is_codes() {
                     for (panel, sums) in range.clone().zip(sums.chunks_exact_mut(columns * LANES)) {
                         let bias = lanes_of(self.epilogue.bias, panel * LANES, 0.0);
                         sums.as_chunks_mut().0.fill(bias);

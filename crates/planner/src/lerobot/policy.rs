@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use burn::tensor::Device;
-use clearway_layers::{PackReport, Precision, Weights};
+use clearway_layers::{PackPolicy, PackReport, Precision, Weights};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -120,11 +120,12 @@ impl Policy {
         }
     }
 
-    /// Lays the networks' weights out for the CPU's kernels, see [`ConditionalUnet1d::pack`]. What cannot be packed stays as
-    /// it is.
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
-        let vision = self.vision.as_mut().map(|vision| vision.pack(precision));
-        self.network.pack(precision) + vision.unwrap_or_default()
+    /// Lays the networks' weights out for the CPU's kernels, see [`ConditionalUnet1d::pack`] and
+    /// [`RgbEncoder::pack`](crate::network::RgbEncoder::pack). What cannot be packed stays as it is.
+    pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
+        let policy = policy.into();
+        let vision = self.vision.as_mut().map(|vision| vision.pack(&policy));
+        self.network.pack(policy) + vision.unwrap_or_default()
     }
 
     /// What the network's weights are packed in; nothing where they are plain.

@@ -1,7 +1,7 @@
 //! How a policy looks at what its cameras saw.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use clearway_layers::{PackReport, Precision, Resize, Weights, WeightsError};
+use clearway_layers::{PackPolicy, PackReport, Resize, Weights, WeightsError};
 
 use super::config::VisionConfig;
 use crate::image::Window;
@@ -87,8 +87,9 @@ impl Vision {
     }
 
     /// Lays weights of the networks out for the CPU's kernels, see [`RgbEncoder::pack`].
-    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
-        self.encoders.iter_mut().map(|it| it.pack(precision)).sum()
+    pub(super) fn pack(&mut self, policy: &PackPolicy) -> PackReport {
+        let encoders = self.encoders.iter_mut();
+        encoders.map(|it| it.pack(policy.clone())).sum()
     }
 
     /// The number of the networks' parameters.

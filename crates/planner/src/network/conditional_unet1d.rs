@@ -9,8 +9,8 @@ use clearway_diffusion::{Network, Point};
 use clearway_layers::activation::mish;
 use clearway_layers::{
     Activation, Conv1d, Conv1dConfig, ConvTranspose1d, ConvTranspose1dConfig, Epilogue, GroupNorm,
-    GroupNormConfig, Level, Linear, LinearConfig, Modulation, Order, PackReport, Precision,
-    SinusoidalEmbedding, Weights, WeightsError, in_pool,
+    GroupNormConfig, Level, Linear, LinearConfig, Modulation, Order, PackPolicy, PackReport,
+    Packing, Precision, SinusoidalEmbedding, Weights, WeightsError, in_pool,
 };
 
 /// PyTorch's default; LeRobot does not set another.
@@ -22,6 +22,16 @@ const FINAL_GROUPS: usize = 8;
 /// How many timesteps a packed network remembers. Schedules have 100 or 1000, of which plans use 10 to 100; of LeRobot's
 /// default network one takes 115 kB.
 const REMEMBERED_STEPS: usize = 256;
+
+/// What stays in f32 where weights become codes: what reads the actions and what writes them, whose errors nothing evens
+/// out, and what is computed once a plan or once for each timestep.
+const KEEP: [&str; 5] = [
+    "diffusion_step_encoder.*",
+    "*.cond_encoder",
+    "down_modules.0.resnet.conv1.conv",
+    "down_modules.0.resnet.residual_conv",
+    "final_conv.project",
+];
 
 /// Makes a [`ConditionalUnet1d`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -285,30 +295,35 @@ impl ConditionalUnet1d {
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient; a
     /// pass takes about the time of reading the weights.
     ///
+    /// Where weights become codes, the first and the last convolution, what encodes time and what encodes the condition
+    /// stay in f32, if the policy names no layers.
+    ///
     /// A packed network can be packed again, with another precision; what was rounded stays rounded.
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
+    pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
+        let policy = policy.into();
+        let to = Packing::new(&policy, &KEEP);
         let StepEncoder { expand, contract } = &mut self.diffusion_step_encoder;
-        let mut report = expand.pack(precision) + contract.pack(precision);
-        for level in &mut self.down_modules {
-            report = report + level.resnet.pack(precision) + level.resnet2.pack(precision);
-            if let Some(downsample) = &mut level.downsample {
-                report = report + downsample.pack(precision);
-            }
-        }
-        for block in &mut self.mid_modules {
-            report = report + block.pack(precision);
-        }
-        for level in &mut self.up_modules {
-            report = report
-                + level.resnet.pack(precision)
-                + level.resnet2.pack(precision)
-                + level.upsample.pack(precision);
-        }
+        let encoder = to.at("diffusion_step_encoder");
+        let encoder = expand.pack(encoder.of("expand")) + contract.pack(encoder.of("contract"));
+        let down = to.each("down_modules", &mut self.down_modules, |level, to| {
+            let downsample = (level.downsample.as_mut()).map(|it| it.pack(to.of("downsample")));
+            level.resnet.pack(&to.at("resnet"))
+                + level.resnet2.pack(&to.at("resnet2"))
+                + downsample.unwrap_or_default()
+        });
+        let mid = to.each("mid_modules", &mut self.mid_modules, ResidualBlock::pack);
+        let up = to.each("up_modules", &mut self.up_modules, |level, to| {
+            level.resnet.pack(&to.at("resnet"))
+                + level.resnet2.pack(&to.at("resnet2"))
+                + level.upsample.pack(to.of("upsample"))
+        });
         let FinalConv { block, project } = &mut self.final_conv;
-        report = report + block.pack(precision) + project.pack(precision);
+        let last = to.at("final_conv");
+        let last = block.pack(&last.at("block")) + project.pack(last.of("project"));
+        let report = encoder + down + mid + up + last;
         self.packed = Some(PackedState {
             report,
-            precision,
+            precision: policy.precision,
             steps: Arc::default(),
         });
         report
@@ -354,7 +369,7 @@ impl ConditionalUnet1d {
         }
     }
 
-    /// What the weights are packed in; nothing where they are plain.
+    /// What the weights are packed in, but for layers that are kept in f32; nothing where they are plain.
     pub fn precision(&self) -> Option<Precision> {
         self.packed.as_ref().map(|packed| packed.precision)
     }
@@ -502,8 +517,8 @@ impl StepEncoder {
 }
 
 impl ConvBlock {
-    fn pack(&mut self, precision: Precision) -> PackReport {
-        self.conv.pack(precision) + self.norm.pack()
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        self.conv.pack(to.of("conv")) + self.norm.pack()
     }
 
     fn forward(
@@ -523,11 +538,12 @@ impl ConvBlock {
 }
 
 impl ResidualBlock {
-    fn pack(&mut self, precision: Precision) -> PackReport {
-        let residual = self.residual_conv.as_mut().map(|it| it.pack(precision));
-        self.conv1.pack(precision)
-            + self.cond_encoder.pack(precision)
-            + self.conv2.pack(precision)
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        let residual = self.residual_conv.as_mut();
+        let residual = residual.map(|it| it.pack(to.of("residual_conv")));
+        self.conv1.pack(&to.at("conv1"))
+            + self.cond_encoder.pack(to.of("cond_encoder"))
+            + self.conv2.pack(&to.at("conv2"))
             + residual.unwrap_or_default()
     }
 
@@ -544,5 +560,93 @@ impl ResidualBlock {
             None => x,
         };
         self.conv2.forward(h, None, Some(residual))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clearway_layers::Parameter;
+
+    use super::*;
+
+    fn network() -> ConditionalUnet1d {
+        ConditionalUnet1dConfig {
+            action_dim: 2,
+            condition_dim: 5,
+            down_dims: vec![16, 32],
+            kernel_size: 5,
+            n_groups: 4,
+            diffusion_step_embed_dim: 8,
+            use_film_scale_modulation: true,
+        }
+        .init(&Device::flex())
+    }
+
+    fn values<const D: usize>(parameter: &Parameter<D>) -> Vec<f32> {
+        let values = parameter.val().into_data();
+        values.try_into_vec().expect("f32")
+    }
+
+    /// The weights of what is kept by default, and of all other layers.
+    fn kept_and_others(network: &ConditionalUnet1d) -> [Vec<Vec<f32>>; 2] {
+        let StepEncoder { expand, contract } = &network.diffusion_step_encoder;
+        let project = &network.final_conv.project;
+        let mut kept = vec![
+            values(&expand.weight),
+            values(&contract.weight),
+            values(&project.weight),
+        ];
+        let mut others = vec![values(&network.final_conv.block.conv.weight)];
+        for (i, block) in network.residual_blocks().enumerate() {
+            kept.push(values(&block.cond_encoder.weight));
+            others.push(values(&block.conv2.conv.weight));
+            let first = if i == 0 { &mut kept } else { &mut others };
+            first.push(values(&block.conv1.conv.weight));
+            first.extend(block.residual_conv.as_ref().map(|it| values(&it.weight)));
+        }
+        let down = network.down_modules.iter().flat_map(|it| &it.downsample);
+        others.extend(down.map(|it| values(&it.weight)));
+        others.extend(
+            network
+                .up_modules
+                .iter()
+                .map(|it| values(&it.upsample.weight)),
+        );
+        [kept, others]
+    }
+
+    #[test]
+    fn sensitive_layers_keep_their_weights() {
+        let plain = network();
+        let before = kept_and_others(&plain);
+        for precision in [Precision::Int8, Precision::INT4] {
+            let mut packed = plain.clone();
+            assert_eq!(packed.pack(precision).parameters, plain.num_params());
+            assert_eq!(packed.precision(), Some(precision));
+            let [kept, others] = kept_and_others(&packed);
+            assert_eq!(kept, before[0], "{precision}");
+            for (i, (found, before)) in others.iter().zip(&before[1]).enumerate() {
+                assert_ne!(found, before, "{precision}: layer {i} is as it was");
+            }
+        }
+        // In bf16 all are rounded, and in codes all that a policy does not name.
+        let none = PackPolicy {
+            precision: Precision::Int8,
+            keep: Some(Vec::new()),
+        };
+        for policy in [Precision::Bf16.into(), none] {
+            let mut packed = plain.clone();
+            let _ = packed.pack(policy);
+            let [kept, _] = kept_and_others(&packed);
+            for (i, (found, before)) in kept.iter().zip(&before[0]).enumerate() {
+                assert_ne!(found, before, "layer {i} is as it was");
+            }
+        }
+        let mut packed = plain.clone();
+        let _ = packed.pack(PackPolicy {
+            precision: Precision::Int8,
+            keep: Some(vec!["*".into()]),
+        });
+        assert_eq!(kept_and_others(&packed), before);
     }
 }

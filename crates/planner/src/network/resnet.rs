@@ -9,7 +9,7 @@ use burn::tensor::ops::MaxPoolOptions;
 use clearway_layers::activation::relu;
 use clearway_layers::{
     BatchNorm, BatchNormConfig, Conv2d, Conv2dConfig, GroupNorm, GroupNormConfig, PackReport,
-    Precision,
+    Packing,
 };
 
 /// PyTorch's default, which torchvision and LeRobot leave as it is.
@@ -285,17 +285,12 @@ impl ResNet {
     }
 
     /// Lays the weights of the convolutions out for the CPU's kernels, and of group normalizations.
-    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
-        let blocks = self.stages.iter_mut().flatten();
-        let units = blocks.flat_map(|block| block.units.iter_mut().chain(&mut block.downsample));
-        let units = units.chain([&mut self.stem]).map(|unit| {
-            let norm = match &mut unit.norm {
-                Norm::Batch(_) => PackReport::default(),
-                Norm::Group(norm) => norm.pack(),
-            };
-            unit.conv.pack(precision) + norm
+    pub(super) fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        let stages = to.each("stages", &mut self.stages, |stage, to| {
+            let blocks = stage.iter_mut().enumerate();
+            blocks.map(|(i, block)| block.pack(&to.at(i))).sum()
         });
-        units.sum()
+        self.stem.pack(&to.at("stem")) + stages
     }
 
     /// The number of values that are kept and not trained: the statistics of batch normalization.
@@ -313,7 +308,23 @@ impl ResNet {
     }
 }
 
+impl ConvNorm {
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        let norm = match &mut self.norm {
+            Norm::Batch(_) => PackReport::default(),
+            Norm::Group(norm) => norm.pack(),
+        };
+        self.conv.pack(to.of("conv")) + norm
+    }
+}
+
 impl Block {
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        let downsample = self.downsample.as_mut();
+        let downsample = downsample.map(|it| it.pack(&to.at("downsample")));
+        to.each("units", &mut self.units, ConvNorm::pack) + downsample.unwrap_or_default()
+    }
+
     /// Shapes: x `[batch, channels, height, width]`, returns `[batch, outer channels, height / stride, width / stride]`,
     /// rounded up.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {

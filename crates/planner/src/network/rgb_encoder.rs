@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::activation::relu;
 use clearway_layers::{
-    Linear, LinearConfig, PackReport, Precision, SpatialSoftmax, SpatialSoftmaxConfig, Weights,
-    WeightsError,
+    Linear, LinearConfig, PackPolicy, PackReport, Packing, SpatialSoftmax, SpatialSoftmaxConfig,
+    Weights, WeightsError,
 };
 
 use super::resnet::{self, Depth, Normalization, ResNet, ResNetConfig};
@@ -107,8 +107,12 @@ impl RgbEncoder {
     }
 
     /// Lays the weights out for the CPU's kernels; batch normalizations stay plain.
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
-        self.backbone.pack(precision) + self.out.pack(precision)
+    ///
+    /// Where weights become codes, all of these stay in f32, if the policy names no layers: pictures are encoded once a plan.
+    pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
+        let policy = policy.into();
+        let to = Packing::new(&policy, &["*"]);
+        self.backbone.pack(&to.at("backbone")) + self.out.pack(to.of("out"))
     }
 
     /// The features of pictures.

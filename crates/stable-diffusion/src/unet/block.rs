@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::{
-    Conv2d, Conv2dConfig, Epilogue, PackReport, Precision, Prologue, upsample_nearest_2x,
+    Conv2d, Conv2dConfig, Epilogue, PackReport, Packing, Prologue, upsample_nearest_2x,
 };
 
 use super::transformer::{Transformer, TransformerConfig};
@@ -128,17 +128,17 @@ impl EncoderConfig {
 fn pack(
     resnets: &mut [ResnetBlock],
     attentions: &mut [Transformer],
-    precision: Precision,
+    to: &Packing<'_>,
 ) -> PackReport {
-    let resnets = resnets.iter_mut().map(|it| it.pack(precision));
-    let attentions = attentions.iter_mut().map(|it| it.pack(precision));
-    resnets.chain(attentions).sum()
+    to.each("resnets", resnets, ResnetBlock::pack)
+        + to.each("attentions", attentions, Transformer::pack)
 }
 
 impl DownBlock {
-    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
-        let downsampler = self.downsampler.as_mut().map(|it| it.pack(precision));
-        pack(&mut self.resnets, &mut self.attentions, precision) + downsampler.unwrap_or_default()
+    pub(super) fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        let downsampler = self.downsampler.as_mut();
+        let downsampler = downsampler.map(|it| it.pack(to.of("downsampler")));
+        pack(&mut self.resnets, &mut self.attentions, to) + downsampler.unwrap_or_default()
     }
 
     pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
@@ -171,8 +171,8 @@ impl DownBlock {
 }
 
 impl MidBlock {
-    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
-        pack(&mut self.resnets, &mut self.attentions, precision)
+    pub(super) fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        pack(&mut self.resnets, &mut self.attentions, to)
     }
 
     pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {
@@ -196,9 +196,10 @@ impl MidBlock {
 }
 
 impl UpBlock {
-    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
-        let upsampler = self.upsampler.as_mut().map(|it| it.pack(precision));
-        pack(&mut self.resnets, &mut self.attentions, precision) + upsampler.unwrap_or_default()
+    pub(super) fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        let upsampler = self.upsampler.as_mut();
+        let upsampler = upsampler.map(|it| it.pack(to.of("upsampler")));
+        pack(&mut self.resnets, &mut self.attentions, to) + upsampler.unwrap_or_default()
     }
 
     pub(super) fn transformers(&self) -> impl Iterator<Item = &Transformer> {

@@ -7,11 +7,11 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::prelude::*;
 use clearway_diffusion::{Network, Point, Stack};
 use clearway_layers::{
-    Activation, Conv2d, Conv2dConfig, Epilogue, PackReport, Precision, Prologue, Weights,
+    Activation, Conv2d, Conv2dConfig, Epilogue, PackPolicy, PackReport, Packing, Prologue, Weights,
     WeightsError, in_pool,
 };
 
-use super::{Condition, ControlNetConfig, Encoder, Prepared, Residuals, Unet};
+use super::{Condition, ControlNetConfig, Encoder, KEEP, Prepared, Residuals, Unet};
 
 /// A copy of a U-Net's way down, which sees a picture and says what to add: diffusers' `ControlNetModel`.
 ///
@@ -126,13 +126,21 @@ impl ControlNet {
     }
 
     /// Lays the weights out for the CPU's kernels, as [`Unet::pack`].
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
+    pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
+        let policy = policy.into();
+        // What the picture says is computed once for all steps.
+        let own = [&KEEP[..], &["controlnet_cond_embedding.*"]].concat();
+        let to = Packing::new(&policy, &own);
         self.packed_parameters = Some(self.parameters());
-        let taps = self.controlnet_down_blocks.iter_mut();
-        self.encoder.pack(precision)
-            + self.controlnet_cond_embedding.pack(precision)
-            + taps.map(|it| it.pack(precision)).sum::<PackReport>()
-            + self.controlnet_mid_block.pack(precision)
+        let picture = to.at("controlnet_cond_embedding");
+        let taps = to.at("controlnet_down_blocks");
+        let taps_packed = self.controlnet_down_blocks.iter_mut().enumerate();
+        self.encoder.pack(&to.at("encoder"))
+            + self.controlnet_cond_embedding.pack(&picture)
+            + (taps_packed.map(|(i, it)| it.pack(taps.of(&i.to_string())))).sum::<PackReport>()
+            + self
+                .controlnet_mid_block
+                .pack(to.of("controlnet_mid_block"))
     }
 
     /// Does the work that all steps share.
@@ -246,9 +254,13 @@ impl PictureEmbedding {
         self.conv_out.forward(x)
     }
 
-    fn pack(&mut self, precision: Precision) -> PackReport {
-        let blocks = self.blocks.iter_mut().map(|it| it.pack(precision));
-        self.conv_in.pack(precision) + blocks.sum::<PackReport>() + self.conv_out.pack(precision)
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        let place = to.at("blocks");
+        let blocks = self.blocks.iter_mut().enumerate();
+        let blocks = blocks.map(|(i, it)| it.pack(place.of(&i.to_string())));
+        self.conv_in.pack(to.of("conv_in"))
+            + blocks.sum::<PackReport>()
+            + self.conv_out.pack(to.of("conv_out"))
     }
 }
 

@@ -18,7 +18,8 @@ use clearway_diffusion::{Network, Point, Stack};
 use clearway_layers::activation::silu;
 use clearway_layers::{
     Activation, Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig,
-    Order, PackReport, Precision, Prologue, SinusoidalEmbedding, Weights, WeightsError, in_pool,
+    Order, PackPolicy, PackReport, Packing, Prologue, SinusoidalEmbedding, Weights, WeightsError,
+    in_pool,
 };
 
 use crate::attention::Keys;
@@ -31,6 +32,17 @@ const MAX_PERIOD: f64 = 10_000.0;
 
 /// What a guidance scale is multiplied by before it is embedded, so that it looks like a time.
 const GUIDANCE_TIMES: f64 = 1000.0;
+
+/// What stays in f32 where weights become codes: what reads the latents and what writes them, whose errors nothing evens out,
+/// what makes of time what every block adds, and what reads the text once for all steps.
+const KEEP: [&str; 6] = [
+    "encoder.conv_in",
+    "conv_out",
+    "encoder.time_embedding.*",
+    "*.time_emb_proj",
+    "*.attn2.to_k",
+    "*.attn2.to_v",
+];
 
 /// What is called with the name of a module, as diffusers has it, and what the module computed.
 pub type Observe<'a> = dyn FnMut(&str, &Tensor<4>) + 'a;
@@ -298,14 +310,18 @@ impl Unet {
 
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient.
     ///
+    /// Where weights become codes, the first and the last convolution and what encodes time stay in f32, if the policy names no
+    /// layers.
+    ///
     /// A packed network can be packed again, with another precision; what was rounded stays rounded.
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
+    pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
+        let policy = policy.into();
+        let to = Packing::new(&policy, &KEEP);
         self.packed_parameters = Some(self.parameters());
-        let up = self.up_blocks.iter_mut().map(|it| it.pack(precision));
-        self.encoder.pack(precision)
-            + up.sum::<PackReport>()
+        self.encoder.pack(&to.at("encoder"))
+            + to.each("up_blocks", &mut self.up_blocks, UpBlock::pack)
             + self.conv_norm_out.pack()
-            + self.conv_out.pack(precision)
+            + self.conv_out.pack(to.of("conv_out"))
     }
 
     /// Whether the network was distilled to know the guidance scale.
@@ -420,21 +436,22 @@ impl Network<4> for Unet {
 }
 
 impl Encoder {
-    fn pack(&mut self, precision: Precision) -> PackReport {
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
         self.shapes = Some(Shapes::of(self));
         let TimeEmbedding {
             linear_1,
             linear_2,
             cond_proj,
         } = &mut self.time_embedding;
-        let guidance = cond_proj.as_mut().map(|it| it.pack(precision));
-        let down = self.down_blocks.iter_mut().map(|it| it.pack(precision));
-        let mid = self.mid_block.as_mut().map(|it| it.pack(precision));
-        self.conv_in.pack(precision)
-            + linear_1.pack(precision)
-            + linear_2.pack(precision)
+        let time = to.at("time_embedding");
+        let guidance = cond_proj.as_mut().map(|it| it.pack(time.of("cond_proj")));
+        let mid = self.mid_block.as_mut();
+        let mid = mid.map(|it| it.pack(&to.at("mid_block")));
+        self.conv_in.pack(to.of("conv_in"))
+            + linear_1.pack(time.of("linear_1"))
+            + linear_2.pack(time.of("linear_2"))
             + guidance.unwrap_or_default()
-            + down.sum::<PackReport>()
+            + to.each("down_blocks", &mut self.down_blocks, DownBlock::pack)
             + mid.unwrap_or_default()
     }
 

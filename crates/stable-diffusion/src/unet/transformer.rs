@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::{
     GegluFeedForward, GegluFeedForwardConfig, GroupNorm, GroupNormConfig, LayerNorm,
-    LayerNormConfig, Linear, LinearConfig, PackReport, Precision, Tokens, in_pool,
+    LayerNormConfig, Linear, LinearConfig, PackReport, Packing, Tokens, in_pool,
 };
 
 use crate::attention::{Attention, AttentionConfig, Between, Keys};
@@ -113,15 +113,17 @@ impl TransformerConfig {
 
 impl Transformer {
     /// Lays the weights out for the kernels of the layers.
-    pub(super) fn pack(&mut self, precision: Precision) -> PackReport {
+    pub(super) fn pack(&mut self, to: &Packing<'_>) -> PackReport {
         let Self {
             norm,
             proj_in,
             layers,
             proj_out,
         } = self;
-        let layers: PackReport = layers.iter_mut().map(|layer| layer.pack(precision)).sum();
-        norm.pack() + proj_in.pack(precision) + layers + proj_out.pack(precision)
+        norm.pack()
+            + proj_in.pack(to.of("proj_in"))
+            + to.each("layers", layers, Layer::pack)
+            + proj_out.pack(to.of("proj_out"))
     }
 
     /// What each block reads of a text `[batch, tokens, context]`, which stays for all steps.
@@ -171,7 +173,7 @@ impl Transformer {
 }
 
 impl Layer {
-    fn pack(&mut self, precision: Precision) -> PackReport {
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
         let Self {
             norm1,
             attn1,
@@ -181,7 +183,7 @@ impl Layer {
             ff,
         } = self;
         let norms: PackReport = [norm1, norm2, norm3].map(LayerNorm::pack).into_iter().sum();
-        norms + attn1.pack(precision) + attn2.pack(precision) + ff.pack(precision)
+        norms + attn1.pack(&to.at("attn1")) + attn2.pack(&to.at("attn2")) + ff.pack(&to.at("ff"))
     }
 
     fn packed(&self, x: &mut Tokens, keys: &Keys, between: &mut Between) {
@@ -203,6 +205,7 @@ impl Layer {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Distribution;
+    use clearway_layers::Precision;
 
     use super::*;
 
@@ -228,7 +231,12 @@ mod tests {
         // Of outputs of order one, through two layers; bf16 rounds each weight to 2⁻⁸.
         for (precision, tolerance) in [(Precision::F32, 2e-5), (Precision::Bf16, 5e-2)] {
             let mut packed = plain.clone();
-            assert_eq!(packed.pack(precision).parameters, plain.num_params());
+            assert_eq!(
+                packed
+                    .pack(&Packing::new(&precision.into(), &[]))
+                    .parameters,
+                plain.num_params()
+            );
             let together = forward(&packed, &x, &text);
             let difference: f32 = (together.clone() - expected.clone())
                 .abs()

@@ -4,8 +4,8 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::ops::PadMode;
 use clearway_layers::{
-    Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, PackReport, Precision, Prologue,
-    Weights, WeightsError, in_pool,
+    Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, PackPolicy, PackReport, Packing,
+    Prologue, Weights, WeightsError, in_pool,
 };
 use serde_json::json;
 
@@ -21,6 +21,9 @@ const EPSILON: f64 = 1e-6;
 
 /// Logarithms of variances beyond this are cut off.
 const LOG_VARIANCE: (f64, f64) = (-30.0, 20.0);
+
+/// What stays in f32 where weights become codes: what reads and writes pictures and latents.
+const KEEP: [&str; 4] = ["*.conv_in", "*.conv_out", "quant_conv", "post_quant_conv"];
 
 /// What an autoencoder is made of.
 #[derive(Clone, Debug, PartialEq)]
@@ -318,9 +321,16 @@ impl AutoencoderKl {
 
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient.
     ///
+    /// Where weights become codes, the first and the last convolutions of the encoder and the decoder, and what is between the
+    /// latents and these, stay in f32, if the policy names no layers.
+    ///
     /// A packed network can be packed again, with another precision; what was rounded stays rounded.
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
+    pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
+        let policy = policy.into();
+        let to = Packing::new(&policy, &KEEP);
         self.packed_parameters = Some(self.parameters());
+        let encoder = to.at("encoder");
+        let decoder = to.at("decoder");
         let Encoder {
             conv_in,
             down_blocks,
@@ -328,13 +338,16 @@ impl AutoencoderKl {
             conv_norm_out,
             conv_out,
         } = &mut self.encoder;
-        let mut report = conv_in.pack(precision)
-            + mid_block.pack(precision)
+        let mut report = conv_in.pack(encoder.of("conv_in"))
+            + encoder.each("down_blocks", down_blocks, |block, to| {
+                let downsampler = block.downsampler.as_mut();
+                let downsampler = downsampler.map(|it| it.pack(to.of("downsampler")));
+                to.each("resnets", &mut block.resnets, ResnetBlock::pack)
+                    + downsampler.unwrap_or_default()
+            })
+            + mid_block.pack(&encoder.at("mid_block"))
             + conv_norm_out.pack()
-            + conv_out.pack(precision);
-        for block in down_blocks {
-            report = report + pack(&mut block.resnets, &mut block.downsampler, precision);
-        }
+            + conv_out.pack(encoder.of("conv_out"));
         let Decoder {
             conv_in,
             mid_block,
@@ -343,15 +356,21 @@ impl AutoencoderKl {
             conv_out,
         } = &mut self.decoder;
         report = report
-            + conv_in.pack(precision)
-            + mid_block.pack(precision)
+            + conv_in.pack(decoder.of("conv_in"))
+            + mid_block.pack(&decoder.at("mid_block"))
+            + decoder.each("up_blocks", up_blocks, |block, to| {
+                let upsampler = block.upsampler.as_mut();
+                let upsampler = upsampler.map(|it| it.pack(to.of("upsampler")));
+                to.each("resnets", &mut block.resnets, ResnetBlock::pack)
+                    + upsampler.unwrap_or_default()
+            })
             + conv_norm_out.pack()
-            + conv_out.pack(precision);
-        for block in up_blocks {
-            report = report + pack(&mut block.resnets, &mut block.upsampler, precision);
-        }
-        for conv in [&mut self.quant_conv, &mut self.post_quant_conv] {
-            let conv = conv.as_mut().map(|it| it.pack(precision));
+            + conv_out.pack(decoder.of("conv_out"));
+        for (name, conv) in [
+            ("quant_conv", &mut self.quant_conv),
+            ("post_quant_conv", &mut self.post_quant_conv),
+        ] {
+            let conv = conv.as_mut().map(|it| it.pack(to.of(name)));
             report = report + conv.unwrap_or_default();
         }
         report
@@ -543,22 +562,12 @@ fn rows_within(x: &Tensor<4>, factor: usize, memory: usize) -> usize {
     (memory / row.max(1)).max(1)
 }
 
-/// Packs residual blocks, and what halves or doubles height and width behind them.
-fn pack(
-    resnets: &mut [ResnetBlock],
-    sampler: &mut Option<Conv2d>,
-    precision: Precision,
-) -> PackReport {
-    let sampler = sampler.as_mut().map(|it| it.pack(precision));
-    let resnets = resnets.iter_mut().map(|it| it.pack(precision));
-    resnets.sum::<PackReport>() + sampler.unwrap_or_default()
-}
-
 impl MidBlock {
-    fn pack(&mut self, precision: Precision) -> PackReport {
-        let attentions = self.attentions.iter_mut();
-        let attentions = attentions.map(|it| it.group_norm.pack() + it.attention.pack(precision));
-        attentions.sum::<PackReport>() + pack(&mut self.resnets, &mut None, precision)
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        to.each("resnets", &mut self.resnets, ResnetBlock::pack)
+            + to.each("attentions", &mut self.attentions, |it, to| {
+                it.group_norm.pack() + it.attention.pack(&to.at("attention"))
+            })
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {

@@ -7,7 +7,7 @@ pub use kl::{AutoencoderKl, AutoencoderKlConfig, Moments};
 pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
 use burn::tensor::Tensor;
-use clearway_layers::{PackReport, Precision};
+use clearway_layers::{PackPolicy, PackReport};
 
 /// An autoencoder: pictures in -1 to 1 to latents of about unit variance, and back.
 #[derive(Clone, Debug)]
@@ -95,10 +95,10 @@ impl Autoencoder {
     }
 
     /// Lays the weights out for the CPU's kernels, as [`AutoencoderKl::pack`].
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
+    pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
         match self {
-            Self::Kl(network) => network.pack(precision),
-            Self::Tiny(network) => network.pack(precision),
+            Self::Kl(network) => network.pack(policy),
+            Self::Tiny(network) => network.pack(policy),
         }
     }
 

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::activation::relu;
 use clearway_layers::{
-    Activation, Conv2d, Conv2dConfig, Epilogue, PackReport, Precision, Prologue, Weights,
+    Activation, Conv2d, Conv2dConfig, Epilogue, PackPolicy, PackReport, Packing, Prologue, Weights,
     WeightsError,
 };
 use serde_json::json;
@@ -234,16 +234,22 @@ impl AutoencoderTiny {
     }
 
     /// Lays the weights out for the CPU's kernels, as [`AutoencoderKl::pack`](super::AutoencoderKl::pack).
-    pub fn pack(&mut self, precision: Precision) -> PackReport {
+    pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
+        let policy = policy.into();
+        let last = format!("decoder.stages.{}.conv", self.decoder.stages.len() - 1);
+        let own = [
+            "encoder.stages.0.conv",
+            "encoder.conv_out",
+            "decoder.conv_in",
+            &last,
+        ];
+        let to = Packing::new(&policy, &own);
         self.packed_parameters = Some(self.parameters());
-        let stages = self.encoder.stages.iter_mut();
-        let stages = stages.chain(&mut self.decoder.stages).map(|stage| {
-            let blocks = stage.blocks.iter_mut().map(|it| it.pack(precision));
-            stage.conv.pack(precision) + blocks.sum::<PackReport>()
-        });
-        stages.sum::<PackReport>()
-            + self.encoder.conv_out.pack(precision)
-            + self.decoder.conv_in.pack(precision)
+        let (encoder, decoder) = (to.at("encoder"), to.at("decoder"));
+        encoder.each("stages", &mut self.encoder.stages, Stage::pack)
+            + self.encoder.conv_out.pack(encoder.of("conv_out"))
+            + self.decoder.conv_in.pack(decoder.of("conv_in"))
+            + decoder.each("stages", &mut self.decoder.stages, Stage::pack)
     }
 
     /// The number of the network's parameters.
@@ -347,8 +353,16 @@ impl Block {
         relu(self.conv3.forward_between(before, h, epilogue))
     }
 
-    fn pack(&mut self, precision: Precision) -> PackReport {
-        self.conv1.pack(precision) + self.conv2.pack(precision) + self.conv3.pack(precision)
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        self.conv1.pack(to.of("conv1"))
+            + self.conv2.pack(to.of("conv2"))
+            + self.conv3.pack(to.of("conv3"))
+    }
+}
+
+impl Stage {
+    fn pack(&mut self, to: &Packing<'_>) -> PackReport {
+        self.conv.pack(to.of("conv")) + to.each("blocks", &mut self.blocks, Block::pack)
     }
 }
 

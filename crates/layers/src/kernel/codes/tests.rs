@@ -24,6 +24,13 @@ pub(in super::super) fn extent(values: &[f32]) -> Extent {
     extent
 }
 
+/// The numbers that the codes of some numbers stand for.
+pub(crate) fn rounded(values: &[f32]) -> Vec<f32> {
+    let grid = Grid::new(extent(values));
+    let decoded = |x: &f32| grid.step * (code(&grid, *x) - grid.zero) as f32;
+    values.iter().map(decoded).collect()
+}
+
 /// Any finite number, and none.
 fn numbers() -> impl Strategy<Value = f32> {
     prop_oneof![

@@ -238,7 +238,7 @@ impl Layer {
                 );
                 (least, most) = (least.min(x), most.max(x));
             }
-            let half = match precision.is_whole() {
+            let half = match precision.is_codes() {
                 true => 0.52 * ((most - least) * 1.01 + 1e-3) / 255.0,
                 false => 0.0,
             };
@@ -368,7 +368,7 @@ fn threads_do_not_change_bits_of(precision: Precision) {
     };
     let layer = Layer::new(&case);
     for method in [Method::Direct, Method::Winograd] {
-        if method == Method::Winograd && precision.is_whole() {
+        if method == Method::Winograd && precision.is_codes() {
             continue;
         }
         let run = |threads: usize| {

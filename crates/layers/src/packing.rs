@@ -1,0 +1,177 @@
+//! In which precision each layer of a network is packed.
+
+use std::fmt;
+
+use crate::{PackReport, Precision};
+
+/// In which precision each layer of a network is packed.
+///
+/// A [`Precision`] becomes one that leaves to the network what it keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackPolicy {
+    /// What the weights are stored in.
+    pub precision: Precision,
+    /// The layers that are packed in f32 in its place: patterns of their names, in which `*` stands for any characters.
+    ///
+    /// Without a list it is the network's own where weights become [codes](Precision::is_codes): the layers that a pass
+    /// suffers from most, or that are not computed in every pass. Weights in bf16 need none.
+    pub keep: Option<Vec<String>>,
+}
+
+impl From<Precision> for PackPolicy {
+    fn from(precision: Precision) -> Self {
+        Self {
+            precision,
+            keep: None,
+        }
+    }
+}
+
+/// What becomes of the layers below one place of a network, while it is packed.
+///
+/// Names are those of fields, and numbers in lists, with dots between: `down_modules.0.resnet.cond_encoder`.
+#[derive(Clone, Debug)]
+pub struct Packing<'a> {
+    policy: &'a PackPolicy,
+    /// What the network keeps by itself.
+    own: &'a [&'a str],
+    path: String,
+}
+
+impl<'a> Packing<'a> {
+    /// Begins at the root of a network, with the patterns that it keeps where the policy has none.
+    pub fn new(policy: &'a PackPolicy, own: &'a [&'a str]) -> Self {
+        Self {
+            policy,
+            own,
+            path: String::new(),
+        }
+    }
+
+    /// The place of a member.
+    #[must_use]
+    pub fn at(&self, name: impl fmt::Display) -> Self {
+        let path = match &*self.path {
+            "" => name.to_string(),
+            path => format!("{path}.{name}"),
+        };
+        Self { path, ..*self }
+    }
+
+    /// What a layer's weights are stored in.
+    pub fn of(&self, layer: &str) -> Precision {
+        let name = self.at(layer).path;
+        let keeps = |pattern: &str| matches(pattern, &name);
+        let kept = match &self.policy.keep {
+            Some(keep) => keep.iter().any(|it| keeps(it)),
+            None => self.policy.precision.is_codes() && self.own.iter().any(|it| keeps(it)),
+        };
+        if kept {
+            Precision::F32
+        } else {
+            self.policy.precision
+        }
+    }
+
+    /// Packs each of a list.
+    pub fn each<'b, T: 'b>(
+        &self,
+        name: &str,
+        items: impl IntoIterator<Item = &'b mut T>,
+        pack: impl Fn(&mut T, &Self) -> PackReport,
+    ) -> PackReport {
+        let list = self.at(name);
+        let items = items.into_iter().enumerate();
+        items.map(|(i, item)| pack(item, &list.at(i))).sum()
+    }
+}
+
+/// Whether a name is what a pattern says, from its first character to its last.
+fn matches(pattern: &str, name: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    let Some(mut name) = name.strip_prefix(first) else {
+        return false;
+    };
+    // What is between two stars may stand anywhere; the first place leaves the most to what follows.
+    let mut parts: Vec<&str> = rest.split('*').collect();
+    let last = parts.pop().unwrap_or_default();
+    for part in parts {
+        let Some(at) = name.find(part) else {
+            return false;
+        };
+        name = &name[at + part.len()..];
+    }
+    name.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_is_any_characters() {
+        let name = "down_modules.0.resnet.conv1.conv";
+        for pattern in [
+            "*",
+            name,
+            "down*",
+            "*conv",
+            "*.conv",
+            "down_modules.*.conv1.conv",
+            "*0*conv1*",
+            "*down_modules.0.resnet.conv1.conv*",
+            "*resnet*.*",
+        ] {
+            assert!(matches(pattern, name), "{pattern}");
+        }
+        for pattern in [
+            "",
+            "down",
+            "conv",
+            "*conv1",
+            "conv*",
+            "*conv1*conv1*",
+            "down_modules.0.resnet.conv1.conv*conv",
+            "*Conv",
+        ] {
+            assert!(!matches(pattern, name), "{pattern}");
+        }
+        assert!(matches("", ""));
+        assert!(matches("*", ""));
+    }
+
+    #[test]
+    fn layers_that_are_kept_are_in_f32() {
+        let own = ["*.first", "last"];
+        let of = |policy: &PackPolicy, place: &str, layer: &str| {
+            let root = Packing::new(policy, &own);
+            match place {
+                "" => root.of(layer),
+                _ => root.at(place).at(3).of(layer),
+            }
+        };
+        let codes = PackPolicy::from(Precision::Int8);
+        assert_eq!(of(&codes, "blocks", "first"), Precision::F32);
+        assert_eq!(of(&codes, "", "last"), Precision::F32);
+        assert_eq!(of(&codes, "", "first"), Precision::Int8);
+        // What needs no list has none.
+        let bf16 = PackPolicy::from(Precision::Bf16);
+        assert_eq!(of(&bf16, "blocks", "first"), Precision::Bf16);
+        let chosen = |precision| PackPolicy {
+            precision,
+            keep: Some(vec!["blocks.3.*".into()]),
+        };
+        for precision in [Precision::Bf16, Precision::INT4] {
+            let policy = chosen(precision);
+            assert_eq!(of(&policy, "blocks", "second"), Precision::F32);
+            assert_eq!(of(&policy, "", "last"), precision);
+        }
+        let none = PackPolicy {
+            precision: Precision::Int8,
+            keep: Some(Vec::new()),
+        };
+        assert_eq!(of(&none, "", "last"), Precision::Int8);
+    }
+}
