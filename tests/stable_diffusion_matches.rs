@@ -165,6 +165,47 @@ fn unets_of_every_shape_match() {
     }
 }
 
+/// ‖Δ‖/‖y‖ of these small networks with random weights, where weights are codes: each layer is wrong by about a hundredth, or
+/// a tenth.
+const CODES: [(Precision, f64); 2] = [(Precision::Int8, 3e-2), (Precision::INT4, 0.3)];
+
+#[test]
+fn networks_of_codes_are_near() {
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    for (precision, tolerance) in CODES {
+        let mut expected = Expected::golden();
+        let near = |name: &str, found: Tensor<4>, expected: Tensor<4>| {
+            assert_eq!(found.dims(), expected.dims());
+            let (found, expected) = (host(found), host(expected));
+            let pairs = found.iter().zip(&expected);
+            let error = norm(&mut pairs.map(|(a, b)| f64::from(a - b)))
+                / norm(&mut expected.iter().map(|v| f64::from(*v)));
+            println!("{name:16} in {precision}: {error:.1e}");
+            assert!(error < tolerance, "{name} in {precision}: {error:.1e}");
+        };
+        for name in ["unet", "small", "stages"] {
+            let network = packed!(load_unet(name), Some(precision));
+            let condition = Condition::text(expected.get(&format!("{name}.text")));
+            let prepared = network.prepare(&condition);
+            let out = network.forward(expected.get(&format!("{name}.x")), &times(), &prepared);
+            near(name, out, expected.get(&format!("{name}.out")));
+        }
+        let network = weights::controlnet(&golden("controlnet"), &device()).expect("it loads");
+        let network = packed!(network, Some(precision));
+        let text = Condition::text(expected.get("controlnet.text"));
+        let prepared = network.prepare(&text, expected.get("controlnet.picture"));
+        let residuals = network.forward(expected.get("controlnet.x"), &[point(700.0)], &prepared);
+        let mid = residuals.scale(0.7).mid().clone();
+        near("controlnet.mid", mid, expected.get("controlnet.mid"));
+        for name in ["vae", "tiny"] {
+            let network = weights::autoencoder(&golden(name), &device()).expect("it loads");
+            let network = packed!(network, Some(precision));
+            let out = network.decode(expected.get(&format!("{name}.z")));
+            near(name, out, expected.get(&format!("{name}.out")));
+        }
+    }
+}
+
 #[test]
 fn one_prompt_and_one_point_serve_all_samples() {
     let mut expected = Expected::golden();

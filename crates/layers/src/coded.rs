@@ -38,7 +38,7 @@ const PRECISIONS: [Precision; 3] = [
 ];
 
 /// What the layers have in common.
-trait Layer<const D: usize>: Clone {
+trait Layer<const D: usize>: Clone + Sync {
     fn pack(&mut self, precision: Precision);
     fn forward(&self, x: Tensor<D>) -> Tensor<D>;
     fn weights(&self) -> Vec<f32>;
@@ -87,11 +87,10 @@ impl Layer<3> for Conv1d {
         numbers(self.weight.val())
     }
     fn unpacked(&self) -> Self {
-        Self {
-            weight: unpacked(&self.weight),
-            bias: unpacked(&self.bias),
-            ..self.clone()
-        }
+        let mut plain = self.clone();
+        plain.weight = unpacked(&self.weight);
+        plain.bias = unpacked(&self.bias);
+        plain
     }
     fn is_pointwise(&self) -> bool {
         self.weight.dims()[2] == 1
@@ -109,11 +108,10 @@ impl Layer<3> for ConvTranspose1d {
         numbers(self.weight.val())
     }
     fn unpacked(&self) -> Self {
-        Self {
-            weight: unpacked(&self.weight),
-            bias: unpacked(&self.bias),
-            ..self.clone()
-        }
+        let mut plain = self.clone();
+        plain.weight = unpacked(&self.weight);
+        plain.bias = unpacked(&self.bias);
+        plain
     }
 }
 
@@ -128,11 +126,10 @@ impl Layer<4> for Conv2d {
         numbers(self.weight.val())
     }
     fn unpacked(&self) -> Self {
-        Self {
-            weight: unpacked(&self.weight),
-            bias: self.bias.as_ref().map(unpacked),
-            ..self.clone()
-        }
+        let mut plain = self.clone();
+        plain.weight = unpacked(&self.weight);
+        plain.bias = self.bias.as_ref().map(unpacked);
+        plain
     }
 }
 

@@ -42,9 +42,9 @@ const SAMPLE: f64 = 1e-4;
 /// What a network of weights in bf16 makes, and a plan of it: each weight is wrong by up to 2⁻⁸ of itself.
 const BF16: f64 = 5e-3;
 /// The same of weights and inputs in codes of 8 bits: each is wrong by up to half a step of some hundred.
-const INT8: f64 = 5e-2;
+const INT8: f64 = 2e-2;
 /// The same of weights in codes of 4 bits.
-const INT4: f64 = 0.5;
+const INT4: f64 = 0.1;
 
 /// The errors of one quantity over all cases.
 #[derive(Debug, Serialize)]

@@ -228,8 +228,14 @@ mod tests {
             network.forward(x.clone(), &mut keys.iter())
         };
         let expected = forward(&plain, &x, &text);
-        // Of outputs of order one, through two layers; bf16 rounds each weight to 2⁻⁸.
-        for (precision, tolerance) in [(Precision::F32, 2e-5), (Precision::Bf16, 5e-2)] {
+        // Of outputs of order one, through two layers; bf16 rounds each weight to 2⁻⁸, int8 weights and inputs to steps of
+        // about a hundredth, int4 weights to steps of a seventh.
+        for (precision, tolerance) in [
+            (Precision::F32, 2e-5),
+            (Precision::Bf16, 5e-2),
+            (Precision::Int8, 1e-1),
+            (Precision::INT4, 5e-1),
+        ] {
             let mut packed = plain.clone();
             assert_eq!(
                 packed
