@@ -179,12 +179,12 @@ fn policy() -> Policy {
 fn packed(precision: Precision) -> Policy {
     let mut policy = policy();
     let report = policy.pack(precision);
-    // Of a number; in codes a seventh of the policy is kept in f32.
+    // Of a number; in codes a sixth of the policy is kept in f32.
     let stored = match precision {
         Precision::F32 => 4.0,
         Precision::Bf16 => 2.0,
-        Precision::Int8 => (6.0 + 4.0) / 7.0,
-        _ => (6.0 * 9.0 / 16.0 + 4.0) / 7.0,
+        Precision::Int8 => (5.0 + 4.0) / 6.0,
+        _ => (5.0 * 9.0 / 16.0 + 4.0) / 6.0,
     } * policy.parameters() as f64;
     println!("{precision}: {} bytes for {stored}", report.bytes);
     assert!(

@@ -141,10 +141,11 @@ impl Panels {
         let each = panels.panel_words();
         let mut words = Words::zeros(panels.count() * each);
         let rows_of = |panel: usize| rows.min((panel + 1) * LANES) - panel * LANES;
-        if each > 0 && precision.is_codes() {
+        if precision.is_codes() {
             let mut scales = vec![0.0; panels.count() * LANES];
             let mut totals = vec![0; panels.count() * LANES];
-            (words.par_chunks_mut(each))
+            // Without taps there are no words; sums are those of nothing.
+            (words.par_chunks_mut(each.max(1)))
                 .zip(scales.par_chunks_mut(LANES))
                 .zip(totals.par_chunks_mut(LANES))
                 .enumerate()

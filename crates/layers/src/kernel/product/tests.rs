@@ -939,3 +939,32 @@ fn a_large_layer_of_codes_is_as_exact_as_is_stated() {
         }
     }
 }
+
+/// A transposed convolution that strides farther than its kernel reaches has phases without taps.
+#[test]
+fn a_phase_without_taps_is_its_offsets() {
+    let bias = [0.5; 20];
+    for precision in [Precision::F32, Precision::Int8, Precision::INT4] {
+        let panels = Panels::new(precision, [20, 70, 0], |_, _, _| 1.0);
+        let window = Window::point(3);
+        for level in levels() {
+            let mut output = vec![f32::NAN; 60];
+            product(
+                level,
+                &[(&panels, window)],
+                0..70,
+                1,
+                (&[1.0; 210], 3, Layout::channels_first(70, 3)),
+                (&mut output, Layout::channels_first(20, 3)),
+                &Epilogue {
+                    bias: Some(&bias),
+                    ..Epilogue::default()
+                },
+            );
+            assert!(
+                output.iter().all(|y| y.to_bits() == 0.5_f32.to_bits()),
+                "{precision}, {level}"
+            );
+        }
+    }
+}
