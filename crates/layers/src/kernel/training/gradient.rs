@@ -32,7 +32,10 @@ pub(crate) fn slope(level: Level, activation: Activation, x: &[f32], dy: &mut [f
 
 /// Whether there is a kernel for the activation's slope.
 pub(crate) fn has_slope(activation: Activation) -> bool {
-    activation != Activation::Gelu
+    !matches!(
+        activation,
+        Activation::Gelu | Activation::QuickGelu | Activation::Relu
+    )
 }
 
 /// # Safety
@@ -71,7 +74,7 @@ unsafe fn multiply_vector<S: Lanes>(
     }
 }
 
-/// The activation and its slope. GELU has none here: its callers say so.
+/// The activation and its slope. Those that [`has_slope`] does not name have none here: callers ask it first.
 ///
 /// # Safety
 ///
@@ -108,7 +111,9 @@ pub(super) unsafe fn value_and_slope<S: Lanes>(
                 let s = sigmoid::<S>(x);
                 (s, S::mul(s, S::sub(one, s)))
             }
-            Activation::Gelu => (activate::<S>(activation, x), S::splat(f32::NAN)),
+            Activation::Gelu | Activation::QuickGelu | Activation::Relu => {
+                (activate::<S>(activation, x), S::splat(f32::NAN))
+            }
         }
     }
 }
