@@ -16,7 +16,7 @@
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
 //! | [`Work`] | how much a layer computes and reads |
-//! | [`weights`] | strict loading of safetensors and PyTorch files |
+//! | [`weights`] | strict loading of safetensors and PyTorch files, and writing |
 //!
 //! A layer is made by its configuration, `XConfig { .. }.init(&device)`, and computes with `forward`. Its parameters
 //! have the names and the memory layout of PyTorch's, so that loading a checkpoint of the field is a
@@ -30,7 +30,7 @@
 //! program runs. A packed layer gives a sample the same bits alone and in a batch, on one thread and on many.
 //!
 //! With feature `train`, what a training step computes has kernels too, under burn's autodiff on the CPU: the layers above,
-//! forward and backward, and [`AdamW`].
+//! forward and backward, and [`AdamW`], which [`ResumableAdamW`] can save.
 //!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
@@ -66,7 +66,7 @@ pub mod weights;
 mod work;
 
 #[cfg(feature = "train")]
-pub use adamw::AdamW;
+pub use adamw::{AdamW, ResumableAdamW};
 pub use attention::{attention, causal_attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
@@ -86,7 +86,7 @@ pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use threads::in_pool;
 pub use tokens::{Tokens, attend, attend_causally};
 pub use upsample::upsample_nearest_2x;
-pub use weights::{LowRank, Weights, WeightsError};
+pub use weights::{LowRank, Weights, WeightsError, WeightsWriter};
 pub use work::Work;
 
 use burn::module::Param;
