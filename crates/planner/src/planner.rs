@@ -14,7 +14,6 @@ use clearway_layers::{Level, Precision, can_pack, in_pool};
 use clearway_motion::{Interpolation, Safety, Trajectory, TrajectoryError, Violation};
 use ndarray::{Array2, ArrayView1};
 
-use crate::lerobot::{BetaSchedule, Prediction};
 use crate::network::Prepared;
 use crate::plan::{Arithmetic, Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
 use crate::sampling::{Sampling, clipped_noise};
@@ -108,20 +107,8 @@ impl Planner {
             return Err(PlannerError::Period);
         }
         let config = policy.config();
-        let (timesteps, start, end) = (
-            config.num_train_timesteps,
-            config.beta_start,
-            config.beta_end,
-        );
-        let schedule = match config.beta_schedule {
-            BetaSchedule::Linear => Discrete::linear(timesteps, start, end),
-            BetaSchedule::ScaledLinear => Discrete::scaled_linear(timesteps, start, end),
-            BetaSchedule::SquaredCosine => Discrete::squared_cosine(timesteps),
-        }?;
-        let parameterization = match config.prediction {
-            Prediction::Epsilon => Parameterization::Noise,
-            Prediction::Sample => Parameterization::Sample,
-        };
+        let schedule = config.schedule()?;
+        let parameterization = config.prediction.into();
         let sampling = Sampling::of(config);
         let (stages, denoiser) = compile(&policy, parameterization, &schedule, sampling)?;
         Ok(Self {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use clearway_diffusion::{Discrete, Parameterization, ScheduleError};
+
 use super::json::Entry;
 use crate::LoadError;
 use crate::network::{ConditionalUnet1dConfig, Depth};
@@ -144,6 +146,15 @@ pub enum Prediction {
     Epsilon,
     /// The clean sample.
     Sample,
+}
+
+impl From<Prediction> for Parameterization {
+    fn from(prediction: Prediction) -> Self {
+        match prediction {
+            Prediction::Epsilon => Self::Noise,
+            Prediction::Sample => Self::Sample,
+        }
+    }
 }
 
 impl fmt::Display for BetaSchedule {
@@ -336,7 +347,7 @@ impl DiffusionConfig {
     /// `compile_model`, `compile_mode` and `use_peft`.
     ///
     /// `names` are those of `input_features` in the file's order, which is that of the cameras.
-    pub(super) fn read(config: &Entry, names: &[String]) -> Result<Self, LoadError> {
+    pub(crate) fn read(config: &Entry, names: &[String]) -> Result<Self, LoadError> {
         let kind = config.get("type")?.string()?;
         if kind != "diffusion" {
             return Err(LoadError::PolicyType { found: kind.into() });
@@ -638,6 +649,20 @@ impl DiffusionConfig {
         let vision = self.vision.as_ref();
         let features = vision.map_or(0, |vision| vision.cameras.len() * vision.features());
         self.n_obs_steps * (values + features)
+    }
+
+    /// The noise schedule that this configuration describes.
+    ///
+    /// # Errors
+    ///
+    /// If its betas are none.
+    pub fn schedule(&self) -> Result<Discrete, ScheduleError> {
+        let (timesteps, start, end) = (self.num_train_timesteps, self.beta_start, self.beta_end);
+        match self.beta_schedule {
+            BetaSchedule::Linear => Discrete::linear(timesteps, start, end),
+            BetaSchedule::ScaledLinear => Discrete::scaled_linear(timesteps, start, end),
+            BetaSchedule::SquaredCosine => Discrete::squared_cosine(timesteps),
+        }
     }
 
     /// The network that this configuration describes.

@@ -10,7 +10,7 @@ use clearway_layers::activation::mish;
 use clearway_layers::{
     Activation, Conv1d, Conv1dConfig, ConvTranspose1d, ConvTranspose1dConfig, Epilogue, GroupNorm,
     GroupNormConfig, Level, Linear, LinearConfig, Modulation, Order, PackReport, Precision,
-    SinusoidalEmbedding, Weights, WeightsError, in_pool,
+    SinusoidalEmbedding, Weights, WeightsError, WeightsWriter, in_pool,
 };
 
 /// PyTorch's default; LeRobot does not set another.
@@ -280,6 +280,11 @@ impl ConditionalUnet1d {
     /// As [`Weights::load`].
     pub fn load(self, weights: &mut Weights, prefix: &str) -> Result<Self, WeightsError> {
         weights.load(self, |path| format!("{prefix}{}", lerobot_key(path)))
+    }
+
+    /// Adds the weights to a file, under LeRobot's keys behind `prefix`: what [`load`](Self::load) reads.
+    pub fn save(&self, writer: &mut WeightsWriter, prefix: &str) {
+        writer.module(self, |path| format!("{prefix}{}", lerobot_key(path)));
     }
 
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient; a
