@@ -1,4 +1,4 @@
-//! The layers in which a pass spends its time, at the sizes of the shipped policy.
+//! The layers in which a pass spends its time, at the sizes of the shipped policy and of Stable Diffusion 1.5.
 //!
 //! Elements are floating-point operations where a layer multiplies matrices, and values of the output elsewhere; bytes
 //! are the weights, the input and the output, each once. A layer that comes near to the memory's bandwidth has no more
@@ -11,7 +11,8 @@ use burn::tensor::{Device, Tensor};
 use clearway_diffusion::{Seeded, normal};
 use clearway_layers::activation::mish;
 use clearway_layers::{
-    Activation, Conv1dConfig, Epilogue, GroupNormConfig, LinearConfig, Modulation, Precision,
+    Activation, Conv1dConfig, Conv2dConfig, Epilogue, GroupNormConfig, LinearConfig, Modulation,
+    Precision, Prologue, Tokens, attend,
 };
 use criterion::measurement::WallTime;
 use criterion::{
@@ -123,6 +124,74 @@ fn packed_block(c: &mut Criterion) {
     group.finish();
 }
 
+/// The convolutions of Stable Diffusion 1.5's U-Net on the way down, and of its decoder's last stage, with the normalization
+/// before them. Operations are counted as the layer is defined; minimal filters do a quarter of the products.
+fn packed_picture(c: &mut Criterion) {
+    let device = Device::flex();
+    let mut group = c.benchmark_group("packed picture");
+    group.sample_size(10);
+    for precision in [Precision::F32, Precision::Bf16] {
+        for (channels, side, taps) in [
+            (320, 64, 3),
+            (640, 32, 3),
+            (1280, 16, 3),
+            (1280, 8, 3),
+            (128, 512, 3),
+            (320, 64, 1),
+        ] {
+            let mut conv = Conv2dConfig::same(channels, channels, taps).init(&device);
+            let mut norm = GroupNormConfig {
+                n_groups: 32,
+                channels,
+                epsilon: 1e-5,
+            }
+            .init(&device);
+            let bytes = (conv.pack(precision) + norm.pack()).bytes;
+            let x = input([1, channels, side, side]);
+            group.throughput(Throughput::ElementsAndBytes {
+                elements: (2 * channels * channels * taps * taps * side * side) as u64,
+                bytes: (bytes + 4 * 2 * channels * side * side) as u64,
+            });
+            let id = format!("{channels} channels, {taps} x {taps}, {precision}, side");
+            group.bench_function(BenchmarkId::new(id, side), |b| {
+                b.iter(|| {
+                    let prologue = Prologue {
+                        normalization: Some(&norm),
+                        activation: Activation::Silu,
+                        ..Prologue::default()
+                    };
+                    conv.forward_between(prologue, black_box(x.clone()), Epilogue::default())
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+/// The attention of Stable Diffusion 1.5: its U-Net's over pixels and over a text, and its decoder's.
+fn packed_attention(c: &mut Criterion) {
+    let mut group = c.benchmark_group("packed attention");
+    group.sample_size(10);
+    for (queries, keys, heads, d) in [
+        (4096, 4096, 8, 40),
+        (1024, 1024, 8, 80),
+        (256, 256, 8, 160),
+        (4096, 77, 8, 40),
+        (4096, 4096, 1, 512),
+    ] {
+        let tokens = |n| Tokens::from(input::<3>([1, n, heads * d]));
+        let (q, k, v) = (tokens(queries), tokens(keys), tokens(keys));
+        let mut y = Tokens::zeros(q.dims());
+        let products = 2 * queries * keys * heads * d;
+        work(&mut group, 2 * products, 2 * (queries + keys) * heads * d);
+        let id = format!("{queries} queries, {heads} heads of {d}, keys");
+        group.bench_function(BenchmarkId::new(id, keys), |b| {
+            b.iter(|| attend(black_box(&q), &k, &v, heads, &mut y));
+        });
+    }
+    group.finish();
+}
+
 /// The modulation of a block at the bottom: an embedded time of 128 and a condition of 36 become a scale and a shift of
 /// 256 channels. `step` is what each pass computes of it, since the condition's share is prepared.
 fn linear(c: &mut Criterion) {
@@ -204,6 +273,6 @@ criterion_group! {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .sample_size(50);
-    targets = conv1d, packed_block, linear, group_norm, activation
+    targets = conv1d, packed_block, packed_picture, packed_attention, linear, group_norm, activation
 }
 criterion_main!(benches);

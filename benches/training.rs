@@ -76,8 +76,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             network = optimizer.step(1e-5, network, gradients);
             let end = start.elapsed();
             if step >= WARM_UP {
-                let parts = [end, forward, backward - forward, end - backward];
-                rows.push(parts.map(|part| 1e3 * part.as_secs_f64()));
+                let [forward, backward, end] =
+                    [forward, backward, end].map(|it| 1e3 * it.as_secs_f64());
+                rows.push([end, forward, backward - forward, end - backward]);
             }
         }
     });

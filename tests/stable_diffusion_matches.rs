@@ -15,14 +15,17 @@ use clearway_layers::weights::LowRank;
 use clearway_layers::{Precision, Weights};
 use clearway_stable_diffusion::{
     AutoencoderKlConfig, AutoencoderTinyConfig, ClipTextConfig, Component, Condition, Config,
-    Controlled, ControlledCondition, Files, Mid, Unet, UnetConfig, weights,
+    Controlled, ControlledCondition, Files, GenerateError, Mid, StableDiffusion, Unet, UnetConfig,
+    weights,
 };
 use clearway_tests::{repository, shared};
 use serde_json::json;
 
 /// The sums of a network in another order, in f32, relative to the largest number of the output: 3.4e-6 is the most that
-/// was found of plain networks, and 1.01e-5 of packed ones, whose minimal filters round more. The project's promise is 1e-4.
-const NETWORK: f32 = 3e-5;
+/// was found of plain networks. The project's promise is 1e-4.
+const NETWORK: f32 = 1e-5;
+/// Packed, through the dozens of minimal filters of a decoder, which round more: 1.01e-5 was found.
+const PACKED_DECODER: f32 = 2e-5;
 
 /// A sinusoid of a large angle: the angle has an error of 3e-5 in f32.
 const SINUSOID: f32 = 2e-5;
@@ -75,10 +78,20 @@ fn difference<const D: usize>(found: Tensor<D>, expected: Tensor<D>) -> f32 {
 
 #[track_caller]
 fn assert_near<const D: usize>(name: &str, found: Tensor<D>, expected: Tensor<D>) {
+    assert_within(NETWORK, name, found, expected);
+}
+
+#[track_caller]
+fn assert_within<const D: usize>(
+    tolerance: f32,
+    name: &str,
+    found: Tensor<D>,
+    expected: Tensor<D>,
+) {
     let difference = difference(found, expected);
     println!("{name:32} {difference:.1e}");
     assert!(
-        difference <= NETWORK,
+        difference <= tolerance,
         "{name} differs by {difference:e} of its largest number"
     );
 }
@@ -469,6 +482,58 @@ fn files_that_are_cut_short_are_errors() {
     }
 }
 
+/// Every file of a model, each cut at three places; the others are whole.
+#[test]
+fn a_model_with_any_file_cut_short_is_an_error() {
+    let Some(model) = shared("fixtures/image/tiny_sd") else {
+        return;
+    };
+    let opens = |path: &Path| -> Result<(), GenerateError> {
+        let mut model = StableDiffusion::open(path, &device())?;
+        model.text_encoder()?;
+        model.unet()?;
+        model.autoencoder()?;
+        Ok(())
+    };
+    opens(&model).expect("it is whole");
+    let parts = ["scheduler", "text_encoder", "unet", "vae"].map(|part| match part {
+        "scheduler" => (part, golden("pipeline/scheduler")),
+        _ => (part, model.join(part)),
+    });
+    let mut cut = 0;
+    for (part, from) in &parts {
+        let names = std::fs::read_dir(from).expect("a folder of a model");
+        for name in names.map(|entry| entry.expect("an entry").file_name()) {
+            let folder = tempfile::tempdir().expect("a folder");
+            for (part, from) in &parts {
+                copy(from, &folder.path().join(part));
+            }
+            let path = folder.path().join(part).join(&name);
+            let whole = std::fs::read(&path).expect("it is there");
+            for share in [0, 1, 2] {
+                std::fs::write(&path, &whole[..whole.len() * share / 3]).expect("can be written");
+                let error = opens(folder.path());
+                let error = error.expect_err(&format!("{part}/{}", name.display()));
+                assert!(!error.to_string().contains('\n'), "one sentence: {error}");
+                cut += 1;
+            }
+        }
+    }
+    assert_eq!(cut, 3 * 7, "three networks of two files, and a scheduler");
+
+    let single = shared("fixtures/image/tiny_sd_ldm.safetensors").expect("it lies beside");
+    let whole = std::fs::read(single).expect("it is there");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("cut.safetensors");
+    for share in [0, 1, 2] {
+        std::fs::write(&path, &whole[..whole.len() * share / 3]).expect("can be written");
+        Files::open(&path)
+            .map(|files| files.with_configs(&model))
+            .and_then(|files| files.unet(&device()))
+            .expect_err("it is cut short");
+    }
+}
+
 #[test]
 fn a_wrong_bit_is_an_error_or_another_number() {
     let whole = std::fs::read(golden("views.pt")).expect("it is there");
@@ -597,7 +662,13 @@ fn the_autoencoder_of_stable_diffusion_1_matches() {
             expected.get("vae_logvar"),
         );
         let z = expected.get::<4>("vae_z").mul_scalar(0.18215);
-        assert_near("vae_dec", network.decode(z), expected.get("vae_dec"));
+        let tolerance = if precision.is_some() {
+            PACKED_DECODER
+        } else {
+            NETWORK
+        };
+        let decoded = network.decode(z);
+        assert_within(tolerance, "vae_dec", decoded, expected.get("vae_dec"));
     }
 }
 
@@ -679,7 +750,7 @@ fn peak_memory() -> usize {
 
 /// Of a whole network in f32; float16 would be worth 60.
 const FULL_SIZE_DB: f64 = 80.0;
-/// Weights in bf16 are wrong by up to 2⁻⁹.
+/// Weights in bf16 are wrong by up to 2⁻⁸.
 const FULL_SIZE_BF16_DB: f64 = 40.0;
 
 #[test]

@@ -146,7 +146,12 @@ def machine(packages):
     ]
 
 
-def table(title, contenders, medians, errors, word="time", also=()):
+def memory(contenders):
+    """The most memory that each had; to be asked before anything is read for the floor."""
+    return {contender.name: contender.ask("memory") for contender in contenders}
+
+
+def table(title, contenders, medians, errors, memory, word="time", also=()):
     """A row a contender: its time, the ratio of its time to each of Clearway's, its error and its memory."""
     own = [contender.name for contender in contenders if contender.name.startswith("Clearway")]
     heads = [f"this / {name}" for name in own]
@@ -154,7 +159,7 @@ def table(title, contenders, medians, errors, word="time", also=()):
     for contender in contenders:
         row = medians[contender.name, word]
         ratios = ["" if name == contender.name else ratio(row, medians[name, word]) for name in own]
-        error, memory = errors[contender.name], contender.ask("memory")
-        print(f"| {contender.name} | {figure(row, ' ms')} | {' | '.join(ratios)} | {error:.0e} | {memory} MB |")
+        error, megabytes = errors[contender.name], memory[contender.name]
+        print(f"| {contender.name} | {figure(row, ' ms')} | {' | '.join(ratios)} | {error:.0e} | {megabytes} MB |")
     for name, other, label in also:
         print(f"\n{name}, {label}: {figure(medians[name, other], ' ms')}.")

@@ -32,7 +32,7 @@ def compare(kind, arguments):
     errors = contenders.same_work(everyone, peers[0].name, arguments.cache, TOLERANCES)
     medians = contenders.alternate([(contender, "time") for contender in everyone], arguments.rounds)
     title = f"{TITLES[kind]}, {arguments.size} x {arguments.size}, {arguments.threads} threads"
-    contenders.table(title, everyone, medians, errors)
+    contenders.table(title, everyone, medians, errors, contenders.memory(everyone))
     for contender in everyone:
         contender.close()
 

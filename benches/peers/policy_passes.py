@@ -27,6 +27,7 @@ def compare(title, path, cache, threads, arguments):
     ]
     everyone = peers + own
     errors = contenders.same_work(everyone, peers[0].name, cache, TOLERANCES)
+    memory = contenders.memory(everyone)
     jobs = [(contender, "time") for contender in everyone]
     for contender in own:
         jobs += [(contender, "cached"), (contender, "weights")]
@@ -34,7 +35,7 @@ def compare(title, path, cache, threads, arguments):
     also = [(contender.name, "cached", "a pass within a plan") for contender in own]
     also += [(contender.name, "weights", "reading as many bytes as the weights have") for contender in own]
     plural = "" if threads == 1 else "s"
-    contenders.table(f"{title}, {threads} thread{plural}, batch 1", everyone, medians, errors, also=also)
+    contenders.table(f"{title}, {threads} thread{plural}, batch 1", everyone, medians, errors, memory, also=also)
     for contender in everyone:
         contender.close()
 

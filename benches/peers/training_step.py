@@ -1,9 +1,10 @@
 """One training step of the shipped policy's network in torch: forward, backward and AdamW, at batch 128.
 
-Prints Markdown. `--beside "cargo bench --bench training"` runs Clearway's step after every round, and adds the ratio.
+Prints Markdown. `--beside "cargo bench --bench training --"` runs Clearway's step after every round, and adds the ratio.
 """
 
 import argparse
+import os
 import shlex
 import statistics
 import subprocess
@@ -54,7 +55,9 @@ def main():
         theirs.append(statistics.median(times))
         if arguments.beside:
             time.sleep(contenders.PAUSE)
-            printed = subprocess.run(shlex.split(arguments.beside), capture_output=True, text=True, check=True).stdout
+            command = [*shlex.split(arguments.beside), str(arguments.steps), str(arguments.batch)]
+            environment = os.environ | {"RAYON_NUM_THREADS": str(arguments.threads)}
+            printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
             rows = (line.split() for line in printed.splitlines())
             ours.append(next(float(row[1]) for row in rows if row and row[0] == "step"))
     assert float(loss.detach()) < first, "the step does not train"

@@ -7,12 +7,13 @@ mod policy;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use clearway_layers::{Precision, Work};
+use clearway_layers::Work;
 use serde::Serialize;
 
 use crate::Verdict;
 use crate::error::Error;
 use crate::output::say;
+use crate::precision::Precision;
 use machine::Machine;
 
 #[derive(Debug, clap::Subcommand)]
@@ -27,43 +28,6 @@ pub(crate) fn run(command: &Command) -> Result<Verdict, Error> {
     match command {
         Command::Policy(arguments) => policy::run(arguments),
         Command::Image(arguments) => image::run(arguments),
-    }
-}
-
-/// What the weights are kept in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Storage {
-    /// Packed, in 32 bits
-    F32,
-    /// Packed, in 16 bits
-    Bf16,
-    /// As they are loaded, computed by burn
-    Plain,
-}
-
-impl Storage {
-    fn precision(self) -> Option<Precision> {
-        match self {
-            Self::F32 => Some(Precision::F32),
-            Self::Bf16 => Some(Precision::Bf16),
-            Self::Plain => None,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::F32 => "f32",
-            Self::Bf16 => "bf16",
-            Self::Plain => "plain",
-        }
-    }
-
-    /// The bytes of a weight.
-    fn bytes(self) -> u64 {
-        match self {
-            Self::Bf16 => 2,
-            Self::F32 | Self::Plain => 4,
-        }
     }
 }
 
@@ -125,7 +89,7 @@ impl Figures {
     fn new(
         parameters: usize,
         work: Work,
-        storage: Storage,
+        storage: Precision,
         pass_ms: &[f64],
         weights_ms: &[f64],
         machine: &Machine,

@@ -44,7 +44,16 @@ impl Evaluation {
     fn read(path: &Path) -> Result<BTreeMap<u64, Row>, Error> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::read(path, &error))?;
         let read: Self = serde_json::from_str(&text).map_err(|error| Error::read(path, &error))?;
-        Ok(read.rows.into_iter().map(|row| (row.seed, row)).collect())
+        let count = read.rows.len();
+        let rows: BTreeMap<u64, Row> = read.rows.into_iter().map(|row| (row.seed, row)).collect();
+        if rows.is_empty() || rows.len() < count {
+            let reason = format!(
+                "must hold episodes, each of another seed; found {count} of {} seeds",
+                rows.len()
+            );
+            return Err(Error::read(path, &reason));
+        }
+        Ok(rows)
     }
 }
 
@@ -106,7 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     }
     let first = Evaluation::read(&arguments.first)?;
     let second = Evaluation::read(&arguments.second)?;
-    if first.is_empty() || !first.keys().eq(second.keys()) {
+    if !first.keys().eq(second.keys()) {
         let reason = format!(
             "must hold the episodes of the other file, {} of the same seeds",
             first.len()

@@ -10,19 +10,39 @@ use crate::error::{Error, load_policy};
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How the network's weights are stored; plain ones are computed with by burn's own operations
+    /// What the weights are kept in
     #[arg(long, value_enum, value_name = "NAME", default_value_t = Precision::F32)]
     precision: Precision,
 }
 
+/// What the weights of a network are kept in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Precision {
+    /// As they are loaded, computed by burn
     Plain,
+    /// Packed, in 32 bits
     F32,
+    /// Packed, in 16 bits
     Bf16,
 }
 
 impl Precision {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// The bytes of a weight.
+    pub(crate) fn bytes(self) -> u64 {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 | Self::Plain => 4,
+        }
+    }
+
     /// What the weights are packed in.
     pub(crate) fn packed(self) -> Option<clearway_planner::Precision> {
         match self {

@@ -13,10 +13,9 @@ const MISH_IS_IDENTITY: f32 = 20.0;
 /// "Mish: A Self Regularized Non-Monotonic Activation Function", Misra, 2019, arXiv:1908.08681.
 pub fn mish<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "train")]
-    let x = match crate::autodiff::activate(x, crate::Activation::Mish) {
-        Ok(y) => return y,
-        Err(x) => x,
-    };
+    if crate::autodiff::activates(&x, crate::Activation::Mish) {
+        return crate::autodiff::activate(x, crate::Activation::Mish);
+    }
     let e = x.clone().clamp_max(MISH_IS_IDENTITY).exp();
     let n = e.clone().add_scalar(2.0) * e;
     let gate = n.clone() / n.add_scalar(2.0);
@@ -29,10 +28,9 @@ pub fn mish<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 /// Uchibe and Doya, 2018, arXiv:1702.03118.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "train")]
-    let x = match crate::autodiff::activate(x, crate::Activation::Silu) {
-        Ok(y) => return y,
-        Err(x) => x,
-    };
+    if crate::autodiff::activates(&x, crate::Activation::Silu) {
+        return crate::autodiff::activate(x, crate::Activation::Silu);
+    }
     burn::tensor::activation::silu(x)
 }
 

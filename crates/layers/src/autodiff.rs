@@ -143,17 +143,15 @@ pub(crate) fn normalize(
     ))
 }
 
-/// An activation, element by element; nothing where there is no kernel for its slope.
-pub(crate) fn activate<const D: usize>(
-    x: Tensor<D>,
-    activation: Activation,
-) -> Result<Tensor<D>, Tensor<D>> {
-    if suits(&x) && has_slope(activation) {
-        let y = <Dispatch as Training>::activate(x.into_dispatch(), activation);
-        Ok(Tensor::from_dispatch(y))
-    } else {
-        Err(x)
-    }
+/// Whether [`activate`] computes it.
+pub(crate) fn activates<const D: usize>(x: &Tensor<D>, activation: Activation) -> bool {
+    suits(x) && has_slope(activation)
+}
+
+/// An activation, element by element.
+pub(crate) fn activate<const D: usize>(x: Tensor<D>, activation: Activation) -> Tensor<D> {
+    let y = <Dispatch as Training>::activate(x.into_dispatch(), activation);
+    Tensor::from_dispatch(y)
 }
 
 /// burn's macro wants every tensor that an operation may have. One that is absent is a copy of the weight, and not looked
@@ -214,7 +212,7 @@ impl<C: CheckpointStrategy> Training for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let bias = geometry.biased.then_some(bias);
         let state = Convolved::new(x.primitive(), weight.primitive(), geometry);
-        let y = state.forward(bias.as_ref().map(|bias| bias.primitive()));
+        let y = state.forward(bias.as_ref().map(<FloatTensor<Self>>::primitive));
         match bias {
             Some(bias) => track::<C, _, 3>([x.node(), weight.node(), bias.node()], state, y),
             None => track::<C, _, 2>([x.node(), weight.node()], state, y),
@@ -234,7 +232,7 @@ impl<C: CheckpointStrategy> Training for Autodiff<Flex, C> {
         let (y, state) = {
             let parameters = [&weight, &bias].map(|it| it.primitive().to_contiguous());
             let modulation = modulation.as_ref().map(|it| it.primitive().to_contiguous());
-            let residual = residual.as_ref().map(|it| it.primitive());
+            let residual = residual.as_ref().map(<FloatTensor<Self>>::primitive);
             Followed::forward(x.primitive(), parameters, modulation, residual, follow)
         };
         let (x, weight, bias) = (x.node(), weight.node(), bias.node());

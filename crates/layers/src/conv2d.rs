@@ -151,7 +151,7 @@ impl Conv2d {
         self.forward_keeping(prologue, &mut x, epilogue)
     }
 
-    /// [`forward_between`](Self::forward_between), after which `x` is as it was: for one that is used again, and whose clone
+    /// [`forward_between`](Self::forward_between), after which `x` is as it was, if it does not panic: for one that is used again, and whose clone
     /// would be copied.
     ///
     /// # Shapes
@@ -214,6 +214,15 @@ impl Conv2d {
         let [height_out, width_out] = frame.output();
         let channels = weight.rows();
         let shape_out = [batch, channels, height_out, width_out];
+        let modulation = epilogue.modulation.map(|it| it.values(batch, channels));
+        let residual = epilogue.residual.map(|residual| {
+            assert_eq!(
+                residual.dims(),
+                shape_out,
+                "the residual is like the output"
+            );
+            values(residual)
+        });
         // Taken out and put back, it is not copied.
         let empty = Tensor::empty([1, 1, 1, 1], &device);
         let input = values(std::mem::replace(x, empty));
@@ -229,15 +238,6 @@ impl Conv2d {
             scale,
             shift,
             activation: prologue.activation,
-        });
-        let modulation = epilogue.modulation.map(|it| it.values(batch, channels));
-        let residual = epilogue.residual.map(|residual| {
-            assert_eq!(
-                residual.dims(),
-                shape_out,
-                "the residual is like the output"
-            );
-            values(residual)
         });
         let mut y = vec![0.0; shape_out.iter().product()];
         convolve(

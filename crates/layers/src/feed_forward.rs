@@ -189,7 +189,7 @@ mod tests {
             let plain = GegluFeedForwardConfig { features, hidden }.init(&device);
             let x = Tensor::<3>::random([2, n, features], Distribution::Normal(0.0, 1.0), &device);
             let expected = plain.forward(x.clone());
-            // Of outputs of about a tenth: weights are rounded to 2⁻⁹, at random.
+            // Of outputs of about a tenth: weights are rounded to 2⁻⁸, at random.
             for (precision, tolerance) in [(Precision::F32, 1e-6), (Precision::Bf16, 1e-2)] {
                 let mut packed = plain.clone();
                 assert_eq!(packed.pack(precision).parameters, plain.num_params());

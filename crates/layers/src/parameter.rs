@@ -408,5 +408,7 @@ mod tests {
     fn the_cpu_packs() {
         let device = Device::flex();
         assert!(can_pack(&device), "burn calls it {device:?} now");
+        #[cfg(feature = "train")]
+        assert!(!can_pack(&device.autodiff()));
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Attention {
 #[derive(Clone, Debug)]
 pub(crate) enum Keys {
     /// Of plain layers, each `[batch, heads, tokens, features / heads]`.
-    Plain(Tensor<4>, Tensor<4>),
+    Plain(Box<[Tensor<4>; 2]>),
     /// Of packed layers, each `[batch, tokens, features]`.
     Packed(Arc<[Tokens; 2]>),
 }
@@ -111,10 +111,10 @@ impl Attention {
     /// Keys and values of a context `[batch, tokens, context]`.
     pub(crate) fn keys(&self, context: Tensor<3>) -> Keys {
         if !self.is_packed() {
-            return Keys::Plain(
+            return Keys::Plain(Box::new([
                 self.split(self.to_k.forward(context.clone())),
                 self.split(self.to_v.forward(context)),
-            );
+            ]));
         }
         let context = Tokens::from(context);
         let keys = [&self.to_k, &self.to_v].map(|layer| {
@@ -180,7 +180,7 @@ impl Attention {
     pub(crate) fn forward(&self, x: Tensor<3>, keys: &Keys) -> Tensor<3> {
         let q = self.split(self.to_q.forward(x));
         let (k, v) = match keys {
-            Keys::Plain(k, v) => (k.clone(), v.clone()),
+            Keys::Plain(keys) => (keys[0].clone(), keys[1].clone()),
             Keys::Packed(keys) => {
                 let tensor = |x: &Tokens| self.split(x.clone().into_tensor(&q.device()));
                 (tensor(&keys[0]), tensor(&keys[1]))

@@ -545,7 +545,7 @@ mod tests {
         let plain = network(Some(9));
         let tokens = [vec![8, 3, 4, 1], vec![8, 2, 9, 9]];
         let expected = plain.encode(&tokens, 0).expect("known tokens");
-        // Of outputs of order one, through two layers; bf16 rounds each weight to 2⁻⁹.
+        // Of outputs of order one, through two layers; bf16 rounds each weight to 2⁻⁸.
         for (precision, tolerance) in [(Precision::F32, 2e-5), (Precision::Bf16, 5e-2)] {
             let mut packed = plain.clone();
             assert_eq!(packed.pack(precision).layers, 2 * 8 + 1);

@@ -148,6 +148,9 @@ pub struct Parameters {
     /// The autoencoder's name, where it is not the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae: Option<String>,
+    /// What the weights were packed in, where they were: f32, or bf16, whose picture is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<String>,
     /// What the U-Net predicts, in diffusers' word.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prediction: Option<String>,
@@ -257,6 +260,9 @@ impl Parameters {
         if let Some(vae) = &self.vae {
             put("VAE", vae);
         }
+        if let Some(precision) = &self.precision {
+            put("Precision", precision);
+        }
         if let Some(strength) = self.strength {
             put("Denoising strength", &strength.to_string());
         }
@@ -347,6 +353,7 @@ impl Parameters {
             rescale: optional(take("CFG Rescale"), "CFG Rescale")?.unwrap_or(0.0),
             strength: optional(take("Denoising strength"), "Denoising strength")?,
             vae: take("VAE"),
+            precision: take("Precision"),
             source: take("Source hash"),
             mask: take("Mask hash"),
             prediction: take("Prediction type"),
@@ -565,6 +572,7 @@ mod tests {
             source: Some("0123456789".into()),
             mask: Some("abcdef0123".into()),
             vae: Some("smooth".into()),
+            precision: Some("bf16".into()),
             prediction: Some("v_prediction".into()),
             model: "tiny, or so".into(),
             model_hash: Some("45dee52b".into()),
@@ -587,7 +595,7 @@ mod tests {
         let expected = "a (red:1.2) “cat”, 日本\nsecond line<lora:ink:0.8>\n\
             Negative prompt: blurry, [bad]\n\
             Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 7.5, CFG Rescale: 0.7, \
-            Seed: 18446744073709551615, Size: 512x768, Model hash: 45dee52b, Model: \"tiny, or so\", VAE: smooth, \
+            Seed: 18446744073709551615, Size: 512x768, Model hash: 45dee52b, Model: \"tiny, or so\", VAE: smooth, Precision: bf16, \
             Denoising strength: 0.75, Clip skip: 2, \
             ControlNet 0: \"Model: \\\"edges: fine, or so\\\", Weight: 0.7, Picture hash: 00ff00ff00\", \
             Source hash: 0123456789, Mask hash: abcdef0123, Prediction type: v_prediction, \
@@ -713,6 +721,7 @@ mod tests {
                 source: Some(texts[9].clone()),
                 mask: Some(texts[10].clone()),
                 vae: Some(texts[11].clone()),
+                precision: None,
                 prediction: None,
                 model: texts[5].clone(),
                 model_hash: Some(texts[6].clone()),

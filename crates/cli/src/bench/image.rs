@@ -12,11 +12,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::machine::{self, Machine};
-use super::{Figures, Storage, measure, reset_peak_memory};
+use super::{Figures, measure, reset_peak_memory};
 use crate::Verdict;
 use crate::error::{Error, check_writable, spinner, write_json};
 use crate::image::generate::size;
 use crate::image::peak_memory;
+use crate::precision::Precision;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -28,7 +29,7 @@ pub(crate) struct Arguments {
     geometry: Option<Geometry>,
     /// What the weights are kept in
     #[arg(long, value_enum, default_value = "f32")]
-    precision: Storage,
+    precision: Precision,
     /// Width and height in pixels, multiples of what the autoencoder divides by
     #[arg(long, value_name = "WxH", default_value = "512x512", value_parser = size)]
     size: [u32; 2],
@@ -192,7 +193,7 @@ impl Networks {
             }
         };
         let parameters = network.parameters();
-        if let Some(precision) = arguments.precision.precision() {
+        if let Some(precision) = arguments.precision.packed() {
             let _: PackReport = network.pack(precision);
         }
         let tokens = vec![vec![0; network.max_tokens()]];
@@ -222,7 +223,7 @@ impl Networks {
             }
         };
         let parameters = network.parameters();
-        if let Some(precision) = arguments.precision.precision() {
+        if let Some(precision) = arguments.precision.packed() {
             let _: PackReport = network.pack(precision);
         }
         let batch = usize::from(arguments.batch);
@@ -280,7 +281,7 @@ impl Networks {
                 .into(),
         })?;
         let parameters = network.parameters();
-        if let Some(precision) = arguments.precision.precision() {
+        if let Some(precision) = arguments.precision.packed() {
             let _: PackReport = network.pack(precision);
         }
         let [height, width] = latents(arguments.size, network.factor())?;

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use clearway_layers::{Level, Memory, Precision, multiply_adds};
 use serde::Serialize;
 
-use super::{Spread, Storage, digits};
+use super::{Spread, digits};
 use crate::output::say;
+use crate::precision;
 
 const GIB: usize = 1 << 30;
 /// How long the arithmetic units are measured in a round.
@@ -31,9 +32,9 @@ pub(super) struct Report {
 }
 
 impl Machine {
-    pub(super) fn new(storage: Storage) -> Self {
+    pub(super) fn new(storage: precision::Precision) -> Self {
         Self {
-            precision: storage.precision().unwrap_or(Precision::F32),
+            precision: storage.packed().unwrap_or(Precision::F32),
             memory: None,
             memory_gb_s: Vec::new(),
             arithmetic_gflop_s: Vec::new(),

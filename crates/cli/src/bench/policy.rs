@@ -13,10 +13,11 @@ use clearway_planner::{
 use serde::Serialize;
 
 use super::machine::{self, Machine};
-use super::{Figures, Spread, Storage, measure};
+use super::{Figures, Spread, measure};
 use crate::Verdict;
 use crate::error::{Error, check_writable, load_policy, spinner, write_json};
 use crate::output::say;
+use crate::precision::Precision;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -33,7 +34,7 @@ pub(crate) struct Arguments {
     down_dims: Option<Vec<usize>>,
     /// What the weights are kept in
     #[arg(long, value_enum, default_value = "f32")]
-    precision: Storage,
+    precision: Precision,
     /// Plans that are made at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
@@ -78,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         (None, dims) => Policy::random(config(dims.as_deref().unwrap_or_default())?, &device),
     };
     let waiting = spinner("measuring");
-    if let Some(precision) = storage.precision() {
+    if let Some(precision) = storage.packed() {
         // What it reports is what the figures are made of anyway.
         let _ = policy.pack(precision);
     }

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Level, Network, Point, Torch};
+use clearway_layers::{Level as CpuLevel, Precision};
 use clearway_stable_diffusion::{Autoencoder, Condition, Method, Request, StableDiffusion, Text};
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
@@ -33,6 +34,9 @@ const NOISE: f64 = 1e-6;
 /// Networks after networks, and guidance that multiplies what differs.
 const PIPELINE: f64 = 2e-4;
 
+/// Each weight in bf16 is wrong by up to 2⁻⁸ of itself, through networks that are some dozens of layers deep.
+const BF16: f64 = 0.1;
+
 /// The seed and the guidance of a recorded pipeline.
 const SEED: u64 = 42;
 const SCALE: f64 = 7.5;
@@ -51,6 +55,8 @@ struct Quantity {
 #[derive(Debug, Serialize)]
 struct Report {
     passed: bool,
+    precision: String,
+    level: Option<String>,
     quantities: Vec<Quantity>,
     not_compared: Vec<String>,
 }
@@ -64,7 +70,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     };
     let bytes = std::fs::read(&path).map_err(|error| Error::read(&path, &error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(&path, &error))?;
+    let [network, pipeline] = match model.precision() {
+        Some(Precision::Bf16) => [BF16; 2],
+        _ => [NETWORK, PIPELINE],
+    };
+    let precision = model.precision().map(|it| it.to_string());
     let mut check = Check {
+        network,
+        pipeline,
         path: &path,
         file,
         quantities: Vec::new(),
@@ -96,6 +109,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         .collect();
     not_compared.sort();
     let report = Report {
+        level: precision
+            .is_some()
+            .then(|| CpuLevel::detected().to_string()),
+        precision: precision.unwrap_or_else(|| "plain".to_owned()),
         passed: quantities.iter().all(|quantity| quantity.passed),
         quantities,
         not_compared,
@@ -137,6 +154,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
 }
 
 struct Check<'a> {
+    /// What a network may be wrong by, and what a pipeline.
+    network: f64,
+    pipeline: f64,
     path: &'a Path,
     file: SafeTensors<'a>,
     quantities: Vec<Quantity>,
@@ -243,10 +263,10 @@ impl Check<'_> {
         let network = model.text_encoder()?;
         let wrong = clearway_stable_diffusion::GenerateError::from;
         let last = network.encode(&tokens, 0).map_err(wrong)?;
-        self.compare("clip_last_hidden", last, NETWORK)?;
+        self.compare("clip_last_hidden", last, self.network)?;
         let embedded = network.embed(&tokens).map_err(wrong)?;
         let before = network.hidden(embedded, 1).map_err(wrong)?;
-        self.compare("clip_hidden_penultimate", before, NETWORK)
+        self.compare("clip_hidden_penultimate", before, self.network)
     }
 
     fn unet(&mut self, model: &mut StableDiffusion) -> Result<(), Error> {
@@ -277,7 +297,7 @@ impl Check<'_> {
                 continue;
             }
             let out = network.forward(x.clone(), &points, &prepared);
-            self.compare(&key, out, NETWORK)?;
+            self.compare(&key, out, self.network)?;
         }
         // What the modules say is recorded at this time.
         let at = [point(500.0)];
@@ -286,9 +306,9 @@ impl Check<'_> {
             seen.push((format!("act.{name}"), x.clone()));
         });
         let time = network.embed(&at, &prepared).repeat_dim(0, x.dims()[0]);
-        self.compare("act.time_embedding", time, NETWORK)?;
+        self.compare("act.time_embedding", time, self.network)?;
         for (key, x) in seen {
-            self.compare(&key, x, NETWORK)?;
+            self.compare(&key, x, self.network)?;
         }
         Ok(())
     }
@@ -302,12 +322,12 @@ impl Check<'_> {
         };
         if self.has("vae_in") {
             let moments = network.encode(self.take("vae_in")?);
-            self.compare("vae_mean", moments.mean, NETWORK)?;
-            self.compare("vae_logvar", moments.log_variance, NETWORK)?;
+            self.compare("vae_mean", moments.mean, self.network)?;
+            self.compare("vae_logvar", moments.log_variance, self.network)?;
         }
         if self.has("vae_z") {
             let decoded = network.decode(self.take("vae_z")?);
-            self.compare("vae_dec", decoded, NETWORK)?;
+            self.compare("vae_dec", decoded, self.network)?;
         }
         Ok(())
     }
@@ -348,10 +368,10 @@ impl Check<'_> {
         let mut generation = model.generation(&request)?;
         for step in generation.steps() {
             let step = step?;
-            self.compare(&latents(step.index), step.latents, PIPELINE)?;
+            self.compare(&latents(step.index), step.latents, self.pipeline)?;
         }
         let picture = generation.decode()?.div_scalar(2.0).add_scalar(0.5);
-        self.compare("e2e_image", picture.clamp(0.0, 1.0), PIPELINE)
+        self.compare("e2e_image", picture.clamp(0.0, 1.0), self.pipeline)
     }
 }
 

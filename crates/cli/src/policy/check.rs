@@ -39,7 +39,7 @@ const CONDITION: f64 = 1e-5;
 const NETWORK: f64 = 5e-5;
 /// The same, through the passes of a plan, on levels that are f64 here and f32 there.
 const SAMPLE: f64 = 1e-4;
-/// What a network of weights in bf16 makes, and a plan of it: each weight is wrong by up to 2⁻⁹ of itself.
+/// What a network of weights in bf16 makes, and a plan of it: each weight is wrong by up to 2⁻⁸ of itself.
 const BF16: f64 = 5e-3;
 
 /// The errors of one quantity over all cases.

@@ -19,8 +19,9 @@ pub(super) const CHUNK: usize = 128;
 pub enum Precision {
     /// 32 bits.
     F32,
-    /// The upper 16 bits of an f32, rounded to the nearest: wrong by up to 2⁻⁹ of itself. Where the CPU multiplies bf16,
-    /// what a layer reads is rounded too. Sums are in f32.
+    /// The upper 16 bits of an f32, rounded to the nearest: wrong by up to 2⁻⁸ of itself. Where the CPU multiplies bf16,
+    /// what layers over time and linear layers read is rounded too; convolutions over pictures and attention compute in f32.
+    /// Sums are in f32.
     Bf16,
 }
 

@@ -96,8 +96,8 @@ pub(crate) struct Prologue<'a> {
 /// Computes `epilogue(W * prologue(x))` into `output`, both `[batch, channels, height, width]`.
 ///
 /// Kernels of three by three that do not stride are computed as Winograd's minimal filters where the picture is not tiny:
-/// a quarter of the products. It changes sums by a few roundings more, and spreads what is not finite over the tile of four
-/// by four outputs that sees it.
+/// a quarter of the products. It changes sums by a few roundings more, and spreads what is not finite over the tiles of four
+/// by four outputs that see it.
 ///
 /// # Panics
 ///
@@ -147,6 +147,7 @@ pub(super) fn convolve_by(
     let (depth, rows) = (panels.depth(), panels.rows());
     let [height, width] = frame.output();
     let [taps_down, taps_across] = frame.taps;
+    assert!(depth > 0, "a convolution needs inputs");
     assert_eq!(
         panels.taps(),
         taps_down * taps_across,
@@ -205,8 +206,7 @@ pub(super) fn convolve_by(
     };
     let mut laid_out = LAID_OUT_INPUTS.take();
     let blocks = (at_a_time * across).div_ceil(BLOCK);
-    grow(&mut laid_out, blocks * job.block);
-    job.laid_out = Shared(laid_out.as_mut_ptr().cast());
+    job.laid_out = Shared(laid_out.floats(blocks * job.block).as_mut_ptr());
     for first in (0..batch * down).step_by(at_a_time) {
         job.lines = first..(first + at_a_time).min(batch * down);
         job.run(level);
@@ -253,15 +253,6 @@ thread_local! {
     static LAID_OUT_INPUTS: Cell<Words> = Cell::new(Words::zeros(0));
     static WEIGHTS: Cell<Words> = Cell::new(Words::zeros(0));
     static SUMS: Cell<Words> = Cell::new(Words::zeros(0));
-}
-
-/// Makes room for so many words.
-fn grow(words: &mut Words, len: usize) {
-    if words.len() < len {
-        // The old ones go first.
-        *words = Words::zeros(0);
-        *words = Words::zeros(len);
-    }
 }
 
 /// A convolution, and which of its lines of quads are computed now.
@@ -576,8 +567,7 @@ unsafe fn compute_together<S: Lanes>(
         Method::Direct => 1,
     };
     let block_sums = products * PRODUCT_SUMS;
-    grow(sums, blocks.len() * block_sums);
-    let sums = sums.as_mut_ptr().cast::<f32>();
+    let sums = sums.floats(blocks.len() * block_sums).as_mut_ptr();
     // SAFETY of both: there is room for the sums and the inputs of all blocks.
     let sums_of = |block: usize, product: usize| unsafe {
         sums.add((block - blocks.start) * block_sums + product * PRODUCT_SUMS)
@@ -591,7 +581,7 @@ unsafe fn compute_together<S: Lanes>(
     };
     match job.method {
         Method::Winograd => {
-            grow(weights, winograd::PRODUCTS * winograd::PRODUCT_WORDS);
+            let weights = weights.floats(winograd::PRODUCTS * winograd::PRODUCT_WORDS);
             for chunk in winograd::chunks(job.panels.depth()) {
                 // SAFETY: the caller grants the instruction set.
                 unsafe {
@@ -607,6 +597,7 @@ unsafe fn compute_together<S: Lanes>(
                         // SAFETY: the caller grants the instruction set; weights, inputs and sums are those of the product.
                         unsafe {
                             let weights = weights.as_ptr().add(product * winograd::PRODUCT_WORDS);
+                            let weights = weights.cast::<u32>();
                             let inputs = inputs_of(block, product).add(chunk.start * QUAD);
                             multiply::<S, { format::F32 }>(
                                 job,

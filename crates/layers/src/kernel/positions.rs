@@ -139,6 +139,7 @@ fn check(
             + (channels - 1) * layout.channel
             + (positions - 1) * layout.position
     };
+    assert!(batch <= 1 || to.sample > 0, "samples lie apart");
     assert!(
         panels.taps() == 1 && panels.depth() > 0 && rows > 0,
         "a linear layer has one tap"

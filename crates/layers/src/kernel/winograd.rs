@@ -13,7 +13,6 @@
 use std::ops::Range;
 
 use super::lanes::{LANES, Lanes};
-use super::memory::Words;
 use super::panels::{CHUNK, Panels, Precision};
 use super::picture::{BLOCK, Finish, Frame, Job, PANELS, PRODUCT_SUMS, QUAD, STAGGER, TOGETHER};
 
@@ -134,12 +133,15 @@ unsafe fn transform<S: Lanes, const HALF: u8>(words: [&[u32]; TAPS * TAPS], to: 
                 _ => S::as_f32(word),
             };
         }
-        let mut columns = [[S::splat(0.0); INPUTS]; TAPS];
-        for (j, column) in columns.iter_mut().enumerate() {
-            *column = taps::<S>([g[j], g[3 + j], g[6 + j]]);
+        let mut rows = [[S::splat(0.0); TAPS]; INPUTS];
+        for j in 0..TAPS {
+            let column = taps::<S>([g[j], g[TAPS + j], g[2 * TAPS + j]]);
+            for (row, value) in rows.iter_mut().zip(column) {
+                row[j] = value;
+            }
         }
-        for i in 0..INPUTS {
-            let row = taps::<S>([columns[0][i], columns[1][i], columns[2][i]]);
+        for (i, row) in rows.into_iter().enumerate() {
+            let row = taps::<S>(row);
             for (j, u) in row.into_iter().enumerate() {
                 S::store(to.add((i * INPUTS + j) * PRODUCT_WORDS), u);
             }
@@ -157,7 +159,7 @@ pub(super) unsafe fn transform_weights<S: Lanes>(
     panels: &Panels,
     range: Range<usize>,
     depth: Range<usize>,
-    to: &mut Words,
+    to: &mut [f32],
 ) {
     let numbers = panels.precision().numbers_a_word();
     let depth_words = panels.depth_words();
@@ -169,7 +171,7 @@ pub(super) unsafe fn transform_weights<S: Lanes>(
             && panels.taps() == TAPS * TAPS,
         "room for the transformed weights"
     );
-    let to = to.as_mut_ptr().cast::<f32>();
+    let to = to.as_mut_ptr();
     for (index, panel) in range.enumerate() {
         let words = &panels.words()[panel * panels.panel_words()..][..panels.panel_words()];
         for word in depth.start / numbers..depth.end.div_ceil(numbers) {

@@ -258,7 +258,9 @@ impl<'a> Generation<'a> {
     /// As [`decode`](Self::decode).
     pub fn finish(mut self) -> Result<Vec<Made>, GenerateError> {
         let mut parameters = std::mem::take(&mut self.parameters);
-        parameters.model_hash = Some(self.model.hash()?[..SHOWN_HASH].to_owned());
+        // A file that cannot be read any more does not cost the picture.
+        let hash = self.model.hash().ok();
+        parameters.model_hash = hash.map(|it| it[..SHOWN_HASH].to_owned());
         let seeds = std::mem::take(&mut self.seeds);
         let source = self.source.take();
         let decoded = self.decode()?;
@@ -775,6 +777,7 @@ fn parameters(
             .collect(),
         source: picture.map(Picture::digest),
         mask: mask.map(Picture::digest),
+        precision: model.precision().map(|it| it.to_string()),
         vae: model.autoencoder_path.as_deref().map(name_of),
         prediction: prediction(model.scheduler().parameterization).map(str::to_owned),
         model: name_of(model.files().path()),

@@ -316,6 +316,7 @@ fn is_usual(root: &Entry<'_>, method: Method) -> bool {
             ("solver_p", &[]),
         ],
         Method::Deis => &[("lower_order_final", &[json!(true)])],
+        Method::DpmSolver2M | Method::SdeDpmSolver2M => &[("solver_order", &[json!(2)])],
         _ => &[],
     };
     root.unsupported(usual).is_ok()

@@ -225,7 +225,7 @@ mod tests {
             network.forward(x.clone(), &mut keys.iter())
         };
         let expected = forward(&plain, &x, &text);
-        // Of outputs of order one, through two layers; bf16 rounds each weight to 2⁻⁹.
+        // Of outputs of order one, through two layers; bf16 rounds each weight to 2⁻⁸.
         for (precision, tolerance) in [(Precision::F32, 2e-5), (Precision::Bf16, 5e-2)] {
             let mut packed = plain.clone();
             assert_eq!(packed.pack(precision).parameters, plain.num_params());

@@ -404,3 +404,57 @@ fn minimal_filters_are_exact_enough() {
         }
     }
 }
+
+/// What is not finite is seen: by every output whose window holds it, and by no tile that none of them is in.
+#[test]
+fn what_is_not_finite_stays_visible() {
+    let case = Case {
+        precision: Precision::F32,
+        rows: 17,
+        depth: 5,
+        frame: Frame {
+            size: [21, 35],
+            taps: [3, 3],
+            stride: [1, 1],
+            padding: [1, 1],
+            doubled: false,
+        },
+        batch: 2,
+        prologue: false,
+        film: false,
+        residual: false,
+        activation: Activation::Silu,
+        seed: 5,
+    };
+    let (row, column) = (8, 12);
+    for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut layer = Layer::new(&case);
+        let [height, width] = case.frame.size;
+        layer.input[(2 * height + row) * width + column] = value;
+        for level in levels() {
+            for method in [Method::Direct, Method::Winograd] {
+                let found = layer.run(method, level, 0..case.batch);
+                for (at, y) in found.iter().enumerate() {
+                    let [r, c] = [at / width % height, at % width];
+                    let sees = r.abs_diff(row) <= 1 && c.abs_diff(column) <= 1;
+                    let first = at < case.rows * height * width;
+                    // Silu of minus infinity is NaN, as its definition says.
+                    if first && sees {
+                        assert!(
+                            !y.is_finite(),
+                            "{level}, {method:?}: {value} hides at {r}, {c}"
+                        );
+                    }
+                    // The tiles of four by four that the pixel's neighbours lie in.
+                    let tile = |n: usize, of: usize| n / 4 >= (of - 1) / 4 && n / 4 <= (of + 1) / 4;
+                    if !(first && tile(r, row) && tile(c, column)) {
+                        assert!(
+                            y.is_finite(),
+                            "{level}, {method:?}: {value} spreads to {r}, {c}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

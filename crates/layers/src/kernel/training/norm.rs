@@ -31,7 +31,7 @@ pub(crate) struct Normalized<'a> {
     pub(crate) shape: Shape,
     /// Groups, scales and offsets.
     pub(crate) normalization: Normalization<'a>,
-    /// What follows; not GELU, which has no slope here.
+    /// What follows: one that has a slope here.
     pub(crate) activation: Activation,
     /// Modulation.
     pub(crate) film: Option<Film<'a>>,
@@ -213,18 +213,13 @@ impl Scratch {
         let [_, _, weight, bias, scale, shift] = &mut self.channels;
         weight[..n].copy_from_slice(of.normalization.affine.weight);
         bias[..n].copy_from_slice(of.normalization.affine.bias);
-        match of.film {
-            Some(film) => {
-                let start = sample * film.sample;
-                shift[..n].copy_from_slice(&film.shift[start..start + n]);
-                match film.scale {
-                    Some(values) => scale[..n].copy_from_slice(&values[start..start + n]),
-                    None => scale.fill(1.0),
-                }
-            }
-            None => {
-                scale.fill(1.0);
-                shift.fill(0.0);
+        scale.fill(1.0);
+        shift.fill(0.0);
+        if let Some(film) = of.film {
+            let start = sample * film.sample;
+            shift[..n].copy_from_slice(&film.shift[start..start + n]);
+            if let Some(values) = film.scale {
+                scale[..n].copy_from_slice(&values[start..start + n]);
             }
         }
     }
@@ -298,7 +293,9 @@ unsafe fn forward<S: Lanes>(
             S::store(sum.as_mut_ptr().add(v), total);
         }
         gather(&sum[..n], means);
-        means.iter_mut().for_each(|mean| *mean *= share);
+        for mean in means.iter_mut() {
+            *mean *= share;
+        }
         spread(means, &mut mean[..n]);
         // The variance of what is left when the mean is gone does not cancel.
         for v in (0..width).step_by(LANES) {
@@ -495,8 +492,7 @@ mod tests {
                 for t in 0..times {
                     let z = (x[at(t, b, c)] - mean) / (variance + 1e-5).sqrt();
                     let mut a = activated(activation, z * weight[c] + bias[c]);
-                    if rows > 0 {
-                        let width = film.len() / rows;
+                    if let Some(width) = film.len().checked_div(rows) {
                         let film = &film[b.min(rows - 1) * width..][..width];
                         let scale = if width > channels { film[c] } else { 1.0 };
                         a = a * scale + film[width - channels + c];

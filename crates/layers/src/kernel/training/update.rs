@@ -62,11 +62,11 @@ pub(crate) fn adamw(
     step: &Step,
     parameters: &mut [f32],
     gradients: &[f32],
-    moments: Moments<'_>,
+    Moments { first, second }: Moments<'_>,
 ) {
     let n = parameters.len();
     assert!(
-        [gradients.len(), moments.first.len(), moments.second.len()] == [n; 3],
+        [gradients.len(), first.len(), second.len()] == [n; 3],
         "a gradient and two averages for each of {n} parameters"
     );
     // In f64 until the end: 1 - β₂ of 0.999 loses three digits in f32.
@@ -83,8 +83,8 @@ pub(crate) fn adamw(
     parameters
         .par_chunks_mut(GRAIN)
         .zip(gradients.par_chunks(GRAIN))
-        .zip(moments.first.par_chunks_mut(GRAIN))
-        .zip(moments.second.par_chunks_mut(GRAIN))
+        .zip(first.par_chunks_mut(GRAIN))
+        .zip(second.par_chunks_mut(GRAIN))
         .for_each(|(((p, g), m), v)| {
             run_on!(
                 level,
