@@ -80,24 +80,57 @@ fn a_run_with_a_stop_is_the_run_without() {
 
 #[test]
 fn the_loss_falls() {
-    let mut trainer = begin(recipe());
-    let [windows, held_out] = trainer.windows();
-    assert!(windows > 0 && held_out > 0, "{windows} {held_out}");
     let mean = |trainer: &mut Trainer, steps: usize| {
         let losses = (0..steps).map(|_| trainer.step().expect("finite").loss);
         losses.sum::<f64>() / steps as f64
     };
-    let first = mean(&mut trainer, 20);
-    mean(&mut trainer, 300);
-    let last = mean(&mut trainer, 80);
-    // Who predicts no noise at all has a loss of one. The demonstrations are noise, and there are few: they can be learned.
-    assert!(first > 0.6, "{first}");
-    assert!(last < 0.5 * first, "{first} {last}");
+    for (prediction, weighting) in [
+        ("epsilon", WeightingRecipe::Uniform),
+        ("sample", WeightingRecipe::MinSnr(5.0)),
+        ("v_prediction", WeightingRecipe::MinSnr(5.0)),
+        ("v_prediction", WeightingRecipe::Edm(0.5)),
+        ("flow_prediction", WeightingRecipe::Uniform),
+    ] {
+        let mut recipe = recipe();
+        recipe.policy.prediction_type = prediction.into();
+        recipe.loss.weighting = weighting;
+        let mut trainer = begin(recipe);
+        let [windows, held_out] = trainer.windows();
+        assert!(windows > 0 && held_out > 0, "{windows} {held_out}");
+        let first = mean(&mut trainer, 20);
+        mean(&mut trainer, 300);
+        let last = mean(&mut trainer, 80);
+        // The demonstrations are noise, but there are few: they can be learned.
+        assert!(last < 0.5 * first, "{prediction}: {first} {last}");
+    }
+}
+
+#[test]
+fn who_asks_for_a_validation_has_one() {
+    let mut recipe = recipe();
+    for (share, held_out) in [(0.0, 0), (1e-9, 1), (0.25, 1), (0.6, 2)] {
+        recipe.data.held_out = share;
+        recipe.data.drop_n_last_frames = Some(0);
+        let mut trainer = begin(recipe.clone());
+        let of_all: usize = trainer.windows().iter().sum();
+        assert_eq!(of_all, trainer.dataset().len());
+        let is_validated = trainer.validate(100).is_some();
+        assert_eq!(is_validated, held_out > 0, "{share}");
+        trainer.step().expect("finite");
+    }
 }
 
 #[test]
 fn what_is_written_is_a_policy() {
-    let mut trainer = begin(recipe());
+    for prediction in ["epsilon", "sample", "v_prediction", "flow_prediction"] {
+        let mut recipe = recipe();
+        recipe.policy.prediction_type = prediction.into();
+        is_a_policy(recipe);
+    }
+}
+
+fn is_a_policy(recipe: Recipe) {
+    let mut trainer = begin(recipe);
     for _ in 0..30 {
         trainer.step().expect("finite");
     }
@@ -148,6 +181,11 @@ fn another_run_does_not_go_on() {
     wider.policy.down_dims = vec![16, 16];
     let error = resume(wider).expect_err("another network").to_string();
     assert!(error.contains("`policy.down_dims`"), "{error}");
+    // The same frames, but of statistics computed where LeRobot's are kept.
+    let other = repository("tests/golden/lerobot/dataset_v21");
+    let error = Trainer::resume(recipe(), &other, &path, &Device::flex());
+    let error = error.expect_err("another dataset").to_string();
+    assert!(error.contains("its dataset is another"), "{error}");
     let bytes = std::fs::read(&path).expect("readable");
     std::fs::write(&path, &bytes[..bytes.len() - 1]).expect("written");
     let error = resume(recipe()).expect_err("cut short").to_string();
@@ -188,6 +226,10 @@ fn recipes_that_cannot_be_are_errors() {
     fails(
         &|it| it.policy.inputs.push("observation.images.top".into()),
         "`policy.inputs`",
+    );
+    fails(
+        &|it| it.policy.inputs.push("observation.state".into()),
+        "each once",
     );
     // A rate that leaves the numbers is found out.
     let mut wild = recipe();

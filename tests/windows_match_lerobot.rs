@@ -120,6 +120,10 @@ fn human_demonstrations_are_read() {
 
 /// A copy of the dataset of version 3.0, to be broken.
 fn copy() -> TempDir {
+    copy_of("dataset_v30")
+}
+
+fn copy_of(name: &str) -> TempDir {
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).expect("a folder");
         for entry in std::fs::read_dir(from).expect("a folder") {
@@ -133,7 +137,7 @@ fn copy() -> TempDir {
         }
     }
     let folder = tempfile::tempdir().expect("a folder");
-    copy(&golden("dataset_v30"), folder.path());
+    copy(&golden(name), folder.path());
     folder
 }
 
@@ -181,7 +185,6 @@ fn a_broken_row_is_named() {
 #[test]
 fn a_broken_file_is_named() {
     let table = std::fs::read(golden("dataset_v30").join(TABLE)).expect("readable");
-    // Every cut, and bytes that are not those of a table.
     for end in (0..table.len()).step_by(97) {
         let folder = copy();
         std::fs::write(folder.path().join(TABLE), &table[..end]).expect("written");
@@ -220,9 +223,51 @@ fn a_broken_file_is_named() {
         std::fs::write(&path, text.replacen(from, to, 1)).expect("written");
         fails(folder.path(), said);
     }
+    let folder = copy_of("dataset_v21");
+    let lines = "{\"episode_index\": 0, \"length\": 18446744073709551615}\n".to_owned();
+    let path = folder.path().join("meta/episodes.jsonl");
+    std::fs::write(&path, lines.clone() + &lines).expect("written");
+    fails(
+        folder.path(),
+        &["meta/episodes.jsonl, line 1", "18446744073709551615"],
+    );
     let error = Dataset::open(&golden("dataset_v30"), &["observation.images.top"]);
     let error = error.expect_err("no such feature").to_string();
     assert!(error.contains("`observation.images.top`") && error.contains("`action`"));
+}
+
+/// A bit that is wrong somewhere is an error that names the file, or not seen; never a panic.
+#[test]
+fn a_broken_bit_is_no_panic() {
+    let folder = copy();
+    let mut errors = 0;
+    for file in [TABLE, "meta/episodes/chunk-000/file-000.parquet"] {
+        let path = folder.path().join(file);
+        let good = std::fs::read(&path).expect("readable");
+        // The footer of a Parquet file lies at its end, and is what says how to read the rest.
+        let footer = good.len().saturating_sub(6000);
+        for at in (0..footer)
+            .step_by(41)
+            .chain((footer..good.len()).step_by(3))
+        {
+            for bit in [0, 6] {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                std::fs::write(&path, bad).expect("written");
+                if let Err(error) = Dataset::open(folder.path(), &names()) {
+                    let error = error.to_string();
+                    assert!(
+                        error.contains("parquet") || error.contains("meta/"),
+                        "{error}"
+                    );
+                    errors += 1;
+                }
+            }
+        }
+        std::fs::write(&path, good).expect("written");
+    }
+    assert!(errors > 100, "{errors}");
+    Dataset::open(folder.path(), &names()).expect("whole again");
 }
 
 #[test]

@@ -63,7 +63,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     if arguments.resume && !checkpoint.is_file() {
         return Err(Error::NoCheckpoint(checkpoint));
     }
-    if !arguments.resume && checkpoint.exists() {
+    // What a run writes takes the place of what is there.
+    let is_taken = checkpoint.exists() || output.join(POLICY).exists();
+    if !arguments.resume && is_taken {
         return Err(Error::RunExists(output.clone()));
     }
     let (recipe, folder, device) = (config.recipe(), &config.data.folder, Device::flex());
@@ -173,9 +175,10 @@ fn go(
     Ok((end, start.elapsed()))
 }
 
+/// A policy without a checkpoint beside it is not of a run.
 fn save(trainer: &Trainer, output: &Path, checkpoint: &Path) -> Result<(), TrainError> {
-    trainer.save_policy(&output.join(POLICY))?;
-    trainer.save(checkpoint)
+    trainer.save(checkpoint)?;
+    trainer.save_policy(&output.join(POLICY))
 }
 
 /// Loss, steps a second and time left, on a terminal; nothing where the output is piped.

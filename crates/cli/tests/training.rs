@@ -91,6 +91,30 @@ fn a_run_writes_a_policy_a_checkpoint_and_a_curve_and_goes_on() {
 }
 
 #[test]
+fn losses_are_chosen_in_the_file() {
+    let folder = scratch("losses_are_chosen");
+    let path = config(&folder, 4);
+    let good = std::fs::read_to_string(&path).unwrap();
+    let mut losses = Vec::new();
+    for loss in [
+        "weighting = \"uniform\"",
+        "weighting = { min_snr = 5.0 }",
+        "weighting = { edm = 0.5 }",
+        "do_mask_loss_for_padding = true",
+    ] {
+        let with = good.replace("[policy]", "[policy]\nprediction_type = \"v_prediction\"");
+        std::fs::write(&path, format!("{with}[loss]\n{loss}\n")).unwrap();
+        let run = folder.join(format!("run{}", losses.len()));
+        let output = clearway(&["train", &path, "--output", run.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let curve = std::fs::read_to_string(run.join("curve.csv")).unwrap();
+        let row = curve.lines().nth(1).unwrap().to_owned();
+        assert!(!losses.contains(&row), "{loss}: {row}");
+        losses.push(row);
+    }
+}
+
+#[test]
 fn time_ends_a_run() {
     let folder = scratch("time_ends_a_run");
     let path = config(&folder, 1_000_000_000);
@@ -157,6 +181,21 @@ fn a_wrong_file_is_one_sentence_with_the_key() {
         ),
         ("save_every = 4", "save_every = 0", &["`run.save_every`"]),
         ("[run]\noutput", "[run]\nfolder", &["`folder`"]),
+        (
+            "[optimizer]",
+            "[loss]\nweighting = \"min_snr\"\n[optimizer]",
+            &["`loss.weighting`"],
+        ),
+        (
+            "[optimizer]",
+            "[loss]\nweighting = { edm = -1.0 }\n[optimizer]",
+            &["`loss.weighting`", "positive"],
+        ),
+        (
+            "[policy]",
+            "[policy]\nprediction_type = \"velocity\"",
+            &["`prediction_type`", "v_prediction"],
+        ),
     ] {
         assert!(good.contains(from), "{from}");
         std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
@@ -164,6 +203,14 @@ fn a_wrong_file_is_one_sentence_with_the_key() {
     }
     std::fs::write(&path, &good).unwrap();
     assert_fails(&["train", &path, "--resume"], &["no checkpoint"]);
+    // A folder of that name is somebody's.
+    let somebodys = folder.join("somebodys");
+    std::fs::create_dir_all(somebodys.join("policy")).unwrap();
+    let somebodys = somebodys.to_str().unwrap();
+    assert_fails(
+        &["train", &path, "--output", somebodys],
+        &["another folder"],
+    );
     assert_fails(&["train", &path, "--data", "nowhere"], &["meta/info.json"]);
     assert_fails(&["train", "nothing.toml"], &["nothing.toml"]);
 }

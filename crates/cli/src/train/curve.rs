@@ -25,8 +25,10 @@ impl Curve {
         let mut out = BufWriter::new(File::create(path)?);
         writeln!(out, "{HEADER}")?;
         for row in before.lines().skip(1) {
+            // A row that was cut short is not one.
+            let is_whole = row.split(',').count() == HEADER.split(',').count();
             let step = row.split(',').next().and_then(|step| step.parse().ok());
-            if step.is_some_and(|step: u64| step <= made) {
+            if is_whole && step.is_some_and(|step: u64| step <= made) {
                 writeln!(out, "{row}")?;
             }
         }

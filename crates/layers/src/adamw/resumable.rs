@@ -9,7 +9,8 @@ use crate::{Weights, WeightsError, WeightsWriter};
 
 /// [`AdamW`] with its two averages, which are saved beside a network's weights and under their keys.
 ///
-/// A run that is saved, loaded and goes on makes the steps that it would have made, to the bit.
+/// A run that is saved, loaded and goes on makes the steps that it would have made, to the bit. It counts its steps once for
+/// all parameters, so each must have a gradient in every step.
 #[derive(Debug)]
 pub struct ResumableAdamW {
     adamw: AdamW,
@@ -37,7 +38,7 @@ impl ResumableAdamW {
 
     /// Moves a network on autodiff by a step.
     ///
-    /// A parameter without a gradient stays where it is.
+    /// A parameter without a gradient stays where it is, and is missing when the averages are loaded.
     pub fn step<M: Module>(&mut self, rate: f64, network: M, gradients: GradientsParams) -> M {
         let network = network.map(&mut Update {
             optimizer: self,

@@ -55,7 +55,7 @@ impl WeightsWriter {
         });
     }
 
-    /// A text beside the tensors.
+    /// A text beside the tensors. Several are written in any order.
     pub fn metadata(&mut self, key: &str, text: impl Into<String>) {
         self.metadata.insert(key.into(), text.into());
     }
@@ -82,7 +82,7 @@ impl WeightsWriter {
         let written = safetensors::serialize_to_file(views, metadata, &beside)
             .map_err(io::Error::other)
             // Renamed before its bytes are on the disk, it could be empty after a power cut.
-            .and_then(|()| File::open(&beside)?.sync_all())
+            .and_then(|()| File::options().write(true).open(&beside)?.sync_all())
             .and_then(|()| std::fs::rename(&beside, path));
         if written.is_err() {
             // It may not even be there; the error that matters is the first.

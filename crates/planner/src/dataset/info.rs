@@ -12,8 +12,8 @@ const INFO: &str = "meta/info.json";
 const EPISODES: &str = "meta/episodes";
 const EPISODE_LINES: &str = "meta/episodes.jsonl";
 
-/// The most episodes and frames that are believed: some years of demonstrations.
-const MAX_FRAMES: usize = 1 << 32;
+/// The most episodes and frames that are believed: two years of demonstrations.
+const MAX_FRAMES: usize = 1 << 31;
 /// The most values in a feature.
 const MAX_VALUES: usize = 1 << 16;
 
@@ -193,6 +193,9 @@ impl Info {
             let episode: EpisodeLine =
                 serde_json::from_str(text).map_err(|error| wrong(error.to_string()))?;
             let index = episodes.len();
+            if let Some(reason) = self.too_long(episode.length) {
+                return Err(wrong(format!("the length {reason}")));
+            }
             if episode.episode_index != index {
                 let found = episode.episode_index;
                 return Err(wrong(format!(
@@ -222,13 +225,18 @@ impl Info {
             let (indices, lengths, chunks, files) = (indices?, lengths?, chunks?, files?);
             for row in 0..table.rows() {
                 let index = episodes.len();
+                let wrong = |column: &str, reason| DatasetError::Row {
+                    file: file.clone(),
+                    row,
+                    column: column.into(),
+                    reason,
+                };
                 if indices[row] != index {
-                    return Err(DatasetError::Row {
-                        file,
-                        row,
-                        column: "episode_index".into(),
-                        reason: format!("is {} where {index} is expected", indices[row]),
-                    });
+                    let reason = format!("is {} where {index} is expected", indices[row]);
+                    return Err(wrong("episode_index", reason));
+                }
+                if let Some(reason) = self.too_long(lengths[row]) {
+                    return Err(wrong("length", reason));
                 }
                 episodes.push(Episode {
                     length: lengths[row],
@@ -237,6 +245,12 @@ impl Info {
             }
         }
         Ok(episodes)
+    }
+
+    /// Why an episode cannot be of a length: no sum of lengths that can be is too large to be counted.
+    fn too_long(&self, length: usize) -> Option<String> {
+        let total = self.total_frames;
+        (length > total).then(|| format!("is {length}; {INFO} says {total} frames in all"))
     }
 
     /// The path of a table: of a file of a chunk, or of an episode.

@@ -26,9 +26,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 pub use error::DatasetError;
 pub use info::{FeatureInfo, Info, Version};
-pub use order::Order;
+pub use order::{Batches, Order};
 pub use statistics::Statistics;
 pub use window::Window;
 
@@ -136,6 +138,27 @@ impl Dataset {
     /// The frames of each episode.
     pub fn episodes(&self) -> &[Range<usize>] {
         &self.episodes
+    }
+
+    /// The SHA-256 of what was read, in hexadecimal digits: of the episodes their lengths, of the features that were asked
+    /// for the names, the values and the statistics.
+    pub fn hash(&self) -> String {
+        let mut hash = Sha256::new();
+        for episode in &self.episodes {
+            hash.update((episode.end as u64).to_le_bytes());
+        }
+        for (name, column) in &self.features {
+            hash.update(name);
+            let statistics = column.statistics.rows();
+            let rows = [("", column.values.as_slice())].into_iter();
+            for (name, row) in rows.chain(statistics) {
+                hash.update(name);
+                for value in row {
+                    hash.update(value.to_le_bytes());
+                }
+            }
+        }
+        format!("{:x}", hash.finalize())
     }
 
     /// The values of a feature at a frame; none if the feature was not asked for.

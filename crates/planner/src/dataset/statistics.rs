@@ -82,6 +82,12 @@ impl Statistics {
         Self(statistics.map(|(name, row)| (name.into(), row)).into())
     }
 
+    /// All of them, sorted by name.
+    pub fn rows(&self) -> impl Iterator<Item = (&str, &[f64])> {
+        let rows = self.0.iter();
+        rows.map(|(name, row)| (name.as_str(), row.as_slice()))
+    }
+
     /// A statistic, by LeRobot's name; none if it is not kept.
     pub fn get(&self, name: &str) -> Option<&[f64]> {
         self.0.get(name).map(Vec::as_slice)

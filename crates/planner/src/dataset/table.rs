@@ -1,6 +1,7 @@
 //! Columns of a Parquet file.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use parquet::basic::Type;
@@ -29,13 +30,22 @@ impl Table {
         if !std::fs::metadata(&path).map_err(io)?.is_file() {
             return Err(io(std::io::Error::other("is not a regular file")));
         }
-        let reader = SerializedFileReader::new(File::open(path).map_err(io)?)
-            .map_err(|error| unreadable(file, &error))?;
-        let rows = reader.metadata().file_metadata().num_rows();
+        let opened = File::open(path).map_err(io)?;
+        let reader = caught(file, || SerializedFileReader::new(opened))?;
+        let metadata = reader.metadata();
+        // Rows are read by groups: where the file counts otherwise, columns would be of another length than is said.
+        let groups = metadata.row_groups().iter();
+        let grouped = groups.fold(0_i64, |sum, group| sum.saturating_add(group.num_rows()));
+        let rows = metadata.file_metadata().num_rows();
+        let count = usize::try_from(rows).ok().filter(|_| rows == grouped);
+        let rows = count.ok_or_else(|| DatasetError::Parquet {
+            file: file.into(),
+            reason: format!("it says {rows} rows, its groups {grouped}"),
+        })?;
         Ok(Self {
             file: file.into(),
             reader,
-            rows: usize::try_from(rows).unwrap_or(0),
+            rows,
         })
     }
 
@@ -133,33 +143,32 @@ impl Table {
         index: usize,
         len: usize,
     ) -> Result<Vec<T::T>, DatasetError> {
-        let broken = |error: ParquetError| unreadable(&self.file, &error);
         let mut values = Vec::new();
         let mut row = 0;
         for group in 0..self.reader.num_row_groups() {
-            let group = self.reader.get_row_group(group).map_err(broken)?;
+            let group = caught(&self.file, || self.reader.get_row_group(group))?;
             let leaf = group.metadata().column(index).column_descr_ptr();
             let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
-            let mut reader =
-                get_typed_column_reader::<T>(group.get_column_reader(index).map_err(broken)?);
             let (mut definitions, mut repetitions) = (Vec::new(), Vec::new());
             let (mut read, mut levels) = (0, 0);
-            while read < rows {
-                let (definitions, repetitions) = (&mut definitions, &mut repetitions);
-                let (records, _, more) = reader
-                    .read_records(
+            caught(&self.file, || {
+                let mut reader = get_typed_column_reader::<T>(group.get_column_reader(index)?);
+                while read < rows {
+                    let (definitions, repetitions) = (&mut definitions, &mut repetitions);
+                    let (records, _, more) = reader.read_records(
                         rows - read,
                         Some(definitions),
                         Some(repetitions),
                         &mut values,
-                    )
-                    .map_err(broken)?;
-                if records == 0 {
-                    break;
+                    )?;
+                    if records == 0 {
+                        break;
+                    }
+                    read += records;
+                    levels += more;
                 }
-                read += records;
-                levels += more;
-            }
+                Ok(())
+            })?;
             if read != rows {
                 return Err(DatasetError::Parquet {
                     file: self.file.clone(),
@@ -209,9 +218,19 @@ impl Table {
     }
 }
 
-fn unreadable(file: &str, error: &ParquetError) -> DatasetError {
-    DatasetError::Parquet {
+/// What the Parquet reader says; it panics at some files that are broken, and that is an error as well.
+fn caught<T>(
+    file: &str,
+    read: impl FnOnce() -> Result<T, ParquetError>,
+) -> Result<T, DatasetError> {
+    // Nothing that it leaves half-made is looked at again.
+    let reason = match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(Ok(read)) => return Ok(read),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "it cannot be decoded".into(),
+    };
+    Err(DatasetError::Parquet {
         file: file.into(),
-        reason: error.to_string(),
-    }
+        reason,
+    })
 }

@@ -139,13 +139,31 @@ pub enum BetaSchedule {
     SquaredCosine,
 }
 
-/// What the network predicts.
+/// What the network predicts, in diffusers' words. LeRobot knows the first two, and refuses the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prediction {
     /// The noise.
     Epsilon,
     /// The clean sample.
     Sample,
+    /// The velocity, see [`Parameterization::Velocity`].
+    Velocity,
+    /// The flow, see [`Parameterization::Flow`]; at the levels of the noise schedule, which are not those of flow matching.
+    Flow,
+}
+
+impl Prediction {
+    const ALL: [Self; 4] = [Self::Epsilon, Self::Sample, Self::Velocity, Self::Flow];
+
+    /// The word for it in a configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::Sample => "sample",
+            Self::Velocity => "v_prediction",
+            Self::Flow => "flow_prediction",
+        }
+    }
 }
 
 impl From<Prediction> for Parameterization {
@@ -153,6 +171,8 @@ impl From<Prediction> for Parameterization {
         match prediction {
             Prediction::Epsilon => Self::Noise,
             Prediction::Sample => Self::Sample,
+            Prediction::Velocity => Self::Velocity,
+            Prediction::Flow => Self::Flow,
         }
     }
 }
@@ -169,10 +189,7 @@ impl fmt::Display for BetaSchedule {
 
 impl fmt::Display for Prediction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Epsilon => "epsilon",
-            Self::Sample => "sample",
-        })
+        f.write_str(self.word())
     }
 }
 
@@ -428,10 +445,9 @@ impl DiffusionConfig {
                 |b| beta_start <= b && b < 1.0,
                 "a number from beta_start to less than 1",
             )?,
-            prediction: config.get("prediction_type")?.one_of(&[
-                ("epsilon", Prediction::Epsilon),
-                ("sample", Prediction::Sample),
-            ])?,
+            prediction: config
+                .get("prediction_type")?
+                .one_of(&Prediction::ALL.map(|it| (it.word(), it)))?,
             clip_sample_range: config
                 .get("clip_sample")?
                 .boolean()?

@@ -28,9 +28,9 @@ pub enum TrainError {
         /// What it must be.
         expected: &'static str,
     },
-    /// A policy reads something that is not trained here.
+    /// A policy reads something that is not trained here, or something twice.
     #[error(
-        "`policy.inputs` has `{found}`; `observation.state` and `observation.environment_state` are trained"
+        "`policy.inputs` has `{found}`; `observation.state` and `observation.environment_state` are trained, each once"
     )]
     Input {
         /// The feature.

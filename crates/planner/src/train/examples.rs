@@ -19,6 +19,7 @@ pub(super) struct Examples {
     dataset: Dataset,
     observations: Window,
     actions: Window,
+    horizon: usize,
     /// What a frame adds to a condition: `[frames, values]`.
     observed: Rows,
     /// `[frames, values]`.
@@ -78,6 +79,7 @@ impl Examples {
             dataset,
             observations: Window::observations(config.n_obs_steps),
             actions: Window::actions(config.n_obs_steps, config.horizon),
+            horizon: config.horizon,
             observed,
             done,
         };
@@ -86,6 +88,11 @@ impl Examples {
 
     pub(super) fn dataset(&self) -> &Dataset {
         &self.dataset
+    }
+
+    /// How many actions a window has, and how many values an action.
+    pub(super) fn shape(&self) -> [usize; 2] {
+        [self.horizon, self.done.len]
     }
 
     pub(super) fn batch(&self, frames: &[usize], device: &Device) -> Batch {
@@ -100,14 +107,11 @@ impl Examples {
             }
         }
         let batch = frames.len();
-        let horizon = inside.len() / batch;
-        let width = condition.len() / batch;
+        let [horizon, width] = self.shape();
+        let observed = condition.len() / batch;
         Batch {
-            condition: Tensor::from_data(TensorData::new(condition, [batch, width]), device),
-            actions: Tensor::from_data(
-                TensorData::new(actions, [batch, horizon, self.done.len]),
-                device,
-            ),
+            condition: Tensor::from_data(TensorData::new(condition, [batch, observed]), device),
+            actions: Tensor::from_data(TensorData::new(actions, [batch, horizon, width]), device),
             inside: Tensor::from_data(TensorData::new(inside, [batch, horizon, 1]), device),
         }
     }

@@ -13,22 +13,22 @@
 //! Everything that is drawn depends on the recipe's seed and the number of the step alone, so that a run that was
 //! interrupted and resumed is the run that was not, to the bit.
 
+mod checkpoint;
 mod error;
 mod examples;
 mod initialize;
 mod recipe;
+mod task;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
 use burn::optim::GradientsParams;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
+use clearway_diffusion::Point;
 use clearway_diffusion::train::{Ema, Levels, WarmUpCosine, clip};
-use clearway_diffusion::{
-    Discrete, Network, Noise, Parameterization, Parameterized, Point, Seeded,
-};
-use clearway_layers::{AdamW, ResumableAdamW, Weights, WeightsError, WeightsWriter, in_pool};
+use clearway_layers::{AdamW, ResumableAdamW, in_pool};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -40,21 +40,12 @@ pub use recipe::{
     AverageRecipe, DataRecipe, LossRecipe, OptimizerRecipe, PolicyRecipe, Recipe, WeightingRecipe,
 };
 
-use crate::dataset::Dataset;
+use crate::dataset::{Batches, Dataset};
 use crate::lerobot::DiffusionConfig;
 use crate::lerobot::save::Saved;
 use crate::network::ConditionalUnet1d;
 use examples::Examples;
-
-/// What a checkpoint says of its run, beside the tensors.
-const STEP: &str = "step";
-const RECIPE: &str = "recipe";
-const FRAMES: &str = "frames";
-
-/// Where a checkpoint keeps what.
-const NETWORK: &str = "network.";
-const AVERAGE: &str = "average.";
-const OPTIMIZER: &str = "optimizer.";
+use task::Task;
 
 /// What a training step did.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -95,42 +86,6 @@ impl Seeds {
     }
 }
 
-/// What a network is asked.
-#[derive(Debug)]
-struct Task {
-    schedule: Discrete,
-    parameterization: Parameterization,
-    examples: Examples,
-    recipe: LossRecipe,
-    device: Device,
-}
-
-impl Task {
-    /// The loss of a network on some windows.
-    fn loss(
-        &self,
-        network: &ConditionalUnet1d,
-        frames: &[usize],
-        points: &[Point],
-        seed: u64,
-    ) -> Tensor<1> {
-        let batch = self.examples.batch(frames, &self.device);
-        let shape = batch.actions.dims();
-        let noise = Seeded::new(seed, frames.len()).draw(&shape);
-        let noise = Tensor::from_data(TensorData::new(noise, shape), &self.device);
-        let denoiser = Parameterized::new(network.clone(), self.parameterization);
-        let prepared = network.prepare(&batch.condition);
-        let weighting = self.recipe.weighting.into();
-        let errors = denoiser.errors([batch.actions, noise], points, &prepared, weighting);
-        if self.recipe.do_mask_loss_for_padding {
-            // As LeRobot has it: what is masked is zero, and counts in the mean.
-            (errors * batch.inside).mean()
-        } else {
-            errors.mean()
-        }
-    }
-}
-
 /// A policy that is being trained.
 #[derive(Debug)]
 pub struct Trainer {
@@ -140,8 +95,10 @@ pub struct Trainer {
     config: DiffusionConfig,
     statistics: BTreeMap<String, BTreeMap<String, Vec<f32>>>,
     task: Task,
+    dataset_hash: String,
     training: Vec<usize>,
     held_out: Vec<usize>,
+    batches: Batches,
     network: ConditionalUnet1d,
     optimizer: ResumableAdamW,
     average: Ema<ConditionalUnet1d>,
@@ -158,10 +115,12 @@ impl Trainer {
         recipe.check()?;
         let inputs = &recipe.policy.inputs;
         let known = ["observation.state", "observation.environment_state"];
-        if let Some(found) = inputs.iter().find(|name| !known.contains(&name.as_str())) {
-            return Err(TrainError::Input {
-                found: found.clone(),
-            });
+        for (i, name) in inputs.iter().enumerate() {
+            if !known.contains(&name.as_str()) || inputs[..i].contains(name) {
+                return Err(TrainError::Input {
+                    found: name.clone(),
+                });
+            }
         }
         let features: Vec<&str> = (inputs.iter().map(String::as_str))
             .chain(["action"])
@@ -174,8 +133,11 @@ impl Trainer {
 
         let mut episodes: Vec<usize> = (0..dataset.episodes().len()).collect();
         episodes.shuffle(&mut ChaCha8Rng::seed_from_u64(seeds.held_out));
-        let aside = (recipe.data.held_out * episodes.len() as f64).round() as usize;
-        let (aside, trained) = episodes.split_at_mut(aside.min(dataset.episodes().len()));
+        let share = recipe.data.held_out;
+        let aside = (share * episodes.len() as f64).round() as usize;
+        // Who asks for a validation shall have one.
+        let aside = aside.max(usize::from(share > 0.0));
+        let (aside, trained) = episodes.split_at_mut(aside);
         aside.sort_unstable();
         trained.sort_unstable();
         let dropped = recipe.dropped();
@@ -188,6 +150,8 @@ impl Trainer {
                 dropped,
             });
         }
+        let batches = recipe.data.order.of(seeds.order, training.len());
+        let dataset_hash = dataset.hash();
         let (examples, statistics) = Examples::new(dataset, &config)?;
         let network = initialize::initialize(config.network().init(device), seeds.weights).train();
         let average = Ema::new(&network, recipe.average.clone().into());
@@ -206,74 +170,15 @@ impl Trainer {
             config,
             statistics,
             task,
+            dataset_hash,
             training,
             held_out,
+            batches,
             network,
             optimizer,
             average,
             step: 0,
         })
-    }
-
-    /// Reads a dataset and goes on where a [checkpoint](Self::save) was made.
-    ///
-    /// # Errors
-    ///
-    /// As [`new`](Self::new), and if the checkpoint cannot be read, or is of another recipe or dataset. The recipe's number of
-    /// steps may be another: the learning rate is then another from there on.
-    pub fn resume(
-        recipe: Recipe,
-        folder: &Path,
-        checkpoint: &Path,
-        device: &Device,
-    ) -> Result<Self, TrainError> {
-        let mut this = Self::new(recipe, folder, device)?;
-        let file = checkpoint.display().to_string();
-        let unreadable = |error| TrainError::Checkpoint {
-            file: file.clone(),
-            error,
-        };
-        let mut weights = Weights::open(checkpoint).map_err(unreadable)?;
-        let other = |what: &str| TrainError::OtherRun {
-            file: file.clone(),
-            what: what.into(),
-        };
-        let metadata = weights.metadata().clone();
-        let text = |key: &'static str| {
-            let missing = || {
-                unreadable(WeightsError::Missing {
-                    key: format!("__metadata__.{key}"),
-                })
-            };
-            metadata.get(key).ok_or_else(missing)
-        };
-        let saved: Value = serde_json::from_str(text(RECIPE)?).map_err(|_| other(RECIPE))?;
-        if let Some(key) = different(&saved, &comparable(&this.recipe)) {
-            return Err(other(&format!("`{key}`")));
-        }
-        if *text(FRAMES)? != this.task.examples.dataset().len().to_string() {
-            return Err(other("dataset"));
-        }
-        this.step = text(STEP)?.parse().map_err(|_| other(STEP))?;
-        let network = this.config.network().init(device);
-        let network = weights
-            .load(network, |path| format!("{NETWORK}{path}"))
-            .map_err(unreadable)?;
-        let average = weights
-            .load(network.clone(), |path| format!("{AVERAGE}{path}"))
-            .map_err(unreadable)?;
-        this.optimizer = ResumableAdamW::load(
-            adamw(&this.recipe),
-            this.step as usize,
-            &network,
-            &mut weights,
-            OPTIMIZER,
-        )
-        .map_err(unreadable)?;
-        weights.finish().map_err(unreadable)?;
-        this.network = network.train();
-        this.average = Ema::resume(average, this.recipe.average.clone().into(), this.step);
-        Ok(this)
     }
 
     /// The recipe.
@@ -312,17 +217,23 @@ impl Trainer {
     ///
     /// If the loss or the gradient is not finite; then nothing has changed.
     pub fn step(&mut self) -> Result<Step, TrainError> {
-        in_pool(|| self.step_in_pool())
-    }
-
-    fn step_in_pool(&mut self) -> Result<Step, TrainError> {
-        let step = self.step;
-        let (order, batch) = (self.recipe.data.order, self.recipe.data.batch);
-        let windows = order.draw(self.seeds.order, step, batch, self.training.len());
+        let (step, batch) = (self.step, self.recipe.data.batch);
+        let windows = self.batches.draw(step, batch);
         let frames: Vec<usize> = windows.iter().map(|&at| self.training[at]).collect();
         let points = Levels::Timesteps.draw(&self.task.schedule, self.seeds.levels, step, batch);
-        let seed = self.seeds.noise ^ step;
-        let loss = self.task.loss(&self.network, &frames, &points, seed);
+        let noise = self.task.noise(self.seeds.noise ^ step, batch);
+        in_pool(|| self.step_on(&frames, &points, noise))
+    }
+
+    /// Makes a step with what is drawn for it.
+    fn step_on(
+        &mut self,
+        frames: &[usize],
+        points: &[Point],
+        noise: Tensor<3>,
+    ) -> Result<Step, TrainError> {
+        let step = self.step;
+        let loss = self.task.loss(&self.network, frames, points, noise);
         let value: f32 = loss.clone().into_scalar();
         let mut gradients = GradientsParams::from_grads(loss.backward(), &self.network);
         let norm = clip(&mut gradients, &self.network, self.recipe.optimizer.clip);
@@ -336,7 +247,9 @@ impl Trainer {
             steps: self.recipe.optimizer.steps,
         }
         .rate(step);
-        self.network = self.optimizer.step(rate, self.network.clone(), gradients);
+        // Who holds weights alone changes them in place; the average stands in meanwhile.
+        let network = std::mem::replace(&mut self.network, self.average.network().clone());
+        self.network = self.optimizer.step(rate, network, gradients);
         self.average.update(&self.network);
         self.step += 1;
         Ok(Step {
@@ -363,30 +276,12 @@ impl Trainer {
         let batches = frames.chunks(self.recipe.data.batch);
         let losses = batches.zip(0_u64..).map(|(frames, i)| {
             let points = Levels::Timesteps.draw(&task.schedule, seed, i, frames.len());
-            let loss = in_pool(|| task.loss(network, frames, &points, seed ^ i));
+            let noise = task.noise(seed ^ i, frames.len());
+            let loss = in_pool(|| task.loss(network, frames, &points, noise));
             let loss: f32 = loss.into_scalar();
             f64::from(loss) * frames.len() as f64
         });
         Some(losses.sum::<f64>() / count as f64)
-    }
-
-    /// Writes all that [`resume`](Self::resume) needs: a safetensors file, which is whole or not there.
-    ///
-    /// # Errors
-    ///
-    /// If it cannot be written.
-    pub fn save(&self, path: &Path) -> Result<(), TrainError> {
-        let mut writer = WeightsWriter::default();
-        writer.metadata(STEP, self.step.to_string());
-        writer.metadata(RECIPE, comparable(&self.recipe).to_string());
-        writer.metadata(FRAMES, self.task.examples.dataset().len().to_string());
-        writer.module(&self.network.valid(), |path| format!("{NETWORK}{path}"));
-        writer.module(self.average.network(), |path| format!("{AVERAGE}{path}"));
-        self.optimizer.save(&self.network, &mut writer, OPTIMIZER);
-        writer.write(path).map_err(|error| TrainError::Write {
-            file: path.display().to_string(),
-            error,
-        })
     }
 
     /// Writes the policy of averaged weights as LeRobot's `save_pretrained` does; LeRobot and
@@ -418,31 +313,135 @@ fn adamw(recipe: &Recipe) -> AdamW {
     }
 }
 
-/// What of a recipe must be the same in a run that is resumed: all but how long it is.
-fn comparable(recipe: &Recipe) -> Value {
-    let mut value = serde_json::to_value(recipe).expect("numbers, words, and maps of words");
-    if let Some(optimizer) = value["optimizer"].as_object_mut() {
-        optimizer.remove("steps");
-    }
-    value
-}
+#[cfg(test)]
+mod tests {
+    use burn::module::{ModuleVisitor, Param};
+    use burn::tensor::TensorData;
+    use clearway_diffusion::Schedule;
+    use clearway_layers::Weights;
 
-/// The first key, with dots between levels, of which two values differ.
-fn different(a: &Value, b: &Value) -> Option<String> {
-    match (a, b) {
-        (Value::Object(a), Value::Object(b)) => {
-            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
-            keys.into_iter().find_map(|key| {
-                let none = Value::Null;
-                let [a, b] = [a, b].map(|it| it.get(key).unwrap_or(&none));
-                let inner = different(a, b)?;
-                Some(if inner.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{key}.{inner}")
-                })
-            })
+    use super::*;
+    use crate::network::ConditionalUnet1d;
+
+    /// Of losses of about one, means of some dozens of squares in f32; behind some steps of what rounding makes of Adam's
+    /// steps where gradients are small.
+    const LOSS: f64 = 1e-5;
+    /// Of norms of about two: roots of sums of thousands of squares of f32.
+    const NORM: f64 = 1e-4;
+    /// Of how far the averaged weights moved together, for the same reason.
+    const WEIGHTS: f64 = 1e-3;
+
+    fn golden(path: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../tests/golden/lerobot")
+            .join(path)
+    }
+
+    /// All values of a network.
+    #[derive(Default)]
+    struct Values(Vec<f64>);
+
+    impl ModuleVisitor for Values {
+        fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+            let values: Vec<f32> = parameter.val().into_data().try_to_vec().expect("f32");
+            self.0.extend(values.into_iter().map(f64::from));
         }
-        _ => (a != b).then(String::new),
+    }
+
+    fn values(network: &ConditionalUnet1d) -> Vec<f64> {
+        let mut values = Values::default();
+        network.visit(&mut values);
+        values.0
+    }
+
+    fn distance(a: &[f64], b: &[f64]) -> f64 {
+        let squares = a.iter().zip(b).map(|(a, b)| (a - b).powi(2));
+        squares.sum::<f64>().sqrt()
+    }
+
+    /// A run of LeRobot's, from its own loader, processors and loss, with PyTorch's AdamW and clipping, diffusers' learning
+    /// rates and average: `tests/golden/lerobot/record_run.py`.
+    #[test]
+    fn a_run_is_lerobots() {
+        const STEPS: usize = 6;
+        const BATCH: usize = 6;
+        let mut recipe = Recipe::default();
+        recipe.policy.horizon = 8;
+        recipe.policy.n_action_steps = 4;
+        recipe.policy.down_dims = vec![8, 16];
+        recipe.policy.n_groups = 4;
+        recipe.policy.diffusion_step_embed_dim = 16;
+        recipe.policy.num_train_timesteps = 20;
+        let modes = &mut recipe.policy.normalization_mapping;
+        modes.insert("ENV".into(), "MEAN_STD".into());
+        recipe.loss.do_mask_loss_for_padding = true;
+        recipe.optimizer = OptimizerRecipe {
+            steps: 8,
+            rate: 2e-3,
+            warm_up: 2,
+            betas: [0.95, 0.999],
+            epsilon: 1e-6,
+            weight_decay: 0.1,
+            clip: 0.5,
+        };
+        recipe.average.most = 0.5;
+        let device = Device::flex();
+        let mut trainer = Trainer::new(recipe, &golden("dataset_v30"), &device).expect("a recipe");
+
+        let mut recorded = Weights::open(&golden("run.safetensors")).expect("recorded");
+        let mut network = |prefix: &str| {
+            let network = trainer.config.network().init(&device);
+            network.load(&mut recorded, prefix).expect("of that shape")
+        };
+        let (before, after) = (network("before."), network("after."));
+        let mut numbers = |key: &str, shape: &[usize]| recorded.values(key, shape).expect(key);
+        let noises = numbers("noise", &[STEPS, BATCH, 8, 2]);
+        let [losses, norms, rates] = ["loss", "norm", "rate"].map(|key| numbers(key, &[STEPS]));
+        let plain = f64::from(numbers("plain", &[1])[0]);
+        let mut integers = |key: &str| recorded.integers(key).expect(key);
+        let (frames, timesteps) = (integers("frames"), integers("timesteps"));
+        recorded.finish().expect("nothing else was recorded");
+
+        let decay = trainer.recipe.average.clone().into();
+        let first = values(&before);
+        trainer.network = before.train();
+        trainer.average = Ema::new(&trainer.network, decay);
+        for step in 0..STEPS {
+            let at = step * BATCH..(step + 1) * BATCH;
+            let frames: Vec<usize> = frames[at.clone()].iter().map(|&it| it as usize).collect();
+            let points: Vec<Point> = (timesteps[at].iter())
+                .map(|&t| Point {
+                    t: t as f64,
+                    level: trainer.task.schedule.level(t as f64),
+                })
+                .collect();
+            let shape = [BATCH, 8, 2];
+            let each: usize = shape.iter().product();
+            let noise = noises[step * each..][..each].to_vec();
+            let noise = Tensor::<3>::from_data(TensorData::new(noise, shape), &device);
+            if step == 0 {
+                trainer.task.recipe.do_mask_loss_for_padding = false;
+                let loss = trainer
+                    .task
+                    .loss(&trainer.network, &frames, &points, noise.clone());
+                let loss: f32 = loss.into_scalar();
+                assert!((f64::from(loss) - plain).abs() < LOSS, "{loss} {plain}");
+                trainer.task.recipe.do_mask_loss_for_padding = true;
+            }
+            let made = trainer.step_on(&frames, &points, noise).expect("finite");
+            for (found, expected, tolerance) in [
+                (made.loss, losses[step], LOSS),
+                (made.norm, norms[step], NORM),
+                // Rates are recorded in f64 and read as f32.
+                (made.rate, rates[step], 1e-9),
+            ] {
+                let error = (found - f64::from(expected)).abs();
+                assert!(error < tolerance, "step {step}: {found}, not {expected}");
+            }
+        }
+        let (expected, found) = (values(&after), values(trainer.network()));
+        let moved = distance(&first, &expected);
+        let error = distance(&found, &expected);
+        assert!(error < WEIGHTS * moved, "{error} of {moved}");
     }
 }

@@ -65,7 +65,8 @@ pub struct PolicyRecipe {
     pub beta_start: f64,
     /// The last beta.
     pub beta_end: f64,
-    /// What the network predicts: `epsilon` or `sample`.
+    /// What the network predicts: `epsilon`, `sample`, and what LeRobot does not load, `v_prediction` and
+    /// `flow_prediction`.
     pub prediction_type: String,
     /// Whether the clean estimate is clipped when it samples.
     pub clip_sample: bool,
@@ -123,7 +124,7 @@ pub struct DataRecipe {
     pub batch: usize,
     /// How many frames at the end of an episode begin no window; LeRobot's number where it is left out.
     pub drop_n_last_frames: Option<usize>,
-    /// Which share of the episodes is held out, to validate on.
+    /// Which share of the episodes is held out, to validate on; at least one episode, unless it is zero.
     pub held_out: f64,
 }
 
@@ -157,7 +158,8 @@ pub enum WeightingRecipe {
     Uniform,
     /// By the ratio of signal to noise, up to gamma.
     MinSnr(f64),
-    /// EDM's, for data of this standard deviation.
+    /// EDM's, for data of this standard deviation. It is for networks that predict the sample, the velocity or the flow:
+    /// where hardly any signal is left, the error of a network that predicts noise would count a million times as much.
     Edm(f64),
 }
 
