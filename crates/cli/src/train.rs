@@ -42,6 +42,9 @@ const CURVE: &str = "curve.csv";
 /// The loss that is shown forgets a step's by so much with each step.
 const SHOWN: f64 = 0.98;
 
+/// A second interrupt is one only after this.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
@@ -89,9 +92,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     );
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
+    let mut asked: Option<Instant> = None;
     ctrlc::set_handler(move || {
-        // Who asks twice does not want to wait for the step.
-        if flag.swap(true, Ordering::Relaxed) {
+        flag.store(true, Ordering::Relaxed);
+        // Who asks again does not want to wait for the step; one request may come as two signals.
+        if asked.get_or_insert_with(Instant::now).elapsed() > AGAIN {
             std::process::exit(130);
         }
     })
