@@ -16,8 +16,10 @@ fn dataset() -> PathBuf {
 
 /// A network of some thousands of parameters.
 fn recipe() -> Recipe {
-    let mut recipe = Recipe::default();
-    recipe.seed = 5;
+    let mut recipe = Recipe {
+        seed: 5,
+        ..Recipe::default()
+    };
     recipe.policy.down_dims = vec![8, 16];
     recipe.policy.horizon = 8;
     recipe.policy.n_action_steps = 4;

@@ -37,7 +37,7 @@ fn config(folder: &Path, steps: u64) -> String {
          [policy]\ndown_dims = [8, 16]\nhorizon = 8\nn_action_steps = 4\nn_groups = 4\n\
          diffusion_step_embed_dim = 16\nnum_train_timesteps = 10\n\
          [optimizer]\nsteps = {steps}\nwarm_up = 2\n",
-        folder.join("run"),
+        folder.join("run").to_str().unwrap(),
         dataset(),
     );
     let path = folder.join("train.toml");

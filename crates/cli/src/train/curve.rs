@@ -8,7 +8,8 @@ use clearway_planner::train::Step;
 
 const HEADER: &str = "step,loss,norm,rate,validation";
 
-/// `curve.csv`: the mean loss since the row before, and the norm of the gradient and the rate of the row's own step.
+/// `curve.csv`: the mean loss since the row before, or since the run went on, and the norm of the gradient and the rate of
+/// the row's own step.
 #[derive(Debug)]
 pub(super) struct Curve(BufWriter<File>);
 

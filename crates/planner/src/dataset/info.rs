@@ -1,6 +1,7 @@
 //! `meta/info.json`, and which episodes there are.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -302,7 +303,7 @@ fn formatted(template: &str, value: &dyn Fn(&str) -> Option<usize>) -> Option<St
             width => width.parse().ok().filter(|width| *width < 20)?,
         };
         text.push_str(before);
-        text.push_str(&format!("{:0digits$}", value(name)?));
+        write!(text, "{:0digits$}", value(name)?).ok()?;
         rest = after;
     }
     (!rest.contains('}')).then(|| text + rest)

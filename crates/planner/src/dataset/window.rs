@@ -15,22 +15,31 @@ use super::Dataset;
 /// `delta_timestamps`, and calls what is repeated `action_is_pad`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    steps: Range<isize>,
+    /// How many frames before the one.
+    before: usize,
+    len: usize,
 }
 
 impl Window {
     /// The `past` newest observations, the frame's own last.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
     pub fn observations(past: usize) -> Self {
-        Self {
-            steps: 1 - past as isize..1,
-        }
+        Self::actions(past, past)
     }
 
     /// `horizon` actions, the first for the oldest of `past` observations.
+    ///
+    /// # Panics
+    ///
+    /// If there is no observation.
     pub fn actions(past: usize, horizon: usize) -> Self {
-        let first = 1 - past as isize;
+        assert!(past > 0, "a policy that sees nothing");
         Self {
-            steps: first..first + horizon as isize,
+            before: past - 1,
+            len: horizon,
         }
     }
 
@@ -45,11 +54,11 @@ impl Window {
         frame: usize,
     ) -> impl Iterator<Item = (usize, bool)> + use<> {
         let episode = dataset.episode_of(frame);
-        let (first, end) = (episode.start as isize, episode.end as isize);
-        self.steps.clone().map(move |step| {
-            let at = frame as isize + step;
-            (at.clamp(first, end - 1) as usize, at < first || at >= end)
-        })
+        // All later by as many frames as are looked at before, so that no number is negative.
+        let before = self.before;
+        let (first, end) = (episode.start + before, episode.end + before);
+        (frame..frame + self.len)
+            .map(move |at| (at.clamp(first, end - 1) - before, at < first || at >= end))
     }
 }
 
