@@ -187,7 +187,7 @@ fn a_wrong_file_is_one_sentence_with_the_key() {
         (
             "[optimizer]",
             "[loss]\nweighting = \"min_snr\"\n[optimizer]",
-            &["`loss.weighting`"],
+            &["`loss.weighting.min_snr`", "line 18"],
         ),
         (
             "[optimizer]",
