@@ -7,7 +7,7 @@ use burn::tensor::ops::PadMode;
 use crate::epilogue::Film;
 use crate::kernel::{self, Layout, Level, Panels, Precision, Window, product};
 use crate::parameter::{tensor, values};
-use crate::{Epilogue, PackReport, Parameter, uniform};
+use crate::{Epilogue, PackReport, Parameter, Signal, SignalEpilogue, uniform};
 
 /// Makes a [`Conv1d`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,56 @@ impl Conv1d {
         }
     }
 
+    /// Applies the packed layer to a signal, and then what follows.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, channels_in, time]`
+    /// - y: becomes `[batch, channels_out, (time + 2 · padding - kernel_size) / stride + 1]`
+    ///
+    /// # Panics
+    ///
+    /// As [`forward_then`](Self::forward_then), or if the layer or the normalization is not packed.
+    pub fn write(&self, x: &Signal, epilogue: SignalEpilogue<'_>, y: &mut Signal) {
+        let (Some(weight), Some(bias)) = (self.weight.matrix(), self.bias.values()) else {
+            panic!("signals are read by packed layers");
+        };
+        let [batch, channels, time] = x.dims();
+        assert_eq!(channels, weight.depth(), "a signal of other channels");
+        let shape = self.output(weight, batch, time);
+        let epilogue = epilogue.kernel(bias, shape);
+        self.compute(
+            weight,
+            (&x.values, [batch, time]),
+            y.resize(shape),
+            &epilogue,
+        );
+    }
+
+    fn output(&self, weight: &Panels, batch: usize, time: usize) -> [usize; 3] {
+        let window = Window::convolution(time, weight.taps(), self.stride, self.padding);
+        [batch, weight.rows(), window.positions]
+    }
+
+    fn compute(
+        &self,
+        weight: &Panels,
+        (x, [batch, time]): (&[f32], [usize; 2]),
+        y: &mut [f32],
+        epilogue: &kernel::Epilogue<'_>,
+    ) {
+        let window = Window::convolution(time, weight.taps(), self.stride, self.padding);
+        product(
+            Level::detected(),
+            &[(weight, window)],
+            0..weight.depth(),
+            batch,
+            (x, time, Layout::channels_first(weight.depth(), time)),
+            (y, Layout::channels_first(weight.rows(), window.positions)),
+            epilogue,
+        );
+    }
+
     fn packed(
         &self,
         weight: &Panels,
@@ -119,10 +169,9 @@ impl Conv1d {
         x: Tensor<3>,
         epilogue: Epilogue<'_, 3>,
     ) -> Tensor<3> {
-        let ([batch, channels_in, time], device) = (x.dims(), x.device());
-        let window = Window::convolution(time, weight.taps(), self.stride, self.padding);
-        let (channels, positions) = (weight.rows(), window.positions);
-        let shape = [batch, channels, positions];
+        let ([batch, _, time], device) = (x.dims(), x.device());
+        let shape = self.output(weight, batch, time);
+        let [_, channels, positions] = shape;
         let x = values(x);
         let modulation = epilogue.modulation.map(|it| it.values(batch, channels));
         let residual = epilogue.residual.map(|residual| {
@@ -130,22 +179,15 @@ impl Conv1d {
             values(residual)
         });
         let mut y = vec![0.0; batch * channels * positions];
-        product(
-            Level::detected(),
-            &[(weight, window)],
-            0..channels_in,
-            batch,
-            (&x, time, Layout::channels_first(channels_in, time)),
-            (&mut y, Layout::channels_first(channels, positions)),
-            &kernel::Epilogue {
-                bias: Some(bias),
-                normalization: epilogue.normalization.and_then(|it| it.kernel(channels)),
-                activation: epilogue.activation,
-                film: modulation.as_ref().map(Film::kernel),
-                residual: residual.as_deref(),
-                accumulates: false,
-            },
-        );
+        let epilogue = kernel::Epilogue {
+            bias: Some(bias),
+            normalization: epilogue.normalization.and_then(|it| it.kernel(channels)),
+            activation: epilogue.activation,
+            film: modulation.as_ref().map(Film::kernel),
+            residual: residual.as_deref(),
+            accumulates: false,
+        };
+        self.compute(weight, (&x, [batch, time]), &mut y, &epilogue);
         tensor(y, shape, &device)
     }
 

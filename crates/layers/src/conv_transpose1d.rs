@@ -7,7 +7,7 @@ use burn::tensor::ops::ConvTransposeOptions;
 
 use crate::kernel::{self, Layout, Level, Panels, Precision, Window, product};
 use crate::parameter::{tensor, values};
-use crate::{PackReport, Parameter, uniform};
+use crate::{PackReport, Parameter, Signal, uniform};
 
 /// Makes a [`ConvTranspose1d`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,11 +115,42 @@ impl ConvTranspose1d {
         )
     }
 
-    fn packed(&self, phases: &[Panels], bias: &[f32], x: Tensor<3>) -> Tensor<3> {
-        let ([batch, channels_in, time], device) = (x.dims(), x.device());
-        let [_, channels, taps] = self.weight.dims();
+    /// Applies the packed layer to a signal.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, channels_in, time]`
+    /// - y: becomes `[batch, channels_out, stride · (time - 1) + kernel_size - 2 · padding]`
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), or if the layer is not packed.
+    pub fn write(&self, x: &Signal, y: &mut Signal) {
+        let (Some(phases), Some(bias)) = (self.weight.phases(), self.bias.values()) else {
+            panic!("signals are read by packed layers");
+        };
+        let [batch, channels_in, time] = x.dims();
+        let [expected, channels, _] = self.weight.dims();
+        assert_eq!(channels_in, expected, "a signal of other channels");
+        let y = y.resize([batch, channels, self.length(time)]);
+        self.compute(phases, bias, (&x.values, [batch, time]), y);
+    }
+
+    /// How many outputs there are for so many inputs.
+    fn length(&self, time: usize) -> usize {
+        let [_, _, taps] = self.weight.dims();
         assert!(time > 0, "nothing to convolve");
-        let length = (self.stride * (time - 1) + taps).saturating_sub(2 * self.padding);
+        (self.stride * (time - 1) + taps).saturating_sub(2 * self.padding)
+    }
+
+    fn compute(
+        &self,
+        phases: &[Panels],
+        bias: &[f32],
+        (x, [batch, time]): (&[f32], [usize; 2]),
+        y: &mut [f32],
+    ) {
+        let [channels_in, channels, taps] = self.weight.dims();
         let phases: Vec<_> = phases
             .iter()
             .enumerate()
@@ -128,20 +159,27 @@ impl ConvTranspose1d {
                 Some((weight, window))
             })
             .collect();
-        let mut y = vec![0.0; batch * channels * length];
         product(
             Level::detected(),
             &phases,
             0..channels_in,
             batch,
-            (&values(x), time, Layout::channels_first(channels_in, time)),
-            (&mut y, Layout::channels_first(channels, length)),
+            (x, time, Layout::channels_first(channels_in, time)),
+            (y, Layout::channels_first(channels, self.length(time))),
             &kernel::Epilogue {
                 bias: Some(bias),
                 ..kernel::Epilogue::default()
             },
         );
-        tensor(y, [batch, channels, length], &device)
+    }
+
+    fn packed(&self, phases: &[Panels], bias: &[f32], x: Tensor<3>) -> Tensor<3> {
+        let ([batch, _, time], device) = (x.dims(), x.device());
+        let [_, channels, _] = self.weight.dims();
+        let shape = [batch, channels, self.length(time)];
+        let mut y = vec![0.0; shape.iter().product()];
+        self.compute(phases, bias, (&values(x), [batch, time]), &mut y);
+        tensor(y, shape, &device)
     }
 }
 

@@ -36,6 +36,7 @@ mod picture;
 mod positions;
 mod product;
 mod rows;
+mod team;
 mod tile;
 #[cfg(feature = "train")]
 pub(crate) mod training;
@@ -53,6 +54,7 @@ pub use panels::Precision;
 pub use peak::{Memory, multiply_adds};
 pub(crate) use picture::{Frame, Prologue, convolve};
 pub(crate) use positions::linear;
-pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product};
+pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product, side_by_side};
 pub(crate) use rows::normalize_rows;
+pub(crate) use team::in_team;
 pub(crate) use window::Window;

@@ -3,17 +3,17 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
 use super::elementwise::{Activation, activate};
 use super::lanes::{LANES, Lanes};
 use super::level::run_on;
 use super::panels::{Panels, Precision, bf16_pair, chunks};
 use super::tile::{Tile, format};
-use super::{Level, Window};
+use super::{Level, Window, team};
 
-/// How many words of weights, times positions over 8, are worth a thread of their own: about 10 µs.
-const GRAIN: usize = 1 << 15;
+/// How many words of weights, times positions over 8, are worth a thread of their own: some 3 µs.
+const GRAIN: usize = 1 << 13;
+/// How many are worth a task beside others of the same thread: some 40 µs.
+const LARGE_GRAIN: usize = 1 << 17;
 /// The most tasks a thread gets: several, so that one which is interrupted holds up the others less.
 const TASKS_A_THREAD: usize = 4;
 /// The most sums that a task holds at a time, in vectors: 256 KiB, which stay in the second cache.
@@ -164,11 +164,7 @@ pub(crate) fn product(
     let units = panels.count().div_ceil(unit);
     let words: usize = phases.iter().map(|(it, _)| it.words().len()).sum();
     let columns = batch * window.positions;
-    let threads = rayon::current_num_threads();
-    let tasks = match threads {
-        1 => 1,
-        _ => (words * columns.div_ceil(8) / GRAIN).clamp(1, units.min(threads * TASKS_A_THREAD)),
-    };
+    let tasks = tasks(words * columns.div_ceil(8), units);
     let sweep = Sweep {
         phases,
         packed: &packed,
@@ -177,20 +173,99 @@ pub(crate) fn product(
         to,
         epilogue,
     };
-    let task = |index: usize| {
+    team::for_each(tasks, |index| {
         // Whole units, so that a group is never cut.
         let cut = |index: usize| (units * index / tasks * unit).min(panels.count());
-        let (sweep, range) = (&sweep, cut(index)..cut(index + 1));
-        match panels.precision() {
-            Precision::F32 => run_on!(level, sweep_f32(sweep: &Sweep<'_>, range: Range<usize>)),
-            Precision::Bf16 => run_on!(level, sweep_bf16(sweep: &Sweep<'_>, range: Range<usize>)),
-        }
-    };
-    if tasks == 1 {
-        task(0);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        sweep.start(level, cut(index)..cut(index + 1));
+    });
+}
+
+/// How many tasks a product is cut into, of at most `units`.
+fn tasks(work: usize, units: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let few = (work / GRAIN).min(threads);
+    let many = (work / LARGE_GRAIN).min(threads * TASKS_A_THREAD);
+    match threads {
+        1 => 1,
+        _ => few.max(many).clamp(1, units),
     }
+}
+
+/// Linear layers that read the same inputs, in one product: `y[row] = cat(W₁ x[row] + b₁, W₂ x[row] + b₂, ..)`.
+///
+/// `part` is the range of inputs that `input`, `[rows, part]`, holds; `output` is `[rows, Σ outputs]`.
+///
+/// # Panics
+///
+/// If slices are not as long as that, the layers differ in their inputs or precision, or this CPU does not have the level.
+pub(crate) fn side_by_side(
+    level: Level,
+    layers: &[(&Panels, Option<&[f32]>)],
+    part: Range<usize>,
+    rows: usize,
+    input: &[f32],
+    output: &mut [f32],
+) {
+    let Some(&(first, _)) = layers.first() else {
+        return;
+    };
+    let width: usize = layers.iter().map(|(panels, _)| panels.rows()).sum();
+    assert_eq!(output.len(), rows * width, "an output for each row");
+    let window = Window::point(rows);
+    let phases: Vec<_> = layers.iter().map(|&(panels, _)| (panels, window)).collect();
+    for (it, _) in &phases {
+        assert!(
+            it.depth() == first.depth() && it.precision() == first.precision() && it.taps() == 1,
+            "layers side by side must read the same inputs in the same way"
+        );
+    }
+    let pairs = first.precision() == Precision::Bf16 && level == Level::Avx512Bf16;
+    let from = Layout::channels_last(part.len());
+    let packed = Packed::new(&phases, &part, 1, (input, rows, from), pairs);
+    let epilogues: Vec<_> = layers
+        .iter()
+        .map(|&(panels, bias)| {
+            let epilogue = Epilogue {
+                bias,
+                ..Epilogue::default()
+            };
+            check(&epilogue, panels.rows(), 1, 1, output.len());
+            epilogue
+        })
+        .collect();
+    let mut to = output.as_mut_ptr();
+    let sweeps: Vec<_> = phases
+        .iter()
+        .zip(&epilogues)
+        .map(|(phase, epilogue)| {
+            let output = Shared(to);
+            to = to.wrapping_add(phase.0.rows());
+            Sweep {
+                phases: std::slice::from_ref(phase),
+                packed: &packed,
+                batch: 1,
+                output,
+                to: Layout::channels_last(width),
+                epilogue,
+            }
+        })
+        .collect();
+    let panels: usize = phases.iter().map(|(it, _)| it.count()).sum();
+    let words = panels * packed.part.len() * LANES;
+    let tasks = tasks(words * rows.div_ceil(8), panels);
+    team::for_each(tasks, |index| {
+        let range = panels * index / tasks..panels * (index + 1) / tasks;
+        let mut start = 0;
+        for sweep in &sweeps {
+            let count = sweep.phases[0].0.count();
+            let within = |panel: usize| panel.clamp(start, start + count) - start;
+            let range = within(range.start)..within(range.end);
+            if !range.is_empty() {
+                sweep.start(level, range);
+            }
+            start += count;
+        }
+    });
 }
 
 fn check(epilogue: &Epilogue<'_>, rows: usize, batch: usize, phases: usize, output: usize) {
@@ -312,15 +387,14 @@ impl Packed {
             first_depth: words_of_depth.start * numbers,
             shape: [row, stride, run],
         };
+        let pack = |b: usize, words: &mut [u32]| source.pack(b, words);
         if words.len() < PACKED_TOGETHER {
-            for (b, words) in words.chunks_exact_mut(sample).enumerate() {
-                source.pack(b, words);
-            }
-        } else {
             words
-                .par_chunks_exact_mut(sample)
+                .chunks_exact_mut(sample)
                 .enumerate()
-                .for_each(|(b, words)| source.pack(b, words));
+                .for_each(|(b, it)| pack(b, it));
+        } else {
+            team::for_each_chunk(&mut words, sample, pack);
         }
         Self {
             words,
@@ -467,6 +541,15 @@ unsafe fn sweep_bf16<S: Lanes>(sweep: &Sweep<'_>, panels: Range<usize>) {
 }
 
 impl Sweep<'_> {
+    /// Computes the rows of some panels, which no one else may write meanwhile.
+    fn start(&self, level: Level, range: Range<usize>) {
+        let sweep = self;
+        match self.phases[0].0.precision() {
+            Precision::F32 => run_on!(level, sweep_f32(sweep: &Sweep<'_>, range: Range<usize>)),
+            Precision::Bf16 => run_on!(level, sweep_bf16(sweep: &Sweep<'_>, range: Range<usize>)),
+        }
+    }
+
     /// Computes the rows of some panels.
     ///
     /// # Safety
