@@ -116,8 +116,8 @@ impl Conv1d {
     ///
     /// # Shapes
     ///
-    /// - x: `[batch, channels_in, time]`
-    /// - y: becomes `[batch, channels_out, (time + 2 · padding - kernel_size) / stride + 1]`
+    /// - x: `[batch, time, channels_in]`
+    /// - y: becomes `[batch, (time + 2 · padding - kernel_size) / stride + 1, channels_out]`
     ///
     /// # Panics
     ///
@@ -126,40 +126,24 @@ impl Conv1d {
         let (Some(weight), Some(bias)) = (self.weight.matrix(), self.bias.values()) else {
             panic!("signals are read by packed layers");
         };
-        let [batch, channels, time] = x.dims();
+        let [batch, time, channels] = x.dims();
         assert_eq!(channels, weight.depth(), "a signal of other channels");
-        let shape = self.output(weight, batch, time);
-        let epilogue = epilogue.kernel(bias, shape);
-        self.compute(
-            weight,
-            (&x.values, [batch, time]),
-            y.resize(shape),
-            &epilogue,
-        );
-    }
-
-    fn output(&self, weight: &Panels, batch: usize, time: usize) -> [usize; 3] {
-        let window = Window::convolution(time, weight.taps(), self.stride, self.padding);
-        [batch, weight.rows(), window.positions]
-    }
-
-    fn compute(
-        &self,
-        weight: &Panels,
-        (x, [batch, time]): (&[f32], [usize; 2]),
-        y: &mut [f32],
-        epilogue: &kernel::Epilogue<'_>,
-    ) {
-        let window = Window::convolution(time, weight.taps(), self.stride, self.padding);
+        let window = self.window(weight, time);
+        let (rows, positions) = (weight.rows(), window.positions);
+        let shape = [batch, positions, rows];
         product(
             Level::detected(),
             &[(weight, window)],
-            0..weight.depth(),
+            0..channels,
             batch,
-            (x, time, Layout::channels_first(weight.depth(), time)),
-            (y, Layout::channels_first(weight.rows(), window.positions)),
-            epilogue,
+            (&x.values, time, Layout::samples(time, channels)),
+            (y.resize(shape), Layout::samples(positions, rows)),
+            &epilogue.kernel(bias, shape),
         );
+    }
+
+    fn window(&self, weight: &Panels, time: usize) -> Window {
+        Window::convolution(time, weight.taps(), self.stride, self.padding)
     }
 
     fn packed(
@@ -169,9 +153,10 @@ impl Conv1d {
         x: Tensor<3>,
         epilogue: Epilogue<'_, 3>,
     ) -> Tensor<3> {
-        let ([batch, _, time], device) = (x.dims(), x.device());
-        let shape = self.output(weight, batch, time);
-        let [_, channels, positions] = shape;
+        let ([batch, channels_in, time], device) = (x.dims(), x.device());
+        let window = self.window(weight, time);
+        let (channels, positions) = (weight.rows(), window.positions);
+        let shape = [batch, channels, positions];
         let x = values(x);
         let modulation = epilogue.modulation.map(|it| it.values(batch, channels));
         let residual = epilogue.residual.map(|residual| {
@@ -187,7 +172,15 @@ impl Conv1d {
             residual: residual.as_deref(),
             accumulates: false,
         };
-        self.compute(weight, (&x, [batch, time]), &mut y, &epilogue);
+        product(
+            Level::detected(),
+            &[(weight, window)],
+            0..channels_in,
+            batch,
+            (&x, time, Layout::channels_first(channels_in, time)),
+            (&mut y, Layout::channels_first(channels, positions)),
+            &epilogue,
+        );
         tensor(y, shape, &device)
     }
 

@@ -119,8 +119,8 @@ impl ConvTranspose1d {
     ///
     /// # Shapes
     ///
-    /// - x: `[batch, channels_in, time]`
-    /// - y: becomes `[batch, channels_out, stride · (time - 1) + kernel_size - 2 · padding]`
+    /// - x: `[batch, time, channels_in]`
+    /// - y: becomes `[batch, stride · (time - 1) + kernel_size - 2 · padding, channels_out]`
     ///
     /// # Panics
     ///
@@ -129,11 +129,16 @@ impl ConvTranspose1d {
         let (Some(phases), Some(bias)) = (self.weight.phases(), self.bias.values()) else {
             panic!("signals are read by packed layers");
         };
-        let [batch, channels_in, time] = x.dims();
+        let [batch, time, channels_in] = x.dims();
         let [expected, channels, _] = self.weight.dims();
         assert_eq!(channels_in, expected, "a signal of other channels");
-        let y = y.resize([batch, channels, self.length(time)]);
-        self.compute(phases, bias, (&x.values, [batch, time]), y);
+        let length = self.length(time);
+        let from = (&x.values[..], Layout::samples(time, channels_in));
+        let to = (
+            y.resize([batch, length, channels]),
+            Layout::samples(length, channels),
+        );
+        self.compute(phases, bias, [batch, time], from, to);
     }
 
     /// How many outputs there are for so many inputs.
@@ -147,10 +152,11 @@ impl ConvTranspose1d {
         &self,
         phases: &[Panels],
         bias: &[f32],
-        (x, [batch, time]): (&[f32], [usize; 2]),
-        y: &mut [f32],
+        [batch, time]: [usize; 2],
+        (x, from): (&[f32], Layout),
+        y: (&mut [f32], Layout),
     ) {
-        let [channels_in, channels, taps] = self.weight.dims();
+        let [channels_in, _, taps] = self.weight.dims();
         let phases: Vec<_> = phases
             .iter()
             .enumerate()
@@ -164,8 +170,8 @@ impl ConvTranspose1d {
             &phases,
             0..channels_in,
             batch,
-            (x, time, Layout::channels_first(channels_in, time)),
-            (y, Layout::channels_first(channels, self.length(time))),
+            (x, time, from),
+            y,
             &kernel::Epilogue {
                 bias: Some(bias),
                 ..kernel::Epilogue::default()
@@ -174,11 +180,14 @@ impl ConvTranspose1d {
     }
 
     fn packed(&self, phases: &[Panels], bias: &[f32], x: Tensor<3>) -> Tensor<3> {
-        let ([batch, _, time], device) = (x.dims(), x.device());
+        let ([batch, channels_in, time], device) = (x.dims(), x.device());
         let [_, channels, _] = self.weight.dims();
-        let shape = [batch, channels, self.length(time)];
-        let mut y = vec![0.0; shape.iter().product()];
-        self.compute(phases, bias, (&values(x), [batch, time]), &mut y);
+        let length = self.length(time);
+        let mut y = vec![0.0; batch * channels * length];
+        let from = (&values(x)[..], Layout::channels_first(channels_in, time));
+        let to = (&mut y[..], Layout::channels_first(channels, length));
+        self.compute(phases, bias, [batch, time], from, to);
+        let shape = [batch, channels, length];
         tensor(y, shape, &device)
     }
 }

@@ -6,7 +6,8 @@ use crate::kernel;
 use crate::parameter::{tensor, values};
 use crate::{Activation, GroupNorm, Tokens};
 
-/// Channels over time, `[batch, channels, time]`, on the CPU.
+/// Channels over time, `[batch, time, channels]`, on the CPU: those of a moment lie side by side, as kernels read and
+/// write them.
 ///
 /// Between the layers of a packed network they are lent and written over, and their memory is used again from one pass to
 /// the next.
@@ -42,35 +43,14 @@ pub struct SignalModulation<'a> {
 }
 
 impl Signal {
-    /// `[batch, channels, time]`.
+    /// `[batch, time, channels]`.
     pub fn dims(&self) -> [usize; 3] {
         self.dims
     }
 
-    /// Becomes what a tensor holds.
-    ///
-    /// # Shapes
-    ///
-    /// - x: `[batch, time, channels]`
-    ///
-    /// # Panics
-    ///
-    /// If the values are not f32.
-    pub fn read(&mut self, x: Tensor<3>) {
-        let [batch, time, channels] = x.dims();
-        transpose(
-            &values(x),
-            self.resize([batch, channels, time]),
-            [time, channels],
-        );
-    }
-
-    /// The tensor, `[batch, time, channels]`.
+    /// The tensor.
     pub fn to_tensor(&self, device: &Device) -> Tensor<3> {
-        let [batch, channels, time] = self.dims;
-        let mut to = vec![0.0; self.values.len()];
-        transpose(&self.values, &mut to, [channels, time]);
-        tensor(to, [batch, time, channels], device)
+        tensor(self.values.clone(), self.dims, device)
     }
 
     /// Becomes a copy of another.
@@ -84,22 +64,21 @@ impl Signal {
     ///
     /// If their batches or times differ.
     pub fn concatenate(&mut self, a: &Self, b: &Self) {
-        let [batch, channels, time] = a.dims;
-        let [_, more, _] = b.dims;
+        let [batch, time, channels] = a.dims;
+        let [_, _, more] = b.dims;
         assert_eq!(
             b.dims,
-            [batch, more, time],
+            [batch, time, more],
             "signals of {:?} and {:?} do not lie side by side",
             a.dims,
             b.dims
         );
-        let (of_a, of_b) = (channels * time, more * time);
-        let to = self.resize([batch, channels + more, time]);
-        for sample in 0..batch {
-            let to = &mut to[sample * (of_a + of_b)..][..of_a + of_b];
-            let (first, second) = to.split_at_mut(of_a);
-            first.copy_from_slice(&a.values[sample * of_a..][..of_a]);
-            second.copy_from_slice(&b.values[sample * of_b..][..of_b]);
+        let to = self.resize([batch, time, channels + more]);
+        let moments = to.chunks_exact_mut((channels + more).max(1));
+        for (index, to) in moments.enumerate() {
+            let (first, second) = to.split_at_mut(channels);
+            first.copy_from_slice(&a.values[index * channels..][..channels]);
+            second.copy_from_slice(&b.values[index * more..][..more]);
         }
     }
 
@@ -111,14 +90,15 @@ impl Signal {
     }
 }
 
-/// `[batch, rows, columns]` to `[batch, columns, rows]`.
-fn transpose(from: &[f32], to: &mut [f32], [rows, columns]: [usize; 2]) {
-    let each = (rows * columns).max(1);
-    for (from, to) in from.chunks_exact(each).zip(to.chunks_exact_mut(each)) {
-        for (row, from) in from.chunks_exact(columns).enumerate() {
-            for (column, x) in from.iter().enumerate() {
-                to[column * rows + row] = *x;
-            }
+impl From<Tensor<3>> for Signal {
+    /// # Panics
+    ///
+    /// If the values are not f32.
+    fn from(x: Tensor<3>) -> Self {
+        let dims = x.dims();
+        Self {
+            values: values(x),
+            dims,
         }
     }
 }
@@ -157,7 +137,7 @@ impl<'a> SignalEpilogue<'a> {
     ///
     /// If something does not go with the shape, or the normalization is not packed.
     pub(crate) fn kernel(&self, bias: &'a [f32], shape: [usize; 3]) -> kernel::Epilogue<'a> {
-        let [batch, channels, _] = shape;
+        let [batch, _, channels] = shape;
         let residual = self.residual.map(|residual| {
             assert_eq!(residual.dims, shape, "the residual is like the output");
             &residual.values[..]
@@ -190,9 +170,7 @@ mod tests {
     }
 
     fn signal(x: &Tensor<3>) -> Signal {
-        let mut signal = Signal::default();
-        signal.read(x.clone().swap_dims(1, 2));
-        signal
+        Signal::from(x.clone().swap_dims(1, 2))
     }
 
     #[test]
@@ -201,7 +179,7 @@ mod tests {
         let (a, b) = (random([2, 3, 5], &device), random([2, 4, 5], &device));
         let mut both = Signal::default();
         both.concatenate(&signal(&a), &signal(&b));
-        assert_eq!(both.dims(), [2, 7, 5]);
+        assert_eq!(both.dims(), [2, 5, 7]);
         let expected = Tensor::cat(vec![a, b], 1).swap_dims(1, 2);
         let found = both.to_tensor(&device);
         found.into_data().assert_eq(&expected.into_data(), true);

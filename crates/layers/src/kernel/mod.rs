@@ -13,6 +13,8 @@
 //! | `window` | which inputs an output of a convolution sees |
 //! | `tile` | the innermost loop: weights times inputs, with all sums in registers |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
+//! | `team` | threads that stay awake for the next product |
+//! | `memory` | memory that vectors like to read |
 //! | `training` | what a training step computes, with feature `train` |
 //! | `positions` | the same at many positions, where arithmetic takes the time |
 //! | `attention` | every query reads a mean of values, and no score is stored |

@@ -30,7 +30,7 @@ struct SharedState {
     /// the timestep.
     steps: Mutex<HashMap<(Level, u64), Arc<Tokens>>>,
     /// What passes compute on, while no pass does.
-    idle: Mutex<Vec<Box<Buffers>>>,
+    idle: Mutex<Vec<Buffers>>,
 }
 
 /// What a pass computes on.
@@ -116,7 +116,7 @@ impl ConditionalUnet1d {
         let mut buffers = lock(&packed.shared.idle).pop().unwrap_or_default();
         let Buffers {
             modulation, steps, ..
-        } = &mut *buffers;
+        } = &mut buffers;
         match points {
             [point] => modulation.sum(&self.step(packed, point), condition),
             points => {
@@ -125,7 +125,7 @@ impl ConditionalUnet1d {
                 modulation.sum(steps, condition);
             }
         }
-        buffers.x.read(x);
+        buffers.x = x.into();
         self.run(&mut buffers);
         let y = buffers.x.to_tensor(&device);
         // Lost where a pass panics, which the next one does not notice.
@@ -216,7 +216,7 @@ impl ConvBlock {
 }
 
 impl ResidualBlock {
-    /// Shapes: x `[batch, channels_in, time]`; y becomes `[batch, channels, time]`.
+    /// Shapes: x `[batch, time, channels_in]`; y becomes `[batch, time, channels]`.
     fn write(
         &self,
         x: &Signal,
