@@ -11,6 +11,7 @@
 //! | [`Resize`] | pictures of another size |
 //! | [`attention`], [`causal_attention`] | each query reads a mean of values |
 //! | [`Tokens`], [`attend`], [`attend_causally`] | what packed transformers compute on, and its attention |
+//! | [`Signal`] | what packed networks over time compute on |
 //! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
 //! | [`upsample_nearest_2x`] | larger pictures |
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
@@ -58,6 +59,7 @@ mod linear;
 mod parameter;
 mod prologue;
 mod resize;
+mod signal;
 mod spatial_softmax;
 mod threads;
 mod tokens;
@@ -82,8 +84,9 @@ pub use linear::{Linear, LinearConfig};
 pub use parameter::{PackReport, Packed, Parameter, can_pack};
 pub use prologue::Prologue;
 pub use resize::Resize;
+pub use signal::{Signal, SignalEpilogue, SignalModulation};
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
-pub use threads::in_pool;
+pub use threads::{in_pool, in_team};
 pub use tokens::{Tokens, attend, attend_causally};
 pub use upsample::upsample_nearest_2x;
 pub use weights::{LowRank, Weights, WeightsError, WeightsWriter};

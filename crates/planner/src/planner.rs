@@ -10,7 +10,7 @@ use clearway_diffusion::{
     Clip, Denoiser, Discrete, Inpaint, Noise, Parameterization, Parameterized, Pins, Sampler,
     Seeded, Stage, Threshold,
 };
-use clearway_layers::{Level, Precision, can_pack, in_pool};
+use clearway_layers::{Level, Precision, can_pack, in_pool, in_team};
 use clearway_motion::{Interpolation, Safety, Trajectory, TrajectoryError, Violation};
 use ndarray::{Array2, ArrayView1};
 
@@ -392,8 +392,12 @@ impl Planner {
             }
             let (indices, group): (Vec<usize>, Vec<Ready<'_>>) = group.into_iter().unzip();
             // Once a plan: every pass is shared out there.
-            let (samples, passes) =
-                in_pool(|| span.in_scope(|| self.sample(&group, budget, &mut each)));
+            let sample = || span.in_scope(|| self.sample(&group, budget, &mut each));
+            let (samples, passes) = if self.policy.precision().is_some() {
+                in_team(sample)
+            } else {
+                in_pool(sample)
+            };
             let finishing = Instant::now();
             let size = samples.len() / group.len();
             for ((index, ready), samples) in
