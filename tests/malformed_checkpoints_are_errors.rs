@@ -545,7 +545,7 @@ fn impossible_values() -> Vec<(&'static str, Value)> {
         ("beta_start", json!(0.5)),
         ("beta_end", json!(1.0)),
         ("beta_end", json!(0.00001)),
-        ("prediction_type", json!("v_prediction")),
+        ("prediction_type", json!("velocity")),
         ("clip_sample_range", json!(0)),
         ("num_inference_steps", json!(0)),
         ("num_inference_steps", json!(51)),

@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Level, Network as _, Point};
-use clearway_layers::{Memory, PackReport, Precision, Weights};
+use clearway_layers::{Memory, PackReport, Precision, Weights, in_team};
 use clearway_planner::Policy;
 use clearway_stable_diffusion::{Condition, DECODING_MEMORY, Files};
 
@@ -30,7 +30,7 @@ use clearway_stable_diffusion::{Condition, DECODING_MEMORY, Files};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-type Failure = Box<dyn Error>;
+type Failure = Box<dyn Error + Send + Sync>;
 
 /// What a pass gives: its shape and its numbers.
 type Output = (Vec<usize>, Vec<f32>);
@@ -41,7 +41,7 @@ struct Network {
     /// A pass at a timestep that is moved by so much.
     pass: Box<dyn Fn(f64) -> Result<Output, Failure>>,
     /// The same with what can be known before.
-    cached: Option<Box<dyn Fn() -> Result<Output, Failure>>>,
+    cached: Option<Box<dyn Fn() -> Result<Output, Failure> + Sync>>,
 }
 
 fn main() -> Result<(), Failure> {
@@ -101,7 +101,9 @@ fn main() -> Result<(), Failure> {
             }
             "cached" => {
                 let cached = network.cached.as_ref().ok_or("only a policy has plans")?;
-                serde_json::json!(time(argument.parse()?, cached)?)
+                // As a plan calls it: its passes follow each other, and the threads stay awake.
+                let passes = argument.parse()?;
+                serde_json::json!(in_team(|| time(passes, cached))?)
             }
             "weights" => {
                 let memory = memory.get_or_insert_with(|| Memory::new(bytes));
@@ -158,8 +160,10 @@ fn policy(
     Ok(Network {
         parameters: network.parameters(),
         pass: Box::new(move |moved| {
-            let prepared = network.prepare(&condition);
-            output(network.forward(x.clone(), &[point(t + moved)], &prepared))
+            in_team(|| {
+                let prepared = network.prepare(&condition);
+                output(network.forward(x.clone(), &[point(t + moved)], &prepared))
+            })
         }),
         cached: Some(Box::new(move || {
             output(known.forward(x_known.clone(), &[point(t)], &prepared))
@@ -198,8 +202,10 @@ fn unet(path: &Path, precision: Option<Precision>, mut inputs: Inputs) -> Result
     Ok(Network {
         parameters,
         pass: Box::new(move |moved| {
-            let prepared = network.prepare(&condition);
-            output(network.forward(x.clone(), &[point(t + moved)], &prepared))
+            in_team(|| {
+                let prepared = network.prepare(&condition);
+                output(network.forward(x.clone(), &[point(t + moved)], &prepared))
+            })
         }),
         cached: None,
     })

@@ -81,6 +81,35 @@ pub(crate) enum Error {
     Trajectory(#[from] TrajectoryError),
     #[error(transparent)]
     Space(#[from] SpaceError),
+    #[cfg(feature = "train")]
+    #[error("cannot use the dataset in {}: {error}", path.display())]
+    Dataset {
+        path: PathBuf,
+        error: Box<clearway_planner::dataset::DatasetError>,
+    },
+    #[cfg(feature = "train")]
+    #[error("{}, line {line}: {reason}", path.display())]
+    Config {
+        path: PathBuf,
+        line: usize,
+        reason: String,
+    },
+    #[cfg(feature = "train")]
+    #[error("{}: `{key}` must be {expected}", path.display())]
+    ConfigValue {
+        path: PathBuf,
+        key: &'static str,
+        expected: &'static str,
+    },
+    #[cfg(feature = "train")]
+    #[error("there is no checkpoint at {}: begin the run without --resume", .0.display())]
+    NoCheckpoint(PathBuf),
+    #[cfg(feature = "train")]
+    #[error("there is a run in {} already: go on with --resume, or choose another folder with --output", .0.display())]
+    RunExists(PathBuf),
+    #[cfg(feature = "train")]
+    #[error(transparent)]
+    Train(Box<clearway_planner::train::TrainError>),
     #[error("cannot start the threads: {0}")]
     Threads(String),
     #[cfg(feature = "rerun")]

@@ -6,6 +6,8 @@
 mod bench;
 mod closed_loop;
 mod compare;
+#[cfg(feature = "train")]
+mod data;
 mod demo;
 mod error;
 mod image;
@@ -19,6 +21,8 @@ mod replan;
 mod sampling;
 mod sim;
 mod statistics;
+#[cfg(feature = "train")]
+mod train;
 
 use std::process::ExitCode;
 
@@ -60,6 +64,13 @@ enum Command {
     /// Make pictures with Stable Diffusion, check a model, or look into one
     #[command(subcommand)]
     Image(Box<image::Command>),
+    /// Train a policy from demonstrations
+    #[cfg(feature = "train")]
+    Train(train::Arguments),
+    /// Look into a dataset of demonstrations
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Data(data::Command),
     /// Measure how fast networks run here, beside what the machine can do
     #[command(subcommand)]
     Bench(bench::Command),
@@ -111,6 +122,10 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Policy(command) => policy::run(&command),
         Command::Log(command) => log::run(&command),
         Command::Image(command) => image::run(&command),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => train::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Data(command) => data::run(&command),
         Command::Bench(command) => bench::run(&command),
     }
 }

@@ -7,7 +7,7 @@ use burn::tensor::ops::PadMode;
 use crate::epilogue::Film;
 use crate::kernel::{self, Layout, Level, Panels, Precision, Window, product};
 use crate::parameter::{tensor, values};
-use crate::{Epilogue, PackReport, Parameter, uniform};
+use crate::{Epilogue, PackReport, Parameter, Signal, SignalEpilogue, uniform};
 
 /// Makes a [`Conv1d`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,40 @@ impl Conv1d {
         }
     }
 
+    /// Applies the packed layer to a signal, and then what follows.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, time, channels_in]`
+    /// - y: becomes `[batch, (time + 2 · padding - kernel_size) / stride + 1, channels_out]`
+    ///
+    /// # Panics
+    ///
+    /// As [`forward_then`](Self::forward_then), or if the layer or the normalization is not packed.
+    pub fn write(&self, x: &Signal, epilogue: SignalEpilogue<'_>, y: &mut Signal) {
+        let (Some(weight), Some(bias)) = (self.weight.matrix(), self.bias.values()) else {
+            panic!("signals are read by packed layers");
+        };
+        let [batch, time, channels] = x.dims();
+        assert_eq!(channels, weight.depth(), "a signal of other channels");
+        let window = self.window(weight, time);
+        let (rows, positions) = (weight.rows(), window.positions);
+        let shape = [batch, positions, rows];
+        product(
+            Level::detected(),
+            &[(weight, window)],
+            0..channels,
+            batch,
+            (&x.values, time, Layout::samples(time, channels)),
+            (y.resize(shape), Layout::samples(positions, rows)),
+            &epilogue.kernel(bias, shape),
+        );
+    }
+
+    fn window(&self, weight: &Panels, time: usize) -> Window {
+        Window::convolution(time, weight.taps(), self.stride, self.padding)
+    }
+
     fn packed(
         &self,
         weight: &Panels,
@@ -120,7 +154,7 @@ impl Conv1d {
         epilogue: Epilogue<'_, 3>,
     ) -> Tensor<3> {
         let ([batch, channels_in, time], device) = (x.dims(), x.device());
-        let window = Window::convolution(time, weight.taps(), self.stride, self.padding);
+        let window = self.window(weight, time);
         let (channels, positions) = (weight.rows(), window.positions);
         let shape = [batch, channels, positions];
         let x = values(x);
@@ -130,6 +164,14 @@ impl Conv1d {
             values(residual)
         });
         let mut y = vec![0.0; batch * channels * positions];
+        let epilogue = kernel::Epilogue {
+            bias: Some(bias),
+            normalization: epilogue.normalization.and_then(|it| it.kernel(channels)),
+            activation: epilogue.activation,
+            film: modulation.as_ref().map(Film::kernel),
+            residual: residual.as_deref(),
+            accumulates: false,
+        };
         product(
             Level::detected(),
             &[(weight, window)],
@@ -137,14 +179,7 @@ impl Conv1d {
             batch,
             (&x, time, Layout::channels_first(channels_in, time)),
             (&mut y, Layout::channels_first(channels, positions)),
-            &kernel::Epilogue {
-                bias: Some(bias),
-                normalization: epilogue.normalization.and_then(|it| it.kernel(channels)),
-                activation: epilogue.activation,
-                film: modulation.as_ref().map(Film::kernel),
-                residual: residual.as_deref(),
-                accumulates: false,
-            },
+            &epilogue,
         );
         tensor(y, shape, &device)
     }

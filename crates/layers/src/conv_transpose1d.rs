@@ -7,7 +7,7 @@ use burn::tensor::ops::ConvTransposeOptions;
 
 use crate::kernel::{self, Layout, Level, Panels, Precision, Window, product};
 use crate::parameter::{tensor, values};
-use crate::{PackReport, Parameter, uniform};
+use crate::{PackReport, Parameter, Signal, uniform};
 
 /// Makes a [`ConvTranspose1d`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,11 +115,48 @@ impl ConvTranspose1d {
         )
     }
 
-    fn packed(&self, phases: &[Panels], bias: &[f32], x: Tensor<3>) -> Tensor<3> {
-        let ([batch, channels_in, time], device) = (x.dims(), x.device());
-        let [_, channels, taps] = self.weight.dims();
+    /// Applies the packed layer to a signal.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, time, channels_in]`
+    /// - y: becomes `[batch, stride · (time - 1) + kernel_size - 2 · padding, channels_out]`
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward), or if the layer is not packed.
+    pub fn write(&self, x: &Signal, y: &mut Signal) {
+        let (Some(phases), Some(bias)) = (self.weight.phases(), self.bias.values()) else {
+            panic!("signals are read by packed layers");
+        };
+        let [batch, time, channels_in] = x.dims();
+        let [expected, channels, _] = self.weight.dims();
+        assert_eq!(channels_in, expected, "a signal of other channels");
+        let length = self.length(time);
+        let from = (&x.values[..], Layout::samples(time, channels_in));
+        let to = (
+            y.resize([batch, length, channels]),
+            Layout::samples(length, channels),
+        );
+        self.compute(phases, bias, [batch, time], from, to);
+    }
+
+    /// How many outputs there are for so many inputs.
+    fn length(&self, time: usize) -> usize {
+        let [_, _, taps] = self.weight.dims();
         assert!(time > 0, "nothing to convolve");
-        let length = (self.stride * (time - 1) + taps).saturating_sub(2 * self.padding);
+        (self.stride * (time - 1) + taps).saturating_sub(2 * self.padding)
+    }
+
+    fn compute(
+        &self,
+        phases: &[Panels],
+        bias: &[f32],
+        [batch, time]: [usize; 2],
+        (x, from): (&[f32], Layout),
+        y: (&mut [f32], Layout),
+    ) {
+        let [channels_in, _, taps] = self.weight.dims();
         let phases: Vec<_> = phases
             .iter()
             .enumerate()
@@ -128,20 +165,30 @@ impl ConvTranspose1d {
                 Some((weight, window))
             })
             .collect();
-        let mut y = vec![0.0; batch * channels * length];
         product(
             Level::detected(),
             &phases,
             0..channels_in,
             batch,
-            (&values(x), time, Layout::channels_first(channels_in, time)),
-            (&mut y, Layout::channels_first(channels, length)),
+            (x, time, from),
+            y,
             &kernel::Epilogue {
                 bias: Some(bias),
                 ..kernel::Epilogue::default()
             },
         );
-        tensor(y, [batch, channels, length], &device)
+    }
+
+    fn packed(&self, phases: &[Panels], bias: &[f32], x: Tensor<3>) -> Tensor<3> {
+        let ([batch, channels_in, time], device) = (x.dims(), x.device());
+        let [_, channels, _] = self.weight.dims();
+        let length = self.length(time);
+        let mut y = vec![0.0; batch * channels * length];
+        let from = (&values(x)[..], Layout::channels_first(channels_in, time));
+        let to = (&mut y[..], Layout::channels_first(channels, length));
+        self.compute(phases, bias, [batch, time], from, to);
+        let shape = [batch, channels, length];
+        tensor(y, shape, &device)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::Tokens;
+
 /// Which half comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
@@ -46,6 +48,20 @@ impl SinusoidalEmbedding {
     ///
     /// If `dim` is odd, or `frequency_shift` is not less than `dim / 2`.
     pub fn forward(&self, times: &[f64], device: &Device) -> Tensor<2> {
+        let values = self.values(times);
+        Tensor::from_data(TensorData::new(values, [times.len(), self.dim]), device)
+    }
+
+    /// [`forward`](Self::forward) as tokens, `[1, n, dim]`.
+    ///
+    /// # Panics
+    ///
+    /// As [`forward`](Self::forward).
+    pub fn tokens(&self, times: &[f64]) -> Tokens {
+        Tokens::new(self.values(times), [1, times.len(), self.dim])
+    }
+
+    fn values(&self, times: &[f64]) -> Vec<f32> {
         let half = self.dim / 2;
         assert!(
             self.dim.is_multiple_of(2) && self.frequency_shift < half,
@@ -64,7 +80,7 @@ impl SinusoidalEmbedding {
                 Order::CosSin => values.extend(cosines.chain(sines)),
             }
         }
-        Tensor::from_data(TensorData::new(values, [times.len(), self.dim]), device)
+        values
     }
 }
 

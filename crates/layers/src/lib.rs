@@ -11,12 +11,13 @@
 //! | [`Resize`] | pictures of another size |
 //! | [`attention`], [`causal_attention`] | each query reads a mean of values |
 //! | [`Tokens`], [`attend`], [`attend_causally`] | what packed transformers compute on, and its attention |
+//! | [`Signal`] | what packed networks over time compute on |
 //! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
 //! | [`upsample_nearest_2x`] | larger pictures |
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
 //! | [`Work`] | how much a layer computes and reads |
-//! | [`weights`] | strict loading of safetensors and PyTorch files |
+//! | [`weights`] | strict loading of safetensors and PyTorch files, and writing |
 //!
 //! A layer is made by its configuration, `XConfig { .. }.init(&device)`, and computes with `forward`. Its parameters
 //! have the names and the memory layout of PyTorch's, so that loading a checkpoint of the field is a
@@ -32,7 +33,7 @@
 //! A network packs by a [policy](PackPolicy): which layers do not become codes.
 //!
 //! With feature `train`, what a training step computes has kernels too, under burn's autodiff on the CPU: the layers above,
-//! forward and backward, and [`AdamW`].
+//! forward and backward, and [`AdamW`], which [`ResumableAdamW`] can save.
 //!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
@@ -63,6 +64,7 @@ mod packing;
 mod parameter;
 mod prologue;
 mod resize;
+mod signal;
 mod spatial_softmax;
 mod threads;
 mod tokens;
@@ -71,7 +73,7 @@ pub mod weights;
 mod work;
 
 #[cfg(feature = "train")]
-pub use adamw::AdamW;
+pub use adamw::{AdamW, ResumableAdamW};
 pub use attention::{attention, causal_attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
@@ -88,11 +90,12 @@ pub use packing::{PackPolicy, Packing};
 pub use parameter::{PackReport, Packed, Parameter, can_pack};
 pub use prologue::Prologue;
 pub use resize::Resize;
+pub use signal::{Signal, SignalEpilogue, SignalModulation};
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
-pub use threads::in_pool;
+pub use threads::{in_pool, in_team};
 pub use tokens::{Tokens, attend, attend_causally};
 pub use upsample::upsample_nearest_2x;
-pub use weights::{LowRank, Weights, WeightsError};
+pub use weights::{LowRank, Weights, WeightsError, WeightsWriter};
 pub use work::Work;
 
 use burn::module::Param;

@@ -6,7 +6,9 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::module::linear;
 
-use crate::kernel::{self, Activation, Layout, Level, Panels, Precision, Window, product};
+use crate::kernel::{
+    self, Activation, Layout, Level, Panels, Precision, Window, product, side_by_side,
+};
 use crate::parameter::{tensor, values};
 use crate::{PackReport, Parameter, Tokens, uniform};
 
@@ -259,6 +261,38 @@ impl Linear {
         x.matmul(weight.transpose())
     }
 
+    /// Applies the columns `start..start + n` of the weights of packed layers, and their offsets where `offset` says so, to
+    /// `n` features that they all read: in one product, whose outputs lie side by side.
+    ///
+    /// # Shapes
+    ///
+    /// - x: `[batch, rows, n]`
+    /// - y: becomes `[batch, rows, Σ d_output]`
+    ///
+    /// # Panics
+    ///
+    /// If a layer is not packed, or the layers differ in `d_input` or precision.
+    pub fn write_parts(layers: &[&Self], x: &Tokens, start: usize, offset: bool, y: &mut Tokens) {
+        let [batch, rows, n] = x.dims();
+        let parts: Vec<_> = layers
+            .iter()
+            .map(|layer| {
+                let weight = (layer.weight.matrix()).expect("tokens are read by packed layers");
+                (weight, layer.offsets().filter(|_| offset))
+            })
+            .collect();
+        let width = parts.iter().map(|(weight, _)| weight.rows()).sum();
+        y.resize([batch, rows, width]);
+        side_by_side(
+            Level::detected(),
+            &parts,
+            start..start + n,
+            batch * rows,
+            &x.values,
+            &mut y.values,
+        );
+    }
+
     /// Adds the offset, for sums of [`forward_part`](Self::forward_part)s.
     ///
     /// # Shapes
@@ -323,6 +357,42 @@ mod tests {
                 .max()
                 .into_scalar();
             assert!(sum < tolerance, "{precision}, in parts: {sum:e}");
+        }
+    }
+
+    #[test]
+    fn layers_side_by_side_are_the_same_layers() {
+        let device = Device::flex();
+        let mut layers = [50, 3, 16].map(|d_output| {
+            LinearConfig {
+                d_input: 77,
+                d_output,
+                bias: d_output != 16,
+            }
+            .init(&device)
+        });
+        let normal = Distribution::Normal(0.0, 1.0);
+        let x = Tensor::<2>::random([5, 77], normal, &device);
+        for precision in [Precision::F32, Precision::Bf16] {
+            for layer in &mut layers {
+                let _ = layer.pack(precision);
+            }
+            for (part, offset) in [(0..31, false), (31..77, true)] {
+                let x = x.clone().narrow(1, part.start, part.len());
+                let each = layers.each_ref().map(|layer| {
+                    let y = layer.forward_part(x.clone(), part.start);
+                    if offset { layer.add_bias(y) } else { y }
+                });
+                let mut y = Tokens::zeros([0; 3]);
+                let tokens = Tokens::from(x.unsqueeze::<3>());
+                Linear::write_parts(&layers.each_ref(), &tokens, part.start, offset, &mut y);
+                assert_eq!(y.dims(), [1, 5, 69]);
+                let expected: Tensor<2> = Tensor::cat(each.into(), 1);
+                let difference = y.into_tensor(&device).squeeze_dim(0) - expected;
+                let difference: f32 = difference.abs().max().into_scalar();
+                // The offset comes first in the sum.
+                assert!(difference < 1e-6, "{precision}: {difference:e}");
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Where layers compute.
 
+use crate::kernel;
+
 /// Runs `f` on a thread of rayon's pool, the one whose work it will share out.
 ///
 /// A network calls it once around a pass: each packed layer shares its rows out to the pool, and from outside the pool
@@ -13,4 +15,15 @@ pub fn in_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     } else {
         rayon::scope(|_| f())
     }
+}
+
+/// As [`in_pool`], and the pool's other threads wait, awake, for what layers over time and linear layers share out
+/// meanwhile. A network of a few million weights is some hundred products of a few microseconds each, less than it takes to
+/// wake a thread.
+///
+/// A plan calls it once, around all of its passes, and a pass within does not begin another. The other threads do nothing
+/// else meanwhile: what `f` calls that shares its work out to rayon itself, such as convolutions over pictures or
+/// attention, has one thread.
+pub fn in_team<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    kernel::in_team(f)
 }

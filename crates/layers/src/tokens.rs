@@ -9,7 +9,7 @@ use crate::parameter::{tensor, values};
 ///
 /// Between the layers of a packed transformer they are lent and written over, where a tensor that is read and kept has to
 /// be copied.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tokens {
     pub(crate) values: Vec<f32>,
     dims: [usize; 3],
@@ -34,6 +34,70 @@ impl Tokens {
     /// `[batch, n, features]`.
     pub fn dims(&self) -> [usize; 3] {
         self.dims
+    }
+
+    /// Becomes `a + b`, row by row; one row of either goes with all of the other's.
+    ///
+    /// # Shapes
+    ///
+    /// - a, b: `[1, rows or 1, features]`
+    ///
+    /// # Panics
+    ///
+    /// If the shapes do not go together.
+    pub fn sum(&mut self, a: &Self, b: &Self) {
+        let ([_, of_a, features], [_, of_b, _]) = (a.dims, b.dims);
+        let rows = of_a.max(of_b);
+        assert!(
+            a.dims == [1, of_a, features]
+                && b.dims == [1, of_b, features]
+                && [of_a, of_b].iter().all(|&it| it == rows || it == 1),
+            "tokens {:?} and {:?} do not add up",
+            a.dims,
+            b.dims
+        );
+        self.resize([1, rows, features]);
+        for (index, to) in self.values.chunks_exact_mut(features.max(1)).enumerate() {
+            let [a, b] = [a, b].map(|it| {
+                let row = if it.dims[1] == 1 { 0 } else { index };
+                &it.values[row * features..][..features]
+            });
+            for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
+                *to = a + b;
+            }
+        }
+    }
+
+    /// Becomes several's rows, one after the other.
+    ///
+    /// # Panics
+    ///
+    /// If their features differ.
+    pub fn stack<'a>(&mut self, all: impl IntoIterator<Item = &'a Self>) {
+        self.values.clear();
+        let (mut rows, mut features) = (0, None);
+        for it in all {
+            let [batch, n, width] = it.dims;
+            assert_eq!(
+                *features.get_or_insert(width),
+                width,
+                "rows of other features"
+            );
+            rows += batch * n;
+            self.values.extend_from_slice(&it.values);
+        }
+        self.dims = [1, rows, features.unwrap_or(0)];
+    }
+
+    /// The values, row-major.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        &mut self.values
+    }
+
+    /// Takes a shape; what the values are is not known then.
+    pub(crate) fn resize(&mut self, dims: [usize; 3]) {
+        self.dims = dims;
+        self.values.resize(dims.iter().product(), 0.0);
     }
 
     /// The tensor.

@@ -11,6 +11,7 @@
 
 mod low_rank;
 mod pytorch;
+mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -31,6 +32,7 @@ pub const MAX_HEADER: u64 = 8 << 20;
 pub const LFS_POINTER: &[u8] = b"version https://git-lfs";
 
 pub use low_rank::LowRank;
+pub use writer::WeightsWriter;
 
 /// How many bytes are read at a time: whole numbers of any type.
 const BLOCK: usize = 1 << 16;

@@ -9,10 +9,13 @@
 //! | [`lerobot`] | policies that LeRobot trained |
 //! | [`normalization`] | between physical values and what networks were trained on |
 //! | [`network`] | the networks |
+//! | `dataset`, `train` | demonstrations, and policies from them: with the feature `train` |
 //!
 //! Normalized values never leave this crate's planning; physical values never enter the engine. A statistic that is
 //! missing is an error, never a silent pass-through.
 
+#[cfg(feature = "train")]
+pub mod dataset;
 mod error;
 pub mod image;
 pub mod lerobot;
@@ -23,6 +26,8 @@ mod plan;
 mod planner;
 pub mod replanner;
 mod sampling;
+#[cfg(feature = "train")]
+pub mod train;
 
 pub use clearway_diffusion::{Method, UnknownMethod};
 pub use clearway_layers::{Level, PackPolicy, Precision};

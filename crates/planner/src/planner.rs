@@ -10,11 +10,10 @@ use clearway_diffusion::{
     Clip, Denoiser, Discrete, Inpaint, Noise, Parameterization, Parameterized, Pins, Sampler,
     Seeded, Stage, Threshold,
 };
-use clearway_layers::{Level, Precision, can_pack, in_pool};
+use clearway_layers::{Level, Precision, can_pack, in_pool, in_team};
 use clearway_motion::{Interpolation, Safety, Trajectory, TrajectoryError, Violation};
 use ndarray::{Array2, ArrayView1};
 
-use crate::lerobot::{BetaSchedule, Prediction};
 use crate::network::Prepared;
 use crate::plan::{Arithmetic, Budget, Denoising, Outcome, Plan, PlanError, PlannerError, Problem};
 use crate::sampling::{Sampling, clipped_noise};
@@ -108,20 +107,8 @@ impl Planner {
             return Err(PlannerError::Period);
         }
         let config = policy.config();
-        let (timesteps, start, end) = (
-            config.num_train_timesteps,
-            config.beta_start,
-            config.beta_end,
-        );
-        let schedule = match config.beta_schedule {
-            BetaSchedule::Linear => Discrete::linear(timesteps, start, end),
-            BetaSchedule::ScaledLinear => Discrete::scaled_linear(timesteps, start, end),
-            BetaSchedule::SquaredCosine => Discrete::squared_cosine(timesteps),
-        }?;
-        let parameterization = match config.prediction {
-            Prediction::Epsilon => Parameterization::Noise,
-            Prediction::Sample => Parameterization::Sample,
-        };
+        let schedule = config.schedule()?;
+        let parameterization = config.prediction.into();
         let sampling = Sampling::of(config);
         let (stages, denoiser) = compile(&policy, parameterization, &schedule, sampling)?;
         Ok(Self {
@@ -405,8 +392,12 @@ impl Planner {
             }
             let (indices, group): (Vec<usize>, Vec<Ready<'_>>) = group.into_iter().unzip();
             // Once a plan: every pass is shared out there.
-            let (samples, passes) =
-                in_pool(|| span.in_scope(|| self.sample(&group, budget, &mut each)));
+            let sample = || span.in_scope(|| self.sample(&group, budget, &mut each));
+            let (samples, passes) = if self.policy.precision().is_some() {
+                in_team(sample)
+            } else {
+                in_pool(sample)
+            };
             let finishing = Instant::now();
             let size = samples.len() / group.len();
             for ((index, ready), samples) in

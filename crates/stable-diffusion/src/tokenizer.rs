@@ -365,4 +365,93 @@ mod tests {
         fs::remove_file(folder.path().join("merges.txt")).expect("a file");
         assert!(error().starts_with("tokenizer.json cannot be read"));
     }
+
+    #[test]
+    fn any_file_cut_short_is_an_error_that_names_it() {
+        let folder = folder();
+        let read = |file| fs::read_to_string(folder.path().join(file)).expect("a file");
+        let (vocabulary, merges) = (read("vocab.json"), read("merges.txt"));
+        let fast = json!({
+            "model": {
+                "type": "BPE",
+                "vocab": serde_json::from_str::<serde_json::Value>(&vocabulary).expect("JSON"),
+                "merges": merges.lines().skip(1).collect::<Vec<_>>(),
+            },
+        })
+        .to_string();
+        let config = json!({"pad_token": {"content": "!"}, "model_max_length": 77}).to_string();
+
+        // Loads the folder with one file cut at some bytes; each cut must be an error.
+        let cut = |file: &str, text: &str, cuts: &[usize]| {
+            for &at in cuts {
+                fs::write(folder.path().join(file), &text[..at]).expect("a file");
+                let error = Tokenizer::load(folder.path()).expect_err("a file is cut short");
+                assert!(
+                    error.to_string().starts_with(file),
+                    "{file} at {at}: {error}"
+                );
+            }
+            fs::write(folder.path().join(file), text).expect("a file");
+            Tokenizer::load(folder.path()).expect("whole files");
+        };
+        // The ends of lines are where a cut leaves a file that is well formed.
+        let ends: Vec<usize> = merges.match_indices('\n').map(|(at, _)| at + 1).collect();
+        let last = ends[ends.len() - 2];
+        let of_merges = [
+            0,
+            ends[0],
+            ends[1],
+            ends[20_000],
+            last,
+            last - 1,
+            last + 1,
+            last + 3,
+            merges.len() - 3,
+        ];
+        cut("merges.txt", &merges, &of_merges);
+        for (file, text) in [
+            ("vocab.json", &vocabulary),
+            ("tokenizer_config.json", &config),
+            ("special_tokens_map.json", &config),
+        ] {
+            cut(file, text, &[0, 1, text.len() / 2, text.len() - 1]);
+        }
+        fs::remove_file(folder.path().join("merges.txt")).expect("a file");
+        cut(
+            "tokenizer.json",
+            &fast,
+            &[0, 1, fast.len() / 2, fast.len() - 1],
+        );
+
+        // Whole as JSON, and yet short of its last merge.
+        let mut short: serde_json::Value = serde_json::from_str(&fast).expect("JSON");
+        let merges = short["model"]["merges"].as_array_mut().expect("merges");
+        merges.pop();
+        write(&folder, "tokenizer.json", &short);
+        let error = Tokenizer::load(folder.path()).expect_err("a merge is missing");
+        assert_eq!(
+            error.to_string(),
+            "tokenizer.json: 1 of the vocabulary's symbols can be made by no merge, first `jekyll</w>`: the merges are \
+             cut short"
+        );
+    }
+
+    #[test]
+    fn tokens_of_their_own_need_no_merge() {
+        let folder = folder();
+        let path = folder.path().join("vocab.json");
+        let mut vocabulary: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(&path).expect("a file")).expect("JSON");
+        vocabulary["<my-cat>"] = 49408.into();
+        vocabulary["mycat"] = 49409.into();
+        write(&folder, "vocab.json", &vocabulary);
+        let error = Tokenizer::load(folder.path()).expect_err("nothing makes `mycat`");
+        assert!(error.to_string().contains("first `mycat`"), "{error}");
+        write(
+            &folder,
+            "special_tokens_map.json",
+            &json!({"additional_special_tokens": ["mycat"]}),
+        );
+        Tokenizer::load(folder.path()).expect("a tokenizer");
+    }
 }

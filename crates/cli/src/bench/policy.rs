@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use burn::tensor::{Device, Tensor};
 use clearway_diffusion::{Network as _, Point, Seeded, normal};
-use clearway_layers::PackReport;
+use clearway_layers::{PackReport, in_team};
 use clearway_planner::lerobot::{
     BetaSchedule, DiffusionConfig, Feature, FeatureKind, NoiseScheduler, Prediction,
 };
@@ -140,8 +140,10 @@ fn measured(
             t: known.t + f64::from(passes) * 1e-6,
             ..known
         };
-        let prepared = network.prepare(&condition);
-        drop(network.forward(x.clone(), &[new], &prepared));
+        in_team(|| {
+            let prepared = network.prepare(&condition);
+            drop(network.forward(x.clone(), &[new], &prepared));
+        });
         Ok(())
     };
     // The plan first, so that what it needs is remembered.
@@ -160,9 +162,12 @@ fn measured(
             Ok(())
         })?;
         measure(&mut pass_ms, &mut pass)?;
-        measure(&mut cached_ms, || {
-            drop(network.forward(x.clone(), &[known], &prepared));
-            Ok(())
+        // As a plan calls it: its passes follow each other, and the threads stay awake.
+        in_team(|| {
+            measure(&mut cached_ms, || {
+                drop(network.forward(x.clone(), &[known], &prepared));
+                Ok(())
+            })
         })?;
         measure(&mut plan_ms, plan)?;
     }

@@ -14,6 +14,8 @@
 //! | `window` | which inputs an output of a convolution sees |
 //! | `tile` | the innermost loop: weights times inputs, with all sums in registers |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
+//! | `team` | threads that stay awake for the next product |
+//! | `memory` | memory that vectors like to read |
 //! | `training` | what a training step computes, with feature `train` |
 //! | `positions` | the same at many positions, where arithmetic takes the time |
 //! | `attention` | every query reads a mean of values, and no score is stored |
@@ -38,6 +40,7 @@ mod picture;
 mod positions;
 mod product;
 mod rows;
+mod team;
 mod tile;
 #[cfg(feature = "train")]
 pub(crate) mod training;
@@ -57,6 +60,7 @@ pub use panels::Precision;
 pub use peak::{Memory, multiply_adds};
 pub(crate) use picture::{Frame, Prologue, convolve};
 pub(crate) use positions::linear;
-pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product};
+pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product, side_by_side};
 pub(crate) use rows::normalize_rows;
+pub(crate) use team::in_team;
 pub(crate) use window::Window;

@@ -3,18 +3,18 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-use super::codes::{Extent, Grid, weave};
+use super::codes::{Extent, Grid};
 use super::elementwise::{Activation, activate};
 use super::lanes::{LANES, Lanes};
 use super::level::run_on;
 use super::panels::{Panels, Precision, bf16_pair};
 use super::tile::{Tile, format};
-use super::{Level, Window};
+use super::{Level, Window, team};
 
-/// How many words of weights, times positions over 8, are worth a thread of their own: about 10 µs.
-const GRAIN: usize = 1 << 15;
+/// How many words of weights, times positions over 8, are worth a thread of their own: some 3 µs.
+const GRAIN: usize = 1 << 13;
+/// How many are worth a task beside others of the same thread: some 40 µs.
+const LARGE_GRAIN: usize = 1 << 17;
 /// The most tasks a thread gets: several, so that one which is interrupted holds up the others less.
 const TASKS_A_THREAD: usize = 4;
 /// The most sums that a task holds at a time, in vectors: 256 KiB, which stay in the second cache.
@@ -165,11 +165,7 @@ pub(crate) fn product(
     let units = panels.count().div_ceil(unit);
     let words: usize = phases.iter().map(|(it, _)| it.words().len()).sum();
     let columns = batch * window.positions;
-    let threads = rayon::current_num_threads();
-    let tasks = match threads {
-        1 => 1,
-        _ => (words * columns.div_ceil(8) / GRAIN).clamp(1, units.min(threads * TASKS_A_THREAD)),
-    };
+    let tasks = tasks(words * columns.div_ceil(8), units);
     let sweep = Sweep {
         phases,
         packed: &packed,
@@ -178,16 +174,100 @@ pub(crate) fn product(
         to,
         epilogue,
     };
-    let task = |index: usize| {
+    team::for_each(tasks, |index| {
         // Whole units, so that a group is never cut.
         let cut = |index: usize| (units * index / tasks * unit).min(panels.count());
-        sweep.run(level, &(cut(index)..cut(index + 1)));
-    };
-    if tasks == 1 {
-        task(0);
-    } else {
-        (0..tasks).into_par_iter().with_max_len(1).for_each(task);
+        sweep.start(level, &(cut(index)..cut(index + 1)));
+    });
+}
+
+/// How many tasks a product is cut into, of at most `units`.
+fn tasks(work: usize, units: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let few = (work / GRAIN).min(threads);
+    let many = (work / LARGE_GRAIN).min(threads * TASKS_A_THREAD);
+    match threads {
+        1 => 1,
+        _ => few.max(many).clamp(1, units),
     }
+}
+
+/// Linear layers that read the same inputs, in one product: `y[row] = cat(W₁ x[row] + b₁, W₂ x[row] + b₂, ..)`.
+///
+/// `part` is the range of inputs that `input`, `[rows, part]`, holds; `output` is `[rows, Σ outputs]`.
+///
+/// # Panics
+///
+/// If slices are not as long as that, the layers differ in their inputs or precision, or this CPU does not have the level.
+pub(crate) fn side_by_side(
+    level: Level,
+    layers: &[(&Panels, Option<&[f32]>)],
+    part: Range<usize>,
+    rows: usize,
+    input: &[f32],
+    output: &mut [f32],
+) {
+    let Some(&(first, _)) = layers.first() else {
+        return;
+    };
+    let width: usize = layers.iter().map(|(panels, _)| panels.rows()).sum();
+    assert_eq!(output.len(), rows * width, "an output for each row");
+    let window = Window::point(rows);
+    let phases: Vec<_> = layers.iter().map(|&(panels, _)| (panels, window)).collect();
+    for (it, _) in &phases {
+        assert!(
+            it.depth() == first.depth() && it.precision() == first.precision() && it.taps() == 1,
+            "layers side by side must read the same inputs in the same way"
+        );
+    }
+    let pairs = first.precision() == Precision::Bf16 && level == Level::Avx512Bf16;
+    let from = Layout::channels_last(part.len());
+    // All see the same inputs.
+    let packed = Packed::new(level, &phases[..1], &part, 1, (input, rows, from), pairs);
+    let epilogues: Vec<_> = layers
+        .iter()
+        .map(|&(panels, bias)| {
+            let epilogue = Epilogue {
+                bias,
+                ..Epilogue::default()
+            };
+            check(&epilogue, panels.rows(), 1, 1, output.len());
+            epilogue
+        })
+        .collect();
+    let mut to = output.as_mut_ptr();
+    let sweeps: Vec<_> = phases
+        .iter()
+        .zip(&epilogues)
+        .map(|(phase, epilogue)| {
+            let output = Shared(to);
+            to = to.wrapping_add(phase.0.rows());
+            Sweep {
+                phases: std::slice::from_ref(phase),
+                packed: &packed,
+                batch: 1,
+                output,
+                to: Layout::channels_last(width),
+                epilogue,
+            }
+        })
+        .collect();
+    let panels: usize = phases.iter().map(|(it, _)| it.count()).sum();
+    let words = panels * packed.part.len() * LANES;
+    let tasks = tasks(words * rows.div_ceil(8), panels);
+    team::for_each(tasks, |index| {
+        let range = panels * index / tasks..panels * (index + 1) / tasks;
+        let mut start = 0;
+        for sweep in &sweeps {
+            let count = sweep.phases[0].0.count();
+            let within = |panel: usize| panel.clamp(start, start + count) - start;
+            let range = within(range.start)..within(range.end);
+            if !range.is_empty() {
+                sweep.start(level, &range);
+            }
+            start += count;
+        }
+    });
 }
 
 fn check(epilogue: &Epilogue<'_>, rows: usize, batch: usize, phases: usize, output: usize) {
@@ -229,33 +309,30 @@ thread_local! {
     /// Memory that is used again: packed inputs, and sums.
     static INPUTS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
     static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    /// Inputs side by side, and their codes.
+    /// Inputs side by side, and the codes of a position.
     static VALUES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
     static CODES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Inputs as the kernels read them: zeros at the ends, neighbours in depth paired where bf16 is multiplied and four in a word
-/// where codes are, and every `stride`-th value together, so that the inputs of neighbouring outputs are neighbours.
+/// Inputs as the kernels read them: zeros at the ends, and the channels of a position side by side; neighbours in depth
+/// are paired where bf16 is multiplied, and four in a word where codes are.
 ///
 /// ```text
-/// [sample][depth][remainder of stride][length / stride]      words
+/// [sample][position][depth]      words
 /// ```
 struct Packed {
     words: Vec<u32>,
     /// Which words of depth there are.
     part: Range<usize>,
-    /// The least origin of all windows: where a sample's first value lies.
+    /// The least origin of all windows: where a sample's first position lies.
     origin: isize,
-    stride: usize,
-    /// How many words a remainder has.
-    run: usize,
-    /// How many words lie between two rows, of a number or a pair in depth.
+    /// How many positions a sample has.
+    width: usize,
+    /// How many words lie between two positions.
     row: usize,
-    /// How many words a sample has.
-    sample: usize,
-    /// How many rows of inputs meet a word of weights: two where weights are pairs of bf16 and inputs are f32, or weights
+    /// How many words of inputs meet a word of weights: two where weights are pairs of bf16 and inputs are f32, or weights
     /// are half bytes.
-    rows_a_word: usize,
+    inputs_a_word: usize,
     /// How inputs were rounded to codes: for each sample, or for each position of each.
     grids: Vec<Grid>,
     /// Whether there is a grid for each position.
@@ -276,7 +353,7 @@ impl Packed {
         let panels = phases[0].0;
         let numbers = panels.precision().numbers_a_word();
         let whole = panels.precision().is_codes();
-        let rows_a_word = match (pairs, whole) {
+        let inputs_a_word = match (pairs, whole) {
             (true, _) => 1,
             (_, true) => numbers / 4,
             _ => numbers,
@@ -299,73 +376,70 @@ impl Packed {
             (window.origin - origin).cast_unsigned() + reach
         };
         let width = phases.iter().map(end).max().unwrap_or(1);
-        let stride = phases[0].1.stride;
-        let run = width.div_ceil(stride);
+        let words_of_depth = part.start / numbers..part.end.div_ceil(numbers);
         // Rows a power of two apart would share few lines of a cache.
-        let row = match run * stride {
+        let row = match words_of_depth.len() * inputs_a_word {
             row if row >= 64 => row.next_multiple_of(LANES) | LANES,
             row => row,
         };
-        let words_of_depth = part.start / numbers..part.end.div_ceil(numbers);
-        let sample = words_of_depth.len() * rows_a_word * row;
-        let mut words = INPUTS.take();
-        words.clear();
-        words.resize(batch * sample, 0);
+        let (before, skipped) = (origin.min(0).unsigned_abs(), origin.max(0).unsigned_abs());
         let source = Source {
             input,
             from,
-            part,
+            depth,
+            // A first word may begin before the part.
+            lead: part.start - words_of_depth.start * numbers,
             pairs,
-            // Which inputs are seen at all, counted from the origin.
-            first: origin.min(0).unsigned_abs(),
-            skipped: origin.max(0).unsigned_abs(),
+            skipped,
             seen: length
-                .saturating_sub(origin.max(0).unsigned_abs())
-                .min(width.saturating_sub(origin.min(0).unsigned_abs())),
-            first_depth: words_of_depth.start * numbers,
-            shape: [row, stride, run],
+                .saturating_sub(skipped)
+                .min(width.saturating_sub(before)),
+            before,
+            row,
         };
+        let sample = width * row;
+        let mut words = INPUTS.take();
+        words.clear();
+        words.resize(batch * sample, 0);
         // With one tap, an output sees one position alone. The shape of the layer decides, and not that of the batch.
         let pointwise = whole
             && phases.len() == 1
             && panels.taps() == 1
             && phases[0].1.origin == 0
-            && stride == 1;
+            && phases[0].1.stride == 1;
         let mut grids = Vec::new();
         if whole {
             let each = if pointwise { length } else { 1 };
             grids = vec![Grid::new(Extent::EMPTY); batch * each];
-            if batch == 1 || batch * sample < PACKED_TOGETHER {
-                let samples = words.chunks_exact_mut(sample).zip(grids.chunks_mut(each));
-                for (b, (words, grids)) in samples.enumerate() {
-                    source.encode(level, b, words, grids);
+            let encode = |b: usize, grids: &mut [Grid], words: &mut [u32]| {
+                source.encode(level, b, words, grids, pointwise);
+            };
+            let mut samples: Vec<_> = (words.chunks_exact_mut(sample))
+                .zip(grids.chunks_exact_mut(each))
+                .collect();
+            if batch * sample < PACKED_TOGETHER {
+                for (b, (words, grids)) in samples.iter_mut().enumerate() {
+                    encode(b, grids, words);
                 }
             } else {
-                words
-                    .par_chunks_exact_mut(sample)
-                    .zip(grids.par_chunks_mut(each))
-                    .enumerate()
-                    .for_each(|(b, (words, grids))| source.encode(level, b, words, grids));
+                team::for_each_chunk(&mut samples, 1, |b, one| {
+                    let (words, grids) = &mut one[0];
+                    encode(b, grids, words);
+                });
             }
         } else if words.len() < PACKED_TOGETHER {
-            for (b, words) in words.chunks_exact_mut(sample).enumerate() {
-                source.pack(b, words);
-            }
+            let samples = words.chunks_exact_mut(sample).enumerate();
+            samples.for_each(|(b, words)| source.pack(b, words));
         } else {
-            words
-                .par_chunks_exact_mut(sample)
-                .enumerate()
-                .for_each(|(b, words)| source.pack(b, words));
+            team::for_each_chunk(&mut words, sample, |b, words| source.pack(b, words));
         }
         Self {
             words,
             part: words_of_depth,
             origin,
-            stride,
-            run,
+            width,
             row,
-            sample,
-            rows_a_word,
+            inputs_a_word,
             grids,
             pointwise,
             partial: part.len() < panels.depth(),
@@ -378,10 +452,10 @@ impl Packed {
         &self.grids[sample * each + if self.pointwise { position } else { 0 }]
     }
 
-    /// Where a tap finds the input of a sample's first output, from the start of a row.
+    /// Where a tap finds the input of a sample's first output.
     fn offset(&self, window: &Window, sample: usize, tap: usize) -> usize {
-        let u = (window.origin - self.origin).cast_unsigned() + tap;
-        sample * self.sample + u % self.stride * self.run + u / self.stride
+        let position = (window.origin - self.origin).cast_unsigned() + tap;
+        (sample * self.width + position) * self.row
     }
 }
 
@@ -389,164 +463,119 @@ impl Packed {
 struct Source<'a> {
     input: &'a [f32],
     from: Layout,
-    part: &'a Range<usize>,
-    /// Whether a row is two neighbours in depth, as bf16.
+    /// How many channels there are.
+    depth: usize,
+    /// How many of the first word's numbers lie before the first channel; they count as zero.
+    lead: usize,
+    /// Whether a word is two neighbours in depth, as bf16.
     pairs: bool,
-    /// How many zeros come before the first input.
-    first: usize,
-    /// The first input that is seen.
+    /// The first position that is seen.
     skipped: usize,
-    /// How many inputs are seen.
+    /// How many positions are seen.
     seen: usize,
-    first_depth: usize,
-    /// The words of a row, the stride, and the words of a remainder.
-    shape: [usize; 3],
+    /// How many positions of zeros come before them.
+    before: usize,
+    row: usize,
 }
 
 impl Source<'_> {
     /// Rounds a sample to codes, four neighbours in depth to a word.
-    fn encode(&self, level: Level, sample: usize, words: &mut [u32], grids: &mut [Grid]) {
-        let [row, stride, run] = self.shape;
-        let (from, depth, seen) = (self.from, self.part.len(), self.seen);
+    fn encode(
+        &self,
+        level: Level,
+        sample: usize,
+        words: &mut [u32],
+        grids: &mut [Grid],
+        pointwise: bool,
+    ) {
+        let Self {
+            from,
+            depth,
+            lead,
+            seen,
+            row,
+            ..
+        } = *self;
         let start = sample * from.sample + self.skipped * from.position;
-        let pointwise = grids.len() > 1;
-        // [depth][seen], or [seen][depth] where each position has a grid.
         let (mut values, mut codes) = (VALUES.take(), CODES.take());
-        let count = depth * seen;
-        let together = match pointwise {
-            false => from.position == 1 && from.channel == seen,
-            true => from.channel == 1 && from.position == depth,
-        };
-        let inputs = if together || count == 0 {
-            &self.input[start..][..count]
+        // [seen][depth]
+        let inputs = if seen == 0 {
+            &[][..]
+        } else if from.channel == 1 && (from.position == depth || seen == 1) {
+            &self.input[start..][..depth * seen]
         } else {
-            values.clear();
-            values.resize(count, 0.0);
-            let [next_depth, next_position] = if pointwise { [1, depth] } else { [seen, 1] };
-            for d in 0..depth {
-                let input = &self.input[start + d * from.channel..];
-                for i in 0..seen {
-                    values[d * next_depth + i * next_position] = input[i * from.position];
+            values.resize(depth * seen, 0.0);
+            for channel in 0..depth {
+                let input = &self.input[start + channel * from.channel..];
+                for position in 0..seen {
+                    values[position * depth + channel] = input[position * from.position];
                 }
             }
             &values[..]
         };
-        codes.clear();
-        codes.resize(count + seen, 0);
-        let (codes_of, nothing) = codes.split_at_mut(count);
-        if pointwise {
-            let positions = inputs.chunks(depth).zip(codes_of.chunks_mut(depth));
-            for ((x, codes), grid) in positions.zip(&mut *grids) {
-                *grid = Grid::new(Extent::new(level, x));
-                grid.encode(level, x, codes);
-            }
-        } else {
+        if !pointwise {
             grids[0] = Grid::new(Extent::new(level, inputs));
-            grids[0].encode(level, inputs, codes_of);
-            nothing.fill(grids[0].zero as u8);
+            words.fill(grids[0].nothing());
         }
-        for (index, to) in words.chunks_exact_mut(row).enumerate() {
-            let first = self.first_depth + 4 * index;
-            // Neighbours in depth that are not part of the input count as zero.
-            let at = |j: usize| {
-                let depth = (first + j).checked_sub(self.part.start);
-                depth.filter(|at| *at < self.part.len())
-            };
+        codes.resize(4 * row, 0);
+        let words = words[self.before * row..].chunks_exact_mut(row);
+        for (position, (x, words)) in inputs.chunks_exact(depth).zip(words).enumerate() {
             if pointwise {
-                for (i, to) in to[..seen].iter_mut().enumerate() {
-                    let codes = &codes_of[i * depth..][..depth];
-                    *to = match (at(0), at(3)) {
-                        (Some(first), Some(_)) => {
-                            let four = codes[first..].first_chunk();
-                            u32::from_le_bytes(*four.expect("the last is there"))
-                        }
-                        _ => {
-                            let zero = grids[i].zero as u8;
-                            let code = |j| at(j).map_or(zero, |at| codes[at]);
-                            u32::from_le_bytes(std::array::from_fn(code))
-                        }
-                    };
-                }
-                continue;
+                grids[position] = Grid::new(Extent::new(level, x));
             }
-            to.fill(grids[0].nothing());
-            let rows: [&[u8]; 4] = std::array::from_fn(|j| match at(j) {
-                Some(depth) => &codes_of[depth * seen..][..seen],
-                None => &*nothing,
-            });
-            if stride == 1 {
-                weave(rows, &mut to[self.first..][..seen]);
-            } else {
-                let (mut remainder, mut quotient) = (self.first % stride, self.first / stride);
-                for i in 0..seen {
-                    to[remainder * run + quotient] = u32::from_le_bytes(rows.map(|row| row[i]));
-                    remainder += 1;
-                    if remainder == stride {
-                        (remainder, quotient) = (0, quotient + 1);
-                    }
-                }
+            let grid = grids[if pointwise { position } else { 0 }];
+            // What is not part of the input counts as zero.
+            codes.fill(grid.zero as u8);
+            grid.encode(level, x, &mut codes[lead..][..depth]);
+            for (word, four) in words.iter_mut().zip(codes.as_chunks().0) {
+                *word = u32::from_le_bytes(*four);
             }
         }
         VALUES.set(values);
         CODES.set(codes);
     }
 
+    /// Packs a sample into words that are zero.
     fn pack(&self, sample: usize, words: &mut [u32]) {
-        let [row, stride, run] = self.shape;
-        let (from, zeros) = (self.from, [0.0]);
-        for (index, to) in words.chunks_exact_mut(row).enumerate() {
-            let depth = self.first_depth + index * if self.pairs { 2 } else { 1 };
-            // A neighbour in depth that is not part of the input counts as zero.
-            let channel = |depth: usize| match depth.checked_sub(self.part.start) {
-                Some(depth) if depth < self.part.len() => {
-                    let start = sample * from.sample + depth * from.channel;
-                    (
-                        &self.input[start + self.skipped * from.position..],
-                        from.position,
-                    )
-                }
-                _ => (&zeros[..], 0),
-            };
-            let (first, step) = channel(depth);
-            let (second, second_step) = if self.pairs {
-                channel(depth + 1)
-            } else {
-                (&zeros[..], 0)
-            };
-            let word = |i: usize| {
-                if self.pairs {
-                    bf16_pair(first[i * step], second[i * second_step])
-                } else {
-                    first[i * step].to_bits()
-                }
-            };
-            if stride == 1 {
-                let to = &mut to[self.first..self.first + self.seen];
-                match (self.pairs, step, second_step) {
-                    (false, 1, _) => {
-                        for (to, x) in to.iter_mut().zip(first) {
-                            *to = x.to_bits();
-                        }
-                    }
-                    (true, 1, 1) => {
-                        for (to, (x, y)) in to.iter_mut().zip(first.iter().zip(second)) {
-                            *to = bf16_pair(*x, *y);
-                        }
-                    }
-                    _ => {
-                        for (i, to) in to.iter_mut().enumerate() {
-                            *to = word(i);
-                        }
+        let Self {
+            from, depth, lead, ..
+        } = *self;
+        let start = sample * from.sample + self.skipped * from.position;
+        let words = &mut words[self.before * self.row..];
+        let rows = words.chunks_exact_mut(self.row).take(self.seen);
+        if self.pairs {
+            for (position, to) in rows.enumerate() {
+                let input = &self.input[start + position * from.position..];
+                let channel = |at: usize| match at.checked_sub(lead) {
+                    Some(at) if at < depth => input[at * from.channel],
+                    _ => 0.0,
+                };
+                let (mut first, count) = (0, (lead + depth).div_ceil(2));
+                if from.channel == 1 && lead == 0 {
+                    let (pairs, _) = input[..depth].as_chunks();
+                    first = pairs.len();
+                    for (to, &[x, y]) in to.iter_mut().zip(pairs) {
+                        *to = bf16_pair(x, y);
                     }
                 }
-            } else {
-                let (mut remainder, mut quotient) = (self.first % stride, self.first / stride);
-                for i in 0..self.seen {
-                    to[remainder * run + quotient] = word(i);
-                    remainder += 1;
-                    if remainder == stride {
-                        (remainder, quotient) = (0, quotient + 1);
-                    }
+                for (index, to) in to[..count].iter_mut().enumerate().skip(first) {
+                    *to = bf16_pair(channel(2 * index), channel(2 * index + 1));
+                }
+            }
+        } else if from.channel == 1 {
+            for (position, to) in rows.enumerate() {
+                let input = &self.input[start + position * from.position..][..depth];
+                for (to, x) in to[lead..][..depth].iter_mut().zip(input) {
+                    *to = x.to_bits();
+                }
+            }
+        } else {
+            // Channels first: each is read in order.
+            for channel in 0..depth {
+                let input = &self.input[start + channel * from.channel..];
+                for position in 0..self.seen {
+                    words[position * self.row + lead + channel] =
+                        input[position * from.position].to_bits();
                 }
             }
         }
@@ -661,7 +690,7 @@ unsafe fn totals_of<S: Lanes, const FORMAT: u8>(
 
 impl Sweep<'_> {
     /// Computes the rows of some panels, which no one else may write meanwhile.
-    fn run(&self, level: Level, range: &Range<usize>) {
+    fn start(&self, level: Level, range: &Range<usize>) {
         let sweep = self;
         let mut memory = SUMS.take();
         for (panels, window) in self.phases {
@@ -773,6 +802,8 @@ impl Sweep<'_> {
         } = block;
         let columns = samples.len() * window.positions;
         let (taps, packed) = (panels.taps(), self.packed);
+        // Between the inputs of two outputs.
+        let row = window.stride * packed.row;
         let widest = largest_tile(window.positions, S::SUMS);
         let side_by_side = (S::SUMS / widest).clamp(1, 4);
         let mut panel = range.start;
@@ -794,10 +825,9 @@ impl Sweep<'_> {
                         panels.place(chunk.start, tap)
                     };
                     let scales = panels.scales_of(panel, chunk.start, tap);
-                    let inputs =
-                        (chunk.start - packed.part.start) * packed.rows_a_word * packed.row;
+                    let inputs = (chunk.start - packed.part.start) * packed.inputs_a_word;
                     for (sample, from) in samples.clone().enumerate() {
-                        let offset = inputs + packed.offset(window, from, tap);
+                        let offset = packed.offset(window, from, tap) + inputs;
                         let mut position = 0;
                         while position < window.positions {
                             let n = largest_tile(window.positions - position, S::SUMS);
@@ -806,8 +836,8 @@ impl Sweep<'_> {
                                 scales,
                                 panel: panels.panel_words(),
                                 depth: chunk.len(),
-                                inputs: packed.words[offset + position..].as_ptr(),
-                                row: packed.row,
+                                inputs: packed.words[offset + position * row..].as_ptr(),
+                                row,
                                 sums: sums[(sample * window.positions + position) * LANES..]
                                     .as_mut_ptr(),
                                 next_panel: columns * LANES,
@@ -815,8 +845,8 @@ impl Sweep<'_> {
                                 first: false,
                             };
                             // SAFETY: the caller grants the instruction set. Of `m` panels from this one, each has
-                            // `depth` vectors at `at`; of the inputs, `depth` rows hold `n` words from here, since the
-                            // packed rows are as wide as the windows reach; `m` panels have `n` sums from here.
+                            // `depth` vectors at `at`; of the inputs, `n` positions hold `depth` words from here, since
+                            // there are as many positions as the windows reach; `m` panels have `n` sums from here.
                             unsafe { add::<S, FORMAT>(&tile, m, n) };
                             position += n;
                         }
@@ -872,10 +902,28 @@ impl Sweep<'_> {
             }
             let start = sample * self.to.sample + row * self.to.channel;
             let lanes = LANES.min(rows - row);
+            let place =
+                |position: usize| (window.first + position * window.step) * self.to.position;
+            if self.to.channel == 1 && lanes == LANES {
+                for (position, y) in sums.as_chunks::<LANES>().0.iter().enumerate() {
+                    let at = start + place(position);
+                    // SAFETY: the caller grants the instruction set. `product` checked that the layout ends within the output,
+                    // and that the residual is as long; rows of other tasks lie elsewhere.
+                    unsafe {
+                        let (to, mut y) = (self.output.0.add(at), S::load(y.as_ptr()));
+                        if let Some(residual) = residual {
+                            y = S::add(y, S::load(residual.as_ptr().add(at)));
+                        }
+                        if accumulates {
+                            y = S::add(y, S::load(to));
+                        }
+                        S::store(to, y);
+                    }
+                }
+                continue;
+            }
             let write = |lane: usize, position: usize| {
-                let at = start
-                    + lane * self.to.channel
-                    + (window.first + position * window.step) * self.to.position;
+                let at = start + lane * self.to.channel + place(position);
                 let mut y = sums[position * LANES + lane];
                 if let Some(residual) = residual {
                     y += residual[at];
@@ -915,33 +963,33 @@ unsafe fn add<S: Lanes, const FORMAT: u8>(tile: &Tile, m: usize, n: usize) {
     unsafe {
         if const { S::SUMS >= 16 } {
             match (m, n) {
-                (1, 16) => tile.add::<S, FORMAT, false, 1, 16>(),
-                (1, 8) => tile.add::<S, FORMAT, false, 1, 8>(),
-                (1, 4) => tile.add::<S, FORMAT, false, 1, 4>(),
-                (1, 2) => tile.add::<S, FORMAT, false, 1, 2>(),
-                (1, _) => tile.add::<S, FORMAT, false, 1, 1>(),
-                (2, 8) => tile.add::<S, FORMAT, false, 2, 8>(),
-                (2, 4) => tile.add::<S, FORMAT, false, 2, 4>(),
-                (2, 2) => tile.add::<S, FORMAT, false, 2, 2>(),
-                (2, _) => tile.add::<S, FORMAT, false, 2, 1>(),
-                (_, 4) => tile.add::<S, FORMAT, false, 4, 4>(),
-                (_, 2) => tile.add::<S, FORMAT, false, 4, 2>(),
-                (_, _) => tile.add::<S, FORMAT, false, 4, 1>(),
+                (1, 16) => tile.add::<S, FORMAT, true, 1, 16>(),
+                (1, 8) => tile.add::<S, FORMAT, true, 1, 8>(),
+                (1, 4) => tile.add::<S, FORMAT, true, 1, 4>(),
+                (1, 2) => tile.add::<S, FORMAT, true, 1, 2>(),
+                (1, _) => tile.add::<S, FORMAT, true, 1, 1>(),
+                (2, 8) => tile.add::<S, FORMAT, true, 2, 8>(),
+                (2, 4) => tile.add::<S, FORMAT, true, 2, 4>(),
+                (2, 2) => tile.add::<S, FORMAT, true, 2, 2>(),
+                (2, _) => tile.add::<S, FORMAT, true, 2, 1>(),
+                (_, 4) => tile.add::<S, FORMAT, true, 4, 4>(),
+                (_, 2) => tile.add::<S, FORMAT, true, 4, 2>(),
+                (_, _) => tile.add::<S, FORMAT, true, 4, 1>(),
             }
         } else if const { S::SUMS >= 4 } {
             match (m, n) {
-                (1, 4) => tile.add::<S, FORMAT, false, 1, 4>(),
-                (1, 2) => tile.add::<S, FORMAT, false, 1, 2>(),
-                (1, _) => tile.add::<S, FORMAT, false, 1, 1>(),
-                (2, 2) => tile.add::<S, FORMAT, false, 2, 2>(),
-                (2, _) => tile.add::<S, FORMAT, false, 2, 1>(),
-                (_, _) => tile.add::<S, FORMAT, false, 4, 1>(),
+                (1, 4) => tile.add::<S, FORMAT, true, 1, 4>(),
+                (1, 2) => tile.add::<S, FORMAT, true, 1, 2>(),
+                (1, _) => tile.add::<S, FORMAT, true, 1, 1>(),
+                (2, 2) => tile.add::<S, FORMAT, true, 2, 2>(),
+                (2, _) => tile.add::<S, FORMAT, true, 2, 1>(),
+                (_, _) => tile.add::<S, FORMAT, true, 4, 1>(),
             }
         } else {
             match (m, n) {
-                (1, 2) => tile.add::<S, FORMAT, false, 1, 2>(),
-                (1, _) => tile.add::<S, FORMAT, false, 1, 1>(),
-                (_, _) => tile.add::<S, FORMAT, false, 2, 1>(),
+                (1, 2) => tile.add::<S, FORMAT, true, 1, 2>(),
+                (1, _) => tile.add::<S, FORMAT, true, 1, 1>(),
+                (_, _) => tile.add::<S, FORMAT, true, 2, 1>(),
             }
         }
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use clearway_diffusion::{Discrete, Parameterization, ScheduleError};
+
 use super::json::Entry;
 use crate::LoadError;
 use crate::network::{ConditionalUnet1dConfig, Depth};
@@ -137,13 +139,42 @@ pub enum BetaSchedule {
     SquaredCosine,
 }
 
-/// What the network predicts.
+/// What the network predicts, in diffusers' words. LeRobot knows the first two, and refuses the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prediction {
     /// The noise.
     Epsilon,
     /// The clean sample.
     Sample,
+    /// The velocity, see [`Parameterization::Velocity`].
+    Velocity,
+    /// The flow, see [`Parameterization::Flow`]; at the levels of the noise schedule, which are not those of flow matching.
+    Flow,
+}
+
+impl Prediction {
+    const ALL: [Self; 4] = [Self::Epsilon, Self::Sample, Self::Velocity, Self::Flow];
+
+    /// The word for it in a configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Epsilon => "epsilon",
+            Self::Sample => "sample",
+            Self::Velocity => "v_prediction",
+            Self::Flow => "flow_prediction",
+        }
+    }
+}
+
+impl From<Prediction> for Parameterization {
+    fn from(prediction: Prediction) -> Self {
+        match prediction {
+            Prediction::Epsilon => Self::Noise,
+            Prediction::Sample => Self::Sample,
+            Prediction::Velocity => Self::Velocity,
+            Prediction::Flow => Self::Flow,
+        }
+    }
 }
 
 impl fmt::Display for BetaSchedule {
@@ -158,10 +189,7 @@ impl fmt::Display for BetaSchedule {
 
 impl fmt::Display for Prediction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Epsilon => "epsilon",
-            Self::Sample => "sample",
-        })
+        f.write_str(self.word())
     }
 }
 
@@ -336,7 +364,7 @@ impl DiffusionConfig {
     /// `compile_model`, `compile_mode` and `use_peft`.
     ///
     /// `names` are those of `input_features` in the file's order, which is that of the cameras.
-    pub(super) fn read(config: &Entry, names: &[String]) -> Result<Self, LoadError> {
+    pub(crate) fn read(config: &Entry, names: &[String]) -> Result<Self, LoadError> {
         let kind = config.get("type")?.string()?;
         if kind != "diffusion" {
             return Err(LoadError::PolicyType { found: kind.into() });
@@ -417,10 +445,9 @@ impl DiffusionConfig {
                 |b| beta_start <= b && b < 1.0,
                 "a number from beta_start to less than 1",
             )?,
-            prediction: config.get("prediction_type")?.one_of(&[
-                ("epsilon", Prediction::Epsilon),
-                ("sample", Prediction::Sample),
-            ])?,
+            prediction: config
+                .get("prediction_type")?
+                .one_of(&Prediction::ALL.map(|it| (it.word(), it)))?,
             clip_sample_range: config
                 .get("clip_sample")?
                 .boolean()?
@@ -638,6 +665,20 @@ impl DiffusionConfig {
         let vision = self.vision.as_ref();
         let features = vision.map_or(0, |vision| vision.cameras.len() * vision.features());
         self.n_obs_steps * (values + features)
+    }
+
+    /// The noise schedule that this configuration describes.
+    ///
+    /// # Errors
+    ///
+    /// If its betas are none.
+    pub fn schedule(&self) -> Result<Discrete, ScheduleError> {
+        let (timesteps, start, end) = (self.num_train_timesteps, self.beta_start, self.beta_end);
+        match self.beta_schedule {
+            BetaSchedule::Linear => Discrete::linear(timesteps, start, end),
+            BetaSchedule::ScaledLinear => Discrete::scaled_linear(timesteps, start, end),
+            BetaSchedule::SquaredCosine => Discrete::squared_cosine(timesteps),
+        }
     }
 
     /// The network that this configuration describes.

@@ -19,12 +19,12 @@ const MAX_JSON: u64 = 1 << 20;
 const SHOWN: usize = 60;
 
 /// Reads a JSON file of a policy's folder.
-pub(super) fn read(folder: &Path, file: &str) -> Result<Value, LoadError> {
+pub(crate) fn read(folder: &Path, file: &str) -> Result<Value, LoadError> {
     parse(file, &text(folder, file)?)
 }
 
 /// Reads the text of a file that is to be JSON.
-pub(super) fn text(folder: &Path, file: &str) -> Result<Vec<u8>, LoadError> {
+pub(crate) fn text(folder: &Path, file: &str) -> Result<Vec<u8>, LoadError> {
     let path = folder.join(file);
     let io = |error| LoadError::Io {
         file: file.into(),
@@ -53,7 +53,7 @@ pub(super) fn text(folder: &Path, file: &str) -> Result<Vec<u8>, LoadError> {
 }
 
 /// Reads the text of a JSON file.
-pub(super) fn parse<'a, T: Deserialize<'a>>(file: &str, text: &'a [u8]) -> Result<T, LoadError> {
+pub(crate) fn parse<'a, T: Deserialize<'a>>(file: &str, text: &'a [u8]) -> Result<T, LoadError> {
     serde_json::from_slice(text).map_err(|error| LoadError::Json {
         file: file.into(),
         error,
@@ -62,7 +62,7 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(file: &str, text: &'a [u8]) -> Resul
 
 /// The names in a map in the order of the file, which [`Value`] does not keep.
 #[derive(Debug)]
-pub(super) struct Names(pub(super) Vec<String>);
+pub(crate) struct Names(pub(crate) Vec<String>);
 
 impl<'de> Deserialize<'de> for Names {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -90,14 +90,14 @@ impl<'de> Deserialize<'de> for Names {
 
 /// An entry of a JSON file, which knows where it is.
 #[derive(Clone, Debug)]
-pub(super) struct Entry<'a> {
+pub(crate) struct Entry<'a> {
     file: &'a str,
     key: String,
     value: &'a Value,
 }
 
 impl<'a> Entry<'a> {
-    pub(super) fn root(file: &'a str, value: &'a Value) -> Self {
+    pub(crate) fn root(file: &'a str, value: &'a Value) -> Self {
         Self {
             file,
             key: String::new(),
@@ -105,7 +105,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    pub(super) fn file(&self) -> &'a str {
+    pub(crate) fn file(&self) -> &'a str {
         self.file
     }
 
@@ -123,7 +123,7 @@ impl<'a> Entry<'a> {
     }
 
     /// The error that this entry is not what is expected.
-    pub(super) fn wrong(&self, expected: impl Into<String>) -> LoadError {
+    pub(crate) fn wrong(&self, expected: impl Into<String>) -> LoadError {
         let mut found = match self.value {
             Value::Array(_) => "a list".into(),
             Value::Object(_) => "an object".into(),
@@ -152,7 +152,7 @@ impl<'a> Entry<'a> {
     }
 
     /// An entry that must be there.
-    pub(super) fn get(&self, name: &str) -> Result<Entry<'a>, LoadError> {
+    pub(crate) fn get(&self, name: &str) -> Result<Entry<'a>, LoadError> {
         self.find(name)?.ok_or_else(|| LoadError::Missing {
             file: self.file.into(),
             key: self.child(name, self.value).key,
@@ -160,11 +160,11 @@ impl<'a> Entry<'a> {
     }
 
     /// An entry that may be missing.
-    pub(super) fn find(&self, name: &str) -> Result<Option<Entry<'a>>, LoadError> {
+    pub(crate) fn find(&self, name: &str) -> Result<Option<Entry<'a>>, LoadError> {
         Ok(self.map()?.get(name).map(|value| self.child(name, value)))
     }
 
-    pub(super) fn entries(&self) -> Result<impl Iterator<Item = (&'a str, Entry<'a>)>, LoadError> {
+    pub(crate) fn entries(&self) -> Result<impl Iterator<Item = (&'a str, Entry<'a>)>, LoadError> {
         let this = self.clone();
         Ok(self
             .map()?
@@ -172,7 +172,7 @@ impl<'a> Entry<'a> {
             .map(move |(name, value)| (name.as_str(), this.child(name, value))))
     }
 
-    pub(super) fn list(&self) -> Result<impl Iterator<Item = Entry<'a>>, LoadError> {
+    pub(crate) fn list(&self) -> Result<impl Iterator<Item = Entry<'a>>, LoadError> {
         let this = self.clone();
         let list = self.value.as_array().ok_or_else(|| self.wrong("a list"))?;
         Ok(list
@@ -181,11 +181,11 @@ impl<'a> Entry<'a> {
             .map(move |(i, value)| this.child(&i.to_string(), value)))
     }
 
-    pub(super) fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         self.value.is_null()
     }
 
-    pub(super) fn integer(&self, limits: RangeInclusive<usize>) -> Result<usize, LoadError> {
+    pub(crate) fn integer(&self, limits: RangeInclusive<usize>) -> Result<usize, LoadError> {
         let integer = self.value.as_u64().and_then(|v| usize::try_from(v).ok());
         integer.filter(|v| limits.contains(v)).ok_or_else(|| {
             self.wrong(format!(
@@ -197,7 +197,7 @@ impl<'a> Entry<'a> {
     }
 
     /// A number for which `allowed` holds, as `expected` says in words.
-    pub(super) fn number(
+    pub(crate) fn number(
         &self,
         allowed: impl Fn(f64) -> bool,
         expected: &str,
@@ -206,18 +206,18 @@ impl<'a> Entry<'a> {
         number.ok_or_else(|| self.wrong(expected))
     }
 
-    pub(super) fn boolean(&self) -> Result<bool, LoadError> {
+    pub(crate) fn boolean(&self) -> Result<bool, LoadError> {
         self.value
             .as_bool()
             .ok_or_else(|| self.wrong("true or false"))
     }
 
-    pub(super) fn string(&self) -> Result<&'a str, LoadError> {
+    pub(crate) fn string(&self) -> Result<&'a str, LoadError> {
         self.value.as_str().ok_or_else(|| self.wrong("a string"))
     }
 
     /// One of a few words.
-    pub(super) fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, LoadError> {
+    pub(crate) fn one_of<T: Copy>(&self, words: &[(&str, T)]) -> Result<T, LoadError> {
         let word = self.string()?;
         let found = words.iter().find(|(name, _)| *name == word);
         found.map(|(_, value)| *value).ok_or_else(|| {

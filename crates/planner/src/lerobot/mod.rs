@@ -13,8 +13,10 @@
 //! changed its defaults, and a default of today is not what an older policy was trained with.
 
 mod config;
-mod json;
+pub(crate) mod json;
 mod policy;
+#[cfg(feature = "train")]
+pub(crate) mod save;
 mod statistics;
 mod vision;
 

@@ -16,10 +16,10 @@ use crate::network::ConditionalUnet1d;
 use crate::normalization::Normalizer;
 use crate::{History, LoadError, Observation, ObservationError};
 
-const CONFIG: &str = "config.json";
+pub(super) const CONFIG: &str = "config.json";
 
 /// Where LeRobot keeps the network's weights.
-const UNET: &str = "diffusion.unet.";
+pub(super) const UNET: &str = "diffusion.unet.";
 
 /// `torch.compile` wraps the network, and a wrapped network is saved with this in every key. From LeRobot 0.5.1 on.
 const COMPILED: &str = "_orig_mod.";

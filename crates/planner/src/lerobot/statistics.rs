@@ -12,8 +12,8 @@ use crate::LoadError;
 use crate::normalization::{Edition, Mode, Normalizer, StatisticsError};
 
 pub(super) const MODEL: &str = "model.safetensors";
-const PREPROCESSOR: &str = "policy_preprocessor.json";
-const POSTPROCESSOR: &str = "policy_postprocessor.json";
+pub(super) const PREPROCESSOR: &str = "policy_preprocessor.json";
+pub(super) const POSTPROCESSOR: &str = "policy_postprocessor.json";
 
 /// How a policy's inputs and its action are normalized, and what observations call the inputs.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! The one-dimensional U-Net of Diffusion Policy, as LeRobot builds it.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod packed;
+
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::prelude::*;
@@ -9,19 +10,17 @@ use clearway_diffusion::{Network, Point};
 use clearway_layers::activation::mish;
 use clearway_layers::{
     Activation, Conv1d, Conv1dConfig, ConvTranspose1d, ConvTranspose1dConfig, Epilogue, GroupNorm,
-    GroupNormConfig, Level, Linear, LinearConfig, Modulation, Order, PackPolicy, PackReport,
-    Packing, Precision, SinusoidalEmbedding, Weights, WeightsError, in_pool,
+    GroupNormConfig, Linear, LinearConfig, Modulation, Order, PackPolicy, PackReport, Packing,
+    Precision, SinusoidalEmbedding, Tokens, Weights, WeightsError, WeightsWriter, in_team,
 };
+
+use packed::Packed;
 
 /// PyTorch's default; LeRobot does not set another.
 const GROUP_NORM_EPSILON: f64 = 1e-5;
 
 /// LeRobot's last block does not pass `n_groups` on, so that it always has the default.
 const FINAL_GROUPS: usize = 8;
-
-/// How many timesteps a packed network remembers. Schedules have 100 or 1000, of which plans use 10 to 100; of LeRobot's
-/// default network one takes 115 kB.
-const REMEMBERED_STEPS: usize = 256;
 
 /// What stays in f32 where weights become codes: what is computed once a plan or once for each timestep; and the first level
 /// and the last block, which see the actions themselves. These two are a fiftieth of LeRobot's default network, and nearly
@@ -75,27 +74,23 @@ pub struct ConditionalUnet1d {
     up_modules: Vec<UpModule>,
     final_conv: FinalConv,
     #[module(skip)]
-    packed: Option<PackedState>,
+    packed: Option<Packed>,
 }
-
-/// What a packed network knows besides, since its weights cannot change. Clones share it.
-#[derive(Clone, Debug)]
-struct PackedState {
-    report: PackReport,
-    precision: Precision,
-    /// Each timestep's share of the modulation of each residual block, once it was computed: on which level, and the bits of
-    /// the timestep.
-    steps: Arc<Mutex<HashMap<(Level, u64), Shares>>>,
-}
-
-/// For each residual block in the order of use: `[batch or 1, channels or 2 · channels]`.
-type Shares = Vec<Tensor<2>>;
 
 /// What a [`ConditionalUnet1d`] computes from the condition alone: the condition's share of the modulation of each
 /// residual block.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     modulation: Shares,
+}
+
+/// For the residual blocks in the order of use: `[batch or 1, channels or 2 · channels]`.
+#[derive(Clone, Debug)]
+enum Shares {
+    /// One by one.
+    Plain(Vec<Tensor<2>>),
+    /// Side by side, for a packed network.
+    Packed(Arc<Tokens>),
 }
 
 #[derive(Module, Debug)]
@@ -292,6 +287,11 @@ impl ConditionalUnet1d {
         weights.load(self, |path| format!("{prefix}{}", lerobot_key(path)))
     }
 
+    /// Adds the weights to a file, under LeRobot's keys behind `prefix`: what [`load`](Self::load) reads.
+    pub fn save(&self, writer: &mut WeightsWriter, prefix: &str) {
+        writer.module(self, |path| format!("{prefix}{}", lerobot_key(path)));
+    }
+
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient; a
     /// pass takes about the time of reading the weights.
     ///
@@ -321,52 +321,8 @@ impl ConditionalUnet1d {
         let last = to.at("final_conv");
         let last = block.pack(&last.at("block")) + project.pack(last.of("project"));
         let report = encoder + down + mid + up + last;
-        self.packed = Some(PackedState {
-            report,
-            precision: policy.precision,
-            steps: Arc::default(),
-        });
+        self.packed = Some(Packed::new(report, policy.precision));
         report
-    }
-
-    /// The timesteps' share of every block's modulation.
-    fn steps(&self, points: &[Point], device: &Device) -> Shares {
-        let compute = |points: &[Point]| -> Shares {
-            let step = mish(self.diffusion_step_encoder.forward(points, device));
-            self.residual_blocks()
-                .map(|block| block.cond_encoder.forward_part(step.clone(), 0))
-                .collect()
-        };
-        let Some(PackedState { steps, .. }) = &self.packed else {
-            return compute(points);
-        };
-        let one = |point: &Point| {
-            // What is in there is whole, even if a thread panicked meanwhile.
-            let lock = || steps.lock().unwrap_or_else(PoisonError::into_inner);
-            let key = (Level::detected(), point.t.to_bits());
-            if let Some(shares) = lock().get(&key) {
-                return shares.clone();
-            }
-            let shares = compute(std::slice::from_ref(point));
-            let mut steps = lock();
-            if steps.len() < REMEMBERED_STEPS {
-                steps.insert(key, shares.clone());
-            }
-            shares
-        };
-        match points {
-            [point] => one(point),
-            points => {
-                let each: Vec<Shares> = points.iter().map(one).collect();
-                let blocks = each.first().map_or(0, Vec::len);
-                (0..blocks)
-                    .map(|block| {
-                        let of_block = each.iter().map(|shares| shares[block].clone());
-                        Tensor::cat(of_block.collect(), 0)
-                    })
-                    .collect()
-            }
-        }
     }
 
     /// What the weights are packed in, but for layers that are kept in f32; nothing where they are plain.
@@ -421,16 +377,20 @@ impl Network<3> for ConditionalUnet1d {
     /// `cond_encoder` reads `mish(cat(s, c))`, and Mish works element by element, so that the layer is the sum of a
     /// product with `mish(s)`, which changes with the step, and one with `mish(c)`, which does not.
     fn prepare(&self, condition: &Tensor<2>) -> Prepared {
+        if self.packed.is_some() {
+            let shares = in_team(|| self.prepare_packed(condition.clone()));
+            return Prepared {
+                modulation: Shares::Packed(Arc::new(shares)),
+            };
+        }
         let condition = mish(condition.clone());
         let [embed_dim, _] = self.diffusion_step_encoder.contract.weight.dims();
+        let shares = self.residual_blocks().map(|block| {
+            let layer = &block.cond_encoder;
+            layer.add_bias(layer.forward_part(condition.clone(), embed_dim))
+        });
         Prepared {
-            modulation: self
-                .residual_blocks()
-                .map(|block| {
-                    let layer = &block.cond_encoder;
-                    layer.add_bias(layer.forward_part(condition.clone(), embed_dim))
-                })
-                .collect(),
+            modulation: Shares::Plain(shares.collect()),
         }
     }
 
@@ -441,6 +401,10 @@ impl Network<3> for ConditionalUnet1d {
     /// - x: `[batch, horizon, action_dim]`; the horizon is a multiple of 2 to the number of levels less one
     /// - points: one, or one a sample
     /// - returns: `[batch, horizon, action_dim]`
+    ///
+    /// # Panics
+    ///
+    /// If the shapes are others, or the network was packed, or loaded, after it prepared the condition.
     fn forward(&self, x: Tensor<3>, points: &[Point], prepared: &Prepared) -> Tensor<3> {
         let [batch, _, _] = x.dims();
         let [_, expected_dim, _] = self.down_modules[0].resnet.conv1.conv.weight.dims();
@@ -450,23 +414,24 @@ impl Network<3> for ConditionalUnet1d {
             "{} points for {batch} samples",
             points.len()
         );
-        if self.packed.is_some() {
-            in_pool(|| self.pass(x, points, prepared))
-        } else {
-            self.pass(x, points, prepared)
+        match (&self.packed, &prepared.modulation) {
+            (Some(packed), Shares::Packed(condition)) => {
+                in_team(|| self.packed_pass(packed, x, points, condition))
+            }
+            (None, Shares::Plain(shares)) => self.plain_pass(x, points, shares),
+            _ => panic!("the condition was prepared before the network was packed"),
         }
     }
 }
 
 impl ConditionalUnet1d {
-    fn pass(&self, x: Tensor<3>, points: &[Point], prepared: &Prepared) -> Tensor<3> {
+    fn plain_pass(&self, x: Tensor<3>, points: &[Point], shares: &[Tensor<2>]) -> Tensor<3> {
         let [batch, horizon, action_dim] = x.dims();
-        let steps = self.steps(points, &x.device());
-        let mut modulation = prepared
-            .modulation
+        let step = mish(self.diffusion_step_encoder.forward(points, &x.device()));
+        let mut modulation = shares
             .iter()
-            .zip(steps)
-            .map(|(share, step)| step + share.clone());
+            .zip(self.residual_blocks())
+            .map(|(share, block)| block.cond_encoder.forward_part(step.clone(), 0) + share.clone());
         let mut modulate = || {
             modulation
                 .next()
@@ -503,16 +468,19 @@ impl ConditionalUnet1d {
 impl StepEncoder {
     /// Shapes: returns `[points, embed_dim]`.
     fn forward(&self, points: &[Point], device: &Device) -> Tensor<2> {
-        let [_, dim] = self.expand.weight.dims();
         let times: Vec<f64> = points.iter().map(|point| point.t).collect();
-        let embedding = SinusoidalEmbedding {
+        let embedding = self.embedding().forward(&times, device);
+        self.contract.forward(mish(self.expand.forward(embedding)))
+    }
+
+    fn embedding(&self) -> SinusoidalEmbedding {
+        let [_, dim] = self.expand.weight.dims();
+        SinusoidalEmbedding {
             dim,
             order: Order::SinCos,
             frequency_shift: 1,
             max_period: 10_000.0,
         }
-        .forward(&times, device);
-        self.contract.forward(mish(self.expand.forward(embedding)))
     }
 }
 

@@ -35,6 +35,16 @@ pub enum VocabularyError {
         /// The character.
         found: char,
     },
+    /// The vocabulary has symbols that nothing makes, so merges are missing: text would have other tokens.
+    #[error(
+        "{count} of the vocabulary's symbols can be made by no merge, first `{symbol}`: the merges are cut short"
+    )]
+    NotMade {
+        /// How many there are.
+        count: usize,
+        /// The one with the least number, as files write it.
+        symbol: String,
+    },
 }
 
 /// Merges, and the numbers of the symbols they make.
@@ -120,6 +130,26 @@ impl Bpe {
             merges: ranks,
             symbols,
         })
+    }
+
+    /// Checks that each symbol of a vocabulary is a byte, is made by a merge or is a token of its own.
+    pub(super) fn makes(
+        &self,
+        vocabulary: &HashMap<String, u32>,
+        is_token: impl Fn(&str) -> bool,
+    ) -> Result<(), VocabularyError> {
+        let not_made = || {
+            vocabulary
+                .iter()
+                .filter(|(symbol, id)| !self.symbols.contains_key(id) && !is_token(symbol))
+        };
+        match not_made().min_by_key(|&(_, id)| id) {
+            None => Ok(()),
+            Some((symbol, _)) => Err(VocabularyError::NotMade {
+                count: not_made().count(),
+                symbol: symbol.clone(),
+            }),
+        }
     }
 
     /// The symbols of one word.

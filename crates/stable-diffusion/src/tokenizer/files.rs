@@ -1,6 +1,6 @@
 //! A model's own tokenizer: the files of its `tokenizer` folder.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -58,9 +58,9 @@ impl Tokenizer {
     ///
     /// [`TokenizerError`] names the file, and what in it is missing or wrong.
     pub fn load(folder: &Path) -> Result<Self, TokenizerError> {
-        let (vocabulary, bpe) = vocabulary(folder)?;
         let config = optional(folder, "tokenizer_config.json")?;
         let map = optional(folder, "special_tokens_map.json")?;
+        let (vocabulary, bpe) = vocabulary(folder, &tokens(&[&config, &map]))?;
         // As transformers reads them: the map of older models goes before their configuration.
         let order = if config.get("added_tokens_decoder").is_some() {
             [&config, &map]
@@ -103,32 +103,66 @@ impl Tokenizer {
     }
 }
 
-fn vocabulary(folder: &Path) -> Result<(HashMap<String, u32>, Bpe), TokenizerError> {
-    if folder.join("vocab.json").exists() && folder.join("merges.txt").exists() {
-        let vocabulary = parse("vocab.json", &read(folder, "vocab.json")?)?;
-        let file = "merges.txt";
-        let bpe = parse_merges(&read(folder, file)?)
-            .and_then(|merges| Bpe::new(&vocabulary, &merges))
-            .map_err(|error| TokenizerError::Vocabulary { file, error })?;
-        return Ok((vocabulary, bpe));
-    }
-    let file = "tokenizer.json";
-    let fast: Fast = parse(file, &read(folder, file)?)?;
-    let mut vocabulary = fast.model.vocab;
-    vocabulary.extend(fast.added_tokens.into_iter().map(|it| (it.content, it.id)));
-    let bpe = fast
-        .model
-        .merges
-        .into_iter()
-        .enumerate()
-        .map(|(i, merge)| match merge {
-            Merge::Line(line) => pair(i + 1, &line),
-            Merge::Pair(a, b) => Ok((a, b)),
+/// The vocabulary and the merges, which must make all of it but `tokens`.
+fn vocabulary(
+    folder: &Path,
+    tokens: &HashSet<String>,
+) -> Result<(HashMap<String, u32>, Bpe), TokenizerError> {
+    let (file, vocabulary, merges) =
+        if folder.join("vocab.json").exists() && folder.join("merges.txt").exists() {
+            let vocabulary = parse("vocab.json", &read(folder, "vocab.json")?)?;
+            let file = "merges.txt";
+            (file, vocabulary, parse_merges(&read(folder, file)?))
+        } else {
+            let file = "tokenizer.json";
+            let Fast {
+                model,
+                added_tokens,
+            } = parse(file, &read(folder, file)?)?;
+            let mut vocabulary = model.vocab;
+            vocabulary.extend(added_tokens.into_iter().map(|it| (it.content, it.id)));
+            let merges = model.merges.into_iter().enumerate();
+            let merges = merges.map(|(i, merge)| match merge {
+                Merge::Line(line) => pair(i + 1, &line),
+                Merge::Pair(a, b) => Ok((a, b)),
+            });
+            (file, vocabulary, merges.collect())
+        };
+    let bpe = merges
+        .and_then(|merges| {
+            let bpe = Bpe::new(&vocabulary, &merges)?;
+            bpe.makes(&vocabulary, |symbol| {
+                tokens.contains(symbol) || is_written_as_token(symbol)
+            })?;
+            Ok(bpe)
         })
-        .collect::<Result<Vec<_>, _>>()
-        .and_then(|merges| Bpe::new(&vocabulary, &merges))
         .map_err(|error| TokenizerError::Vocabulary { file, error })?;
     Ok((vocabulary, bpe))
+}
+
+/// The tokens that a model's files name: they are in the vocabulary, and no merge makes them.
+fn tokens(files: &[&Value]) -> HashSet<String> {
+    const ROLES: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
+    let mut tokens = HashSet::new();
+    for file in files {
+        let roles = ROLES.iter().map(|&role| &file[role]);
+        let more = file["additional_special_tokens"].as_array();
+        let added = file["added_tokens_decoder"].as_object();
+        let named = roles
+            .chain(more.into_iter().flatten())
+            .chain(added.into_iter().flat_map(|it| it.values()));
+        tokens.extend(named.filter_map(content).map(String::from));
+    }
+    tokens
+}
+
+/// `<|startoftext|>`, `<concept>`: words hold no letter or digit beside a bracket, so no merge makes one.
+fn is_written_as_token(symbol: &str) -> bool {
+    symbol
+        .strip_prefix('<')
+        .and_then(|rest| rest.strip_suffix('>'))
+        .is_some_and(|inner| inner.contains(char::is_alphanumeric))
+        && !symbol.ends_with("</w>")
 }
 
 /// A special token is a string, or an object with more about it.

@@ -1,0 +1,138 @@
+//! The file that says what to train.
+
+use std::path::{Path, PathBuf};
+
+use clearway_planner::train::{
+    AverageRecipe, DataRecipe, LossRecipe, OptimizerRecipe, PolicyRecipe, Recipe,
+};
+use serde::Deserialize;
+
+use crate::error::Error;
+
+/// What a file may say; what it leaves out is the default.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Config {
+    #[serde(default)]
+    pub(super) seed: u64,
+    pub(super) run: Run,
+    pub(super) data: Data,
+    #[serde(default)]
+    pub(super) policy: PolicyRecipe,
+    #[serde(default)]
+    pub(super) loss: LossRecipe,
+    #[serde(default)]
+    pub(super) optimizer: OptimizerRecipe,
+    #[serde(default)]
+    pub(super) average: AverageRecipe,
+}
+
+/// How long a run is, and what it writes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Run {
+    /// The folder for the checkpoint, the curve and the policy.
+    pub(super) output: PathBuf,
+    /// After how many minutes the run stops, if its steps are not done.
+    pub(super) minutes: Option<f64>,
+    /// After how many steps each the loss is written down.
+    #[serde(default = "log_every")]
+    pub(super) log_every: u64,
+    /// After how many steps each the policy is validated.
+    #[serde(default = "validate_every")]
+    pub(super) validate_every: u64,
+    /// On how many windows at most.
+    #[serde(default = "validation_windows")]
+    pub(super) validation_windows: usize,
+    /// After how many steps each a checkpoint and the policy are written.
+    #[serde(default = "save_every")]
+    pub(super) save_every: u64,
+}
+
+fn log_every() -> u64 {
+    50
+}
+
+fn validate_every() -> u64 {
+    500
+}
+
+fn validation_windows() -> usize {
+    1024
+}
+
+fn save_every() -> u64 {
+    1000
+}
+
+/// The demonstrations. The keys are those of [`DataRecipe`], and the folder.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Data {
+    pub(super) folder: PathBuf,
+    order: Option<clearway_planner::dataset::Order>,
+    batch: Option<usize>,
+    drop_n_last_frames: Option<usize>,
+    held_out: Option<f64>,
+}
+
+impl Config {
+    /// Reads a file; its paths are relative to where the command runs.
+    pub(super) fn read(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|error| Error::read(path, &error))?;
+        // Without the drawing of the line: errors are one sentence.
+        let wrong = |key: String, error: &toml::de::Error| Error::Config {
+            path: path.to_owned(),
+            line: error.span().map_or(1, |span| {
+                let before = text.get(..span.start).unwrap_or_default();
+                before.matches('\n').count() + 1
+            }),
+            reason: if key == "." || key.is_empty() {
+                error.message().to_owned()
+            } else {
+                format!("`{key}`: {}", error.message())
+            },
+        };
+        let parsed = toml::Deserializer::parse(&text);
+        let parsed = parsed.map_err(|error| wrong(String::new(), &error))?;
+        let config: Self = serde_path_to_error::deserialize(parsed)
+            .map_err(|error| wrong(error.path().to_string(), error.inner()))?;
+        let run = &config.run;
+        let numbers = [
+            ("run.log_every", run.log_every > 0, "at least 1"),
+            ("run.validate_every", run.validate_every > 0, "at least 1"),
+            ("run.save_every", run.save_every > 0, "at least 1"),
+            (
+                "run.minutes",
+                run.minutes.is_none_or(|it| it > 0.0 && it < 1e6),
+                "positive and below a million",
+            ),
+        ];
+        match numbers.into_iter().find(|(_, holds, _)| !holds) {
+            Some((key, _, expected)) => Err(Error::ConfigValue {
+                path: path.to_owned(),
+                key,
+                expected,
+            }),
+            None => Ok(config),
+        }
+    }
+
+    /// What the run is a function of.
+    pub(super) fn recipe(&self) -> Recipe {
+        let default = DataRecipe::default();
+        Recipe {
+            seed: self.seed,
+            policy: self.policy.clone(),
+            data: DataRecipe {
+                order: self.data.order.unwrap_or(default.order),
+                batch: self.data.batch.unwrap_or(default.batch),
+                drop_n_last_frames: self.data.drop_n_last_frames,
+                held_out: self.data.held_out.unwrap_or(default.held_out),
+            },
+            loss: self.loss.clone(),
+            optimizer: self.optimizer.clone(),
+            average: self.average.clone(),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! `clearway train` and `clearway data`: what they write, and how they fail.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn clearway(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clearway"));
+    command.args(arguments).env_remove("RUST_LOG");
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn dataset() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/lerobot/dataset_v30");
+    path.to_str().unwrap().to_owned()
+}
+
+/// A folder of this test binary's own, empty.
+fn scratch(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// A run of some steps of a network of some thousand parameters.
+fn config(folder: &Path, steps: u64) -> String {
+    let text = format!(
+        "[run]\noutput = {:?}\nlog_every = 2\nvalidate_every = 5\nsave_every = 4\n\
+         [data]\nfolder = {:?}\nbatch = 4\nheld_out = 0.25\n\
+         [policy]\ndown_dims = [8, 16]\nhorizon = 8\nn_action_steps = 4\nn_groups = 4\n\
+         diffusion_step_embed_dim = 16\nnum_train_timesteps = 10\n\
+         [optimizer]\nsteps = {steps}\nwarm_up = 2\n",
+        folder.join("run").to_str().unwrap(),
+        dataset(),
+    );
+    let path = folder.join("train.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn assert_fails(arguments: &[&str], said: &[&str]) {
+    let output = clearway(arguments);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+    assert!(error.starts_with("error: "), "{error}");
+    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    for word in said {
+        assert!(error.contains(word), "does not say `{word}`: {error}");
+    }
+}
+
+#[test]
+fn a_run_writes_a_policy_a_checkpoint_and_a_curve_and_goes_on() {
+    let folder = scratch("a_run");
+    let run = folder.join("run");
+    let short = config(&folder, 6);
+    let output = clearway(&["train", &short]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("done after 6 steps"), "{said}");
+    assert_fails(&["train", &short], &["run already", "--resume"]);
+
+    let policy = run.join("policy");
+    let policy = policy.to_str().unwrap();
+    let output = clearway(&["policy", "inspect", "--policy", policy]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("[8, 16]"));
+
+    let longer = config(&folder, 11);
+    let output = clearway(&["train", &longer, "--resume"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let curve = std::fs::read_to_string(run.join("curve.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = curve.lines().map(|row| row.split(',').collect()).collect();
+    assert_eq!(rows[0], ["step", "loss", "norm", "rate", "validation"]);
+    let steps: Vec<&str> = rows[1..].iter().map(|row| row[0]).collect();
+    assert_eq!(steps, ["2", "4", "5", "6", "8", "10", "11"]);
+    for row in &rows[1..] {
+        let loss: f64 = row[1].parse().unwrap();
+        assert!(loss.is_finite() && loss > 0.0, "{row:?}");
+        let is_validated = ["5", "6", "10", "11"].contains(&row[0]);
+        assert_eq!(!row[4].is_empty(), is_validated, "{row:?}");
+    }
+}
+
+#[test]
+fn losses_are_chosen_in_the_file() {
+    let folder = scratch("losses_are_chosen");
+    let path = config(&folder, 4);
+    let good = std::fs::read_to_string(&path).unwrap();
+    let mut losses = Vec::new();
+    for loss in [
+        "weighting = \"uniform\"",
+        "weighting = { min_snr = 5.0 }",
+        "weighting = { edm = 0.5 }",
+        "do_mask_loss_for_padding = true",
+    ] {
+        let with = good.replace("[policy]", "[policy]\nprediction_type = \"v_prediction\"");
+        std::fs::write(&path, format!("{with}[loss]\n{loss}\n")).unwrap();
+        let run = folder.join(format!("run{}", losses.len()));
+        let output = clearway(&["train", &path, "--output", run.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let curve = std::fs::read_to_string(run.join("curve.csv")).unwrap();
+        let row = curve.lines().nth(1).unwrap().to_owned();
+        assert!(!losses.contains(&row), "{loss}: {row}");
+        losses.push(row);
+    }
+}
+
+#[test]
+fn time_ends_a_run() {
+    let folder = scratch("time_ends_a_run");
+    let path = config(&folder, 1_000_000_000);
+    let text_of = std::fs::read_to_string(&path).unwrap();
+    let timed = text_of.replacen("[run]", "[run]\nminutes = 0.02", 1);
+    std::fs::write(&path, timed).unwrap();
+    let output = clearway(&["train", &path]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(
+        said.contains("time is up") && said.contains("--resume"),
+        "{said}"
+    );
+    assert!(folder.join("run/checkpoint.safetensors").is_file());
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves() {
+    let folder = scratch("an_interrupt_saves");
+    let path = config(&folder, 1_000_000_000);
+    let mut run = Command::new(env!("CARGO_BIN_EXE_clearway"))
+        .args(["train", &path])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Its own checkpoint says that it is on its way.
+    let checkpoint = folder.join("run/checkpoint.safetensors");
+    let patience = std::time::Instant::now();
+    while !checkpoint.is_file() {
+        assert!(patience.elapsed().as_secs() < 60, "no checkpoint");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // Twice at once, as `timeout` does.
+    for _ in 0..2 {
+        let kill = Command::new("kill")
+            .args(["-INT", &run.id().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+    }
+    let status = run.wait().unwrap();
+    assert_eq!(status.code(), Some(0));
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut run.stdout.take().unwrap(), &mut said).unwrap();
+    assert!(said.contains("interrupted after"), "{said}");
+}
+
+#[test]
+fn a_wrong_file_is_one_sentence_with_the_key() {
+    let folder = scratch("a_wrong_file");
+    let path = config(&folder, 5);
+    let good = std::fs::read_to_string(&path).unwrap();
+    for (from, to, said) in [
+        ("batch = 4", "bach = 4", &["`bach`", "line 8"][..]),
+        ("batch = 4", "batch = \"four\"", &["`data.batch`", "line 8"]),
+        ("batch = 4", "batch = 0", &["`data.batch`"]),
+        ("batch = 4", "batch = ", &["line 8"]),
+        (
+            "held_out = 0.25",
+            "order = \"sorted\"",
+            &["`data.order`", "sorted"],
+        ),
+        (
+            "horizon = 8",
+            "horizon = 7",
+            &["`horizon`", "multiple of 4"],
+        ),
+        ("save_every = 4", "save_every = 0", &["`run.save_every`"]),
+        ("[run]\noutput", "[run]\nfolder", &["`folder`"]),
+        (
+            "[optimizer]",
+            "[loss]\nweighting = \"min_snr\"\n[optimizer]",
+            &["`loss.weighting.min_snr`", "line 18"],
+        ),
+        (
+            "[optimizer]",
+            "[loss]\nweighting = { edm = -1.0 }\n[optimizer]",
+            &["`loss.weighting`", "positive"],
+        ),
+        (
+            "[policy]",
+            "[policy]\nprediction_type = \"velocity\"",
+            &["`prediction_type`", "v_prediction"],
+        ),
+    ] {
+        assert!(good.contains(from), "{from}");
+        std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
+        assert_fails(&["train", &path], said);
+    }
+    std::fs::write(&path, &good).unwrap();
+    assert_fails(&["train", &path, "--resume"], &["no checkpoint"]);
+    // A folder of that name is somebody's.
+    let somebodys = folder.join("somebodys");
+    std::fs::create_dir_all(somebodys.join("policy")).unwrap();
+    let somebodys = somebodys.to_str().unwrap();
+    assert_fails(
+        &["train", &path, "--output", somebodys],
+        &["another folder"],
+    );
+    assert_fails(&["train", &path, "--data", "nowhere"], &["meta/info.json"]);
+    assert_fails(&["train", "nothing.toml"], &["nothing.toml"]);
+}
+
+#[test]
+fn a_dataset_is_shown() {
+    let folder = scratch("a_dataset");
+    let json = folder.join("report.json");
+    let json = json.to_str().unwrap();
+    let output = clearway(&["data", "inspect", &dataset(), "--json", json]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    for word in [
+        "v3.0",
+        "4, of 1 to 12 frames",
+        "27 frames",
+        "action [2], float32",
+    ] {
+        assert!(said.contains(word), "does not say `{word}`: {said}");
+    }
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert_eq!(report["frames"], 27);
+    assert_eq!(report["features"].as_array().unwrap().len(), 8);
+    assert_fails(
+        &["data", "inspect", "nowhere"],
+        &["nowhere", "meta/info.json"],
+    );
+}

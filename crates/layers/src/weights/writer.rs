@@ -1,0 +1,179 @@
+//! Writing safetensors files.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use safetensors::tensor::{Dtype, TensorView};
+
+/// Tensors that are to become a safetensors file.
+///
+/// What it writes, [`Weights`](super::Weights) reads, number for number.
+#[derive(Clone, Debug, Default)]
+pub struct WeightsWriter {
+    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
+    metadata: HashMap<String, String>,
+}
+
+impl WeightsWriter {
+    /// A tensor of f32 numbers in row-major order.
+    ///
+    /// # Panics
+    ///
+    /// If there are more numbers or fewer than the shape says, or the key is taken.
+    pub fn tensor(&mut self, key: &str, shape: &[usize], values: &[f32]) {
+        assert_eq!(
+            shape.iter().product::<usize>(),
+            values.len(),
+            "`{key}` is of another shape than its values"
+        );
+        assert!(
+            self.tensors.iter().all(|(taken, ..)| taken != key),
+            "two tensors are called `{key}`"
+        );
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        self.tensors
+            .push((key.into(), shape.to_vec(), bytes.collect()));
+    }
+
+    /// The parameters of a module, as they are.
+    ///
+    /// `key` turns the path of a parameter in the module into its key in the file, as in
+    /// [`Weights::load`](super::Weights::load).
+    ///
+    /// # Panics
+    ///
+    /// If a parameter is not f32, or a key is taken.
+    pub fn module<M: Module>(&mut self, module: &M, key: impl Fn(&str) -> String) {
+        module.visit(&mut Reader {
+            writer: self,
+            key,
+            path: Vec::new(),
+        });
+    }
+
+    /// A text beside the tensors. Several are written in any order.
+    pub fn metadata(&mut self, key: &str, text: impl Into<String>) {
+        self.metadata.insert(key.into(), text.into());
+    }
+
+    /// Writes the file beside its place and then renames it, so that what stood there is lost only to what is whole.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn write(self, path: &Path) -> io::Result<()> {
+        let mut name = path.file_name().unwrap_or_default().to_owned();
+        name.push(".part");
+        let beside = path.with_file_name(name);
+        let views: Result<Vec<_>, _> = self
+            .tensors
+            .iter()
+            .map(|(key, shape, bytes)| {
+                let view = TensorView::new(Dtype::F32, shape.clone(), bytes)?;
+                Ok((key.as_str(), view))
+            })
+            .collect();
+        let views = views.map_err(|error: safetensors::SafeTensorError| io::Error::other(error))?;
+        let metadata = (!self.metadata.is_empty()).then_some(self.metadata);
+        let written = safetensors::serialize_to_file(views, metadata, &beside)
+            .map_err(io::Error::other)
+            // Renamed before its bytes are on the disk, it could be empty after a power cut.
+            .and_then(|()| File::options().write(true).open(&beside)?.sync_all())
+            .and_then(|()| std::fs::rename(&beside, path));
+        if written.is_err() {
+            // It may not even be there; the error that matters is the first.
+            let _ = std::fs::remove_file(&beside);
+        }
+        written
+    }
+}
+
+/// Takes parameters in as it walks over a module.
+struct Reader<'a, F> {
+    writer: &'a mut WeightsWriter,
+    key: F,
+    path: Vec<String>,
+}
+
+impl<F: Fn(&str) -> String> ModuleVisitor for Reader<'_, F> {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        let values: Vec<f32> = (parameter.val().into_data().try_to_vec()).expect("weights are f32");
+        let key = (self.key)(&self.path.join("."));
+        self.writer.tensor(&key, &parameter.dims(), &values);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::{LinearConfig, Weights};
+
+    #[test]
+    fn what_is_written_is_read() {
+        let config = LinearConfig {
+            d_input: 3,
+            d_output: 5,
+            bias: true,
+        };
+        let device = Device::flex();
+        let layer = config.init(&device);
+        let mut writer = WeightsWriter::default();
+        writer.module(&layer, |path| format!("layer.{path}"));
+        writer.tensor("extra", &[2], &[f32::MIN_POSITIVE, -0.0]);
+        writer.metadata("step", "12");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.safetensors");
+        for _ in 0..2 {
+            writer
+                .clone()
+                .write(&path)
+                .expect("written, and written over");
+        }
+        let mut weights = Weights::open(&path).expect("opened");
+        assert_eq!(weights.metadata()["step"], "12");
+        let read = weights
+            .load(config.init(&device), |path| format!("layer.{path}"))
+            .expect("of that shape");
+        let extra = weights.values("extra", &[2]).expect("there");
+        assert_eq!(
+            extra.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+            [f32::MIN_POSITIVE.to_bits(), (-0.0_f32).to_bits()]
+        );
+        weights.finish().expect("nothing else");
+        read.weight
+            .val()
+            .into_data()
+            .assert_eq(&layer.weight.val().into_data(), true);
+        let files = std::fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(files, 1, "what was written beside is gone");
+    }
+
+    #[test]
+    #[should_panic(expected = "two tensors are called `x`")]
+    fn keys_are_taken_once() {
+        let mut writer = WeightsWriter::default();
+        writer.tensor("x", &[1], &[0.0]);
+        writer.tensor("x", &[1], &[0.0]);
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let error = WeightsWriter::default().write(&folder.path().join("no/x.safetensors"));
+        assert!(error.is_err());
+    }
+}
