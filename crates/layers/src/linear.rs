@@ -271,7 +271,7 @@ impl Linear {
     ///
     /// # Panics
     ///
-    /// If a layer is not packed, or the layers differ in `d_input` or precision.
+    /// If a layer is not packed, the layers differ in `d_input`, or `start + n` is more than that.
     pub fn write_parts(layers: &[&Self], x: &Tokens, start: usize, offset: bool, y: &mut Tokens) {
         let [batch, rows, n] = x.dims();
         let parts: Vec<_> = layers
@@ -286,7 +286,7 @@ impl Linear {
         side_by_side(
             Level::detected(),
             &parts,
-            start..start + n,
+            &(start..start + n),
             batch * rows,
             &x.values,
             &mut y.values,
@@ -373,8 +373,17 @@ mod tests {
         });
         let normal = Distribution::Normal(0.0, 1.0);
         let x = Tensor::<2>::random([5, 77], normal, &device);
-        for precision in [Precision::F32, Precision::Bf16] {
-            for layer in &mut layers {
+        let plain = layers.clone();
+        // The last one: each layer another, and a third like the first.
+        let codes = [Precision::F32, Precision::Int8, Precision::F32];
+        for precisions in [
+            [Precision::F32; 3],
+            [Precision::Bf16; 3],
+            [Precision::Int8; 3],
+            codes,
+        ] {
+            layers = plain.clone();
+            for (layer, precision) in layers.iter_mut().zip(precisions) {
                 let _ = layer.pack(precision);
             }
             for (part, offset) in [(0..31, false), (31..77, true)] {
@@ -391,7 +400,7 @@ mod tests {
                 let difference = y.into_tensor(&device).squeeze_dim(0) - expected;
                 let difference: f32 = difference.abs().max().into_scalar();
                 // The offset comes first in the sum.
-                assert!(difference < 1e-6, "{precision}: {difference:e}");
+                assert!(difference < 1e-6, "{precisions:?}: {difference:e}");
             }
         }
     }

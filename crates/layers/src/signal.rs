@@ -110,11 +110,11 @@ impl<'a> SignalModulation<'a> {
     ///
     /// If the features do not hold it for so many samples and channels.
     fn kernel(&self, batch: usize, channels: usize) -> kernel::Film<'a> {
-        let [_, rows, width] = self.features.dims();
+        let [one, rows, width] = self.features.dims();
         let end = self.start + channels * (1 + usize::from(self.scales));
         assert!(
-            (rows == 1 || rows == batch) && end <= width,
-            "a modulation that ends at {end} of [{rows}, {width}] for {batch} samples of {channels} channels"
+            one == 1 && (rows == 1 || rows == batch) && end <= width,
+            "a modulation that ends at {end} of [{one}, {rows}, {width}] for {batch} samples of {channels} channels"
         );
         let values = &self.features.values[self.start..];
         let (scale, shift) = if self.scales {
@@ -188,15 +188,15 @@ mod tests {
     #[test]
     fn a_layer_gives_signals_and_tensors_the_same_bits() {
         let device = Device::flex();
-        let mut conv = Conv1dConfig {
+        let conv = Conv1dConfig {
             channels_in: 10,
             channels_out: 24,
             kernel_size: 5,
-            stride: 1,
+            stride: 2,
             padding: 2,
         }
         .init(&device);
-        let mut up = ConvTranspose1dConfig {
+        let up = ConvTranspose1dConfig {
             channels_in: 24,
             channels_out: 20,
             kernel_size: 4,
@@ -210,12 +210,21 @@ mod tests {
             epsilon: 1e-5,
         }
         .init(&device);
-        let _ = conv.pack(Precision::F32) + up.pack(Precision::F32) + norm.pack();
-        // What other layers' modulations lie around.
-        let all: Tensor<2> = random([2, 60], &device);
-        let features = Tokens::from(all.clone().unsqueeze::<3>());
-        let (x, residual) = (random([2, 10, 8], &device), random([2, 24, 8], &device));
-        for scales in [true, false] {
+        let _ = norm.pack();
+        let plain = (conv, up);
+        for (precision, rows, scales) in [
+            (Precision::F32, 2, true),
+            (Precision::F32, 1, false),
+            (Precision::Bf16, 1, true),
+            (Precision::Int8, 2, false),
+            (Precision::INT4, 1, true),
+        ] {
+            let (mut conv, mut up) = plain.clone();
+            let _ = conv.pack(precision) + up.pack(precision);
+            // What other layers' modulations lie around.
+            let all: Tensor<2> = random([rows, 60], &device);
+            let features = Tokens::from(all.clone().unsqueeze::<3>());
+            let (x, residual) = (random([2, 10, 9], &device), random([2, 24, 5], &device));
             let width = if scales { 48 } else { 24 };
             let expected = conv.forward_then(
                 x.clone(),
@@ -241,10 +250,10 @@ mod tests {
                 residual: Some(&signal(&residual)),
             };
             conv.write(&signal(&x), epilogue, &mut y);
-            assert_eq!(y, signal(&expected));
+            assert_eq!(y, signal(&expected), "{precision}");
             let mut z = Signal::default();
             up.write(&y, &mut z);
-            assert_eq!(z, signal(&up.forward(expected)));
+            assert_eq!(z, signal(&up.forward(expected)), "{precision}");
         }
     }
 }

@@ -11,8 +11,10 @@ use super::panels::{Panels, Precision, bf16_pair};
 use super::tile::{Tile, format};
 use super::{Level, Window, team};
 
-/// How many words of weights, times positions over 8, are worth a thread of their own: some 3 µs.
+/// How many words of weights, times positions over 8, are worth a thread of their own that is awake: some 3 µs.
 const GRAIN: usize = 1 << 13;
+/// How many are worth waking a thread: some 10 µs.
+const GRAIN_ASLEEP: usize = 1 << 15;
 /// How many are worth a task beside others of the same thread: some 40 µs.
 const LARGE_GRAIN: usize = 1 << 17;
 /// The most tasks a thread gets: several, so that one which is interrupted holds up the others less.
@@ -184,7 +186,8 @@ pub(crate) fn product(
 /// How many tasks a product is cut into, of at most `units`.
 fn tasks(work: usize, units: usize) -> usize {
     let threads = rayon::current_num_threads();
-    let few = (work / GRAIN).min(threads);
+    let grain = if team::leads() { GRAIN } else { GRAIN_ASLEEP };
+    let few = (work / grain).min(threads);
     let many = (work / LARGE_GRAIN).min(threads * TASKS_A_THREAD);
     match threads {
         1 => 1,
@@ -198,32 +201,51 @@ fn tasks(work: usize, units: usize) -> usize {
 ///
 /// # Panics
 ///
-/// If slices are not as long as that, the layers differ in their inputs or precision, or this CPU does not have the level.
+/// If slices are not as long as that, the layers differ in their inputs, or this CPU does not have the level.
 pub(crate) fn side_by_side(
     level: Level,
     layers: &[(&Panels, Option<&[f32]>)],
-    part: Range<usize>,
+    part: &Range<usize>,
     rows: usize,
     input: &[f32],
     output: &mut [f32],
 ) {
-    let Some(&(first, _)) = layers.first() else {
-        return;
-    };
     let width: usize = layers.iter().map(|(panels, _)| panels.rows()).sum();
     assert_eq!(output.len(), rows * width, "an output for each row");
+    if output.is_empty() {
+        return;
+    }
+    let mut to = output.as_mut_ptr();
+    // Inputs are read as the weights are stored.
+    for alike in layers.chunk_by(|(a, _), (b, _)| a.precision() == b.precision()) {
+        alike_side_by_side(level, alike, part, rows, input, (Shared(to), width));
+        let rows: usize = alike.iter().map(|(panels, _)| panels.rows()).sum();
+        to = to.wrapping_add(rows);
+    }
+}
+
+/// [`side_by_side`] of layers of the same precision, into the first of `width` columns.
+fn alike_side_by_side(
+    level: Level,
+    layers: &[(&Panels, Option<&[f32]>)],
+    part: &Range<usize>,
+    rows: usize,
+    input: &[f32],
+    (Shared(mut to), width): (Shared, usize),
+) {
+    let first = layers[0].0;
     let window = Window::point(rows);
     let phases: Vec<_> = layers.iter().map(|&(panels, _)| (panels, window)).collect();
     for (it, _) in &phases {
         assert!(
-            it.depth() == first.depth() && it.precision() == first.precision() && it.taps() == 1,
-            "layers side by side must read the same inputs in the same way"
+            it.depth() == first.depth() && it.taps() == 1,
+            "layers side by side must read the same inputs"
         );
     }
     let pairs = first.precision() == Precision::Bf16 && level == Level::Avx512Bf16;
     let from = Layout::channels_last(part.len());
     // All see the same inputs.
-    let packed = Packed::new(level, &phases[..1], &part, 1, (input, rows, from), pairs);
+    let packed = Packed::new(level, &phases[..1], part, 1, (input, rows, from), pairs);
     let epilogues: Vec<_> = layers
         .iter()
         .map(|&(panels, bias)| {
@@ -231,11 +253,10 @@ pub(crate) fn side_by_side(
                 bias,
                 ..Epilogue::default()
             };
-            check(&epilogue, panels.rows(), 1, 1, output.len());
+            check(&epilogue, panels.rows(), 1, 1, 0);
             epilogue
         })
         .collect();
-    let mut to = output.as_mut_ptr();
     let sweeps: Vec<_> = phases
         .iter()
         .zip(&epilogues)
@@ -255,15 +276,16 @@ pub(crate) fn side_by_side(
     let panels: usize = phases.iter().map(|(it, _)| it.count()).sum();
     let words = panels * packed.part.len() * LANES;
     let tasks = tasks(words * rows.div_ceil(8), panels);
+    let at_a_time = (SUMS_AT_A_TIME / rows).max(1);
     team::for_each(tasks, |index| {
         let range = panels * index / tasks..panels * (index + 1) / tasks;
         let mut start = 0;
         for sweep in &sweeps {
             let count = sweep.phases[0].0.count();
             let within = |panel: usize| panel.clamp(start, start + count) - start;
-            let range = within(range.start)..within(range.end);
-            if !range.is_empty() {
-                sweep.start(level, &range);
+            let end = within(range.end);
+            for first in (within(range.start)..end).step_by(at_a_time) {
+                sweep.start(level, &(first..end.min(first + at_a_time)));
             }
             start += count;
         }
@@ -375,14 +397,15 @@ impl Packed {
             let reach = window.stride * (window.positions - 1) + panels.taps();
             (window.origin - origin).cast_unsigned() + reach
         };
-        let width = phases.iter().map(end).max().unwrap_or(1);
+        let (before, skipped) = (origin.min(0).unsigned_abs(), origin.max(0).unsigned_abs());
+        // Windows may end before the first input.
+        let width = phases.iter().map(end).max().unwrap_or(1).max(before + 1);
         let words_of_depth = part.start / numbers..part.end.div_ceil(numbers);
         // Rows a power of two apart would share few lines of a cache.
         let row = match words_of_depth.len() * inputs_a_word {
             row if row >= 64 => row.next_multiple_of(LANES) | LANES,
             row => row,
         };
-        let (before, skipped) = (origin.min(0).unsigned_abs(), origin.max(0).unsigned_abs());
         let source = Source {
             input,
             from,
@@ -456,6 +479,12 @@ impl Packed {
     fn offset(&self, window: &Window, sample: usize, tap: usize) -> usize {
         let position = (window.origin - self.origin).cast_unsigned() + tap;
         (sample * self.width + position) * self.row
+    }
+}
+
+impl Drop for Packed {
+    fn drop(&mut self) {
+        INPUTS.set(std::mem::take(&mut self.words));
     }
 }
 
@@ -805,11 +834,11 @@ impl Sweep<'_> {
         // Between the inputs of two outputs.
         let row = window.stride * packed.row;
         let widest = largest_tile(window.positions, S::SUMS);
-        let side_by_side = (S::SUMS / widest).clamp(1, 4);
+        let together = (S::SUMS / widest).clamp(1, 4);
         let mut panel = range.start;
         while panel < range.end {
             let left = range.end - panel;
-            let m = match side_by_side.min(left) {
+            let m = match together.min(left) {
                 0 | 1 => 1,
                 2 | 3 => 2,
                 _ => 4,

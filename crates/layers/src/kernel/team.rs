@@ -6,12 +6,13 @@ use std::hint::spin_loop;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::yield_now;
 
 use rayon::prelude::*;
 
-/// How often a thread looks for work before it lets others have its core, too: about 100 µs.
+/// How often a thread looks for work before it lets others have its core, too: some 100 µs on a Xeon of 2023, less where a
+/// pause is shorter.
 const LOOKS: u32 = 2_000;
 /// What [`Team::open`] holds when no work will come any more.
 const CLOSED: u64 = u64::MAX;
@@ -28,7 +29,7 @@ struct Team {
     done: Line<AtomicUsize>,
     /// What a task does. Written before a call is published; read by who has begun one of its tasks, which is not done.
     call: UnsafeCell<Task>,
-    /// What a task panicked with.
+    /// What the first task that panicked did so with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -44,6 +45,13 @@ unsafe impl Send for Team {}
 #[repr(align(128))]
 struct Line<T>(T);
 
+/// Which of the open tasks a thread takes.
+#[derive(Clone, Copy)]
+enum End {
+    First,
+    Last,
+}
+
 enum Claim {
     Task(usize),
     Nothing,
@@ -53,41 +61,55 @@ enum Claim {
 thread_local! {
     /// The team that this thread leads.
     static LEADS: Cell<*const Team> = const { Cell::new(ptr::null()) };
+    /// Whether this thread leads or attends a team. It must not begin to attend another meanwhile: who waits for it would
+    /// wait until that one's leader leaves.
+    static BUSY: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `f` on a thread of rayon's pool, and lets the pool's other threads wait, awake, for what [`for_each`] shares out
 /// meanwhile.
 pub(crate) fn in_team<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     let threads = rayon::current_num_threads();
-    if threads == 1 || !LEADS.get().is_null() {
+    if threads == 1 || BUSY.get() {
         return f();
     }
-    let team = Team {
-        open: Line(AtomicU64::new(0)),
-        done: Line(AtomicUsize::new(0)),
-        call: UnsafeCell::new(ptr::from_ref::<dyn Fn(usize) + Sync>(&|_| {})),
-        panic: Mutex::new(None),
-    };
-    rayon::scope(|scope| {
-        let team = &team;
+    let lead = || {
+        let team = Arc::new(Team {
+            open: Line(AtomicU64::new(0)),
+            done: Line(AtomicUsize::new(0)),
+            call: UnsafeCell::new(ptr::from_ref::<dyn Fn(usize) + Sync>(&|_| {})),
+            panic: Mutex::new(None),
+        });
+        // No one waits for them at the end: a thread that waits in a pool begins other work there.
         for _ in 1..threads {
-            scope.spawn(move |_| team.attend());
+            let team = Arc::clone(&team);
+            rayon::spawn(move || team.attend());
         }
-        let _leading = Leading::of(team);
+        let _leading = Leading::of(&team);
         f()
-    })
+    };
+    if rayon::current_thread_index().is_some() {
+        lead()
+    } else {
+        rayon::scope(|_| lead())
+    }
+}
+
+/// Whether this thread leads a team, so that [`for_each`] wakes no one.
+pub(super) fn leads() -> bool {
+    !LEADS.get().is_null()
 }
 
 /// Runs `task` for every number below `tasks`, on the threads of the team that this thread leads; where it leads none, on
 /// those of rayon's pool.
 pub(super) fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
     let team = LEADS.get();
-    if tasks < 2 {
+    // A task that shares out work itself does it itself.
+    if tasks < 2 || (team.is_null() && BUSY.get()) {
         (0..tasks).for_each(task);
     } else if team.is_null() || tasks > usize::from(u16::MAX) {
         (0..tasks).into_par_iter().with_max_len(1).for_each(&task);
     } else {
-        // A task that shares out work itself does so in the pool.
         LEADS.set(ptr::null());
         let _again = Again(team);
         // SAFETY: `in_team` is running on this thread, and its team outlives what it calls.
@@ -131,6 +153,7 @@ struct Leading<'a>(&'a Team);
 impl<'a> Leading<'a> {
     fn of(team: &'a Team) -> Self {
         LEADS.set(ptr::from_ref(team));
+        BUSY.set(true);
         Self(team)
     }
 }
@@ -138,6 +161,7 @@ impl<'a> Leading<'a> {
 impl Drop for Leading<'_> {
     fn drop(&mut self) {
         LEADS.set(ptr::null());
+        BUSY.set(false);
         self.0.open.0.store(CLOSED, Ordering::Release);
     }
 }
@@ -154,7 +178,7 @@ impl Team {
             u64::from(call.wrapping_add(1) & 0x7fff_ffff) << 32 | tasks as u64,
             Ordering::Release,
         );
-        while let Claim::Task(index) = self.claim(true) {
+        while let Claim::Task(index) = self.claim(End::First) {
             self.run(index);
         }
         let mut looks = 0;
@@ -173,13 +197,14 @@ impl Team {
 
     /// Does what is shared out until the leader leaves.
     fn attend(&self) {
-        // A leader that waits for something else in the pool may find this job; it has other work.
-        if ptr::eq(LEADS.get(), self) {
+        // A leader that waits for something else in the pool may find this job, and so may a task.
+        if BUSY.replace(true) {
             return;
         }
+        let _free = Free;
         let mut looks = 0;
         loop {
-            match self.claim(false) {
+            match self.claim(End::Last) {
                 Claim::Task(index) => {
                     self.run(index);
                     looks = 0;
@@ -191,7 +216,7 @@ impl Team {
     }
 
     /// Takes the first or the last of the open tasks.
-    fn claim(&self, first: bool) -> Claim {
+    fn claim(&self, from: End) -> Claim {
         let mut open = self.open.0.load(Ordering::Acquire);
         loop {
             if open == CLOSED {
@@ -201,10 +226,9 @@ impl Team {
             if start >= end {
                 return Claim::Nothing;
             }
-            let (task, left) = if first {
-                (start, open + (1 << 16))
-            } else {
-                (end - 1, open - 1)
+            let (task, left) = match from {
+                End::First => (start, open + (1 << 16)),
+                End::Last => (end - 1, open - 1),
             };
             match self
                 .open
@@ -218,12 +242,36 @@ impl Team {
     }
 
     fn run(&self, index: usize) {
+        let _done = Done(&self.done.0);
         // SAFETY: this thread has begun a task of the call, which is not done, so that no one writes and it still lives.
         let task = unsafe { &**self.call.get() };
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(index))) {
-            *self.panic.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
+            let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            if first.is_none() {
+                *first = Some(panic);
+            } else {
+                // What it holds may panic itself when it is dropped.
+                std::mem::forget(panic);
+            }
         }
-        self.done.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Counts a task, however it ends.
+struct Done<'a>(&'a AtomicUsize);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Attends no longer.
+struct Free;
+
+impl Drop for Free {
+    fn drop(&mut self) {
+        BUSY.set(false);
     }
 }
 
@@ -323,6 +371,56 @@ mod tests {
             });
         });
         assert_eq!(sum.into_inner(), 5 * 21 + 3);
+    }
+
+    #[test]
+    fn a_task_in_a_task_waits_for_no_one() {
+        // All threads are in a task before any shares out more.
+        let inside = AtomicU32::new(0);
+        let sum = AtomicU32::new(0);
+        pool(3).install(|| {
+            in_team(|| {
+                for _ in 0..200 {
+                    inside.store(0, Ordering::Relaxed);
+                    for_each(3, |_| {
+                        inside.fetch_add(1, Ordering::AcqRel);
+                        while inside.load(Ordering::Acquire) < 3 {
+                            yield_now();
+                        }
+                        in_team(|| {
+                            for_each(4, |_| {
+                                sum.fetch_add(1, Ordering::Relaxed);
+                            });
+                        });
+                    });
+                }
+            });
+        });
+        assert_eq!(sum.into_inner(), 200 * 3 * 4);
+    }
+
+    #[test]
+    fn who_has_finished_waits_for_no_other_team() {
+        let pool = pool(2);
+        let long = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                pool.install(|| {
+                    in_team(|| {
+                        long.store(1, Ordering::Release);
+                        while long.load(Ordering::Acquire) < 2 {
+                            yield_now();
+                        }
+                    });
+                });
+            });
+            while long.load(Ordering::Acquire) < 1 {
+                yield_now();
+            }
+            // The other thread of the pool attends that team; this one must get to its end once it is free.
+            scope.spawn(|| pool.install(|| in_team(|| counted(18))));
+            long.store(2, Ordering::Release);
+        });
     }
 
     #[test]

@@ -404,7 +404,8 @@ impl Network<3> for ConditionalUnet1d {
     ///
     /// # Panics
     ///
-    /// If the shapes are others, or the network was packed, or loaded, after it prepared the condition.
+    /// If the shapes are others, or the network was plain when it prepared the condition and is packed now. What was prepared
+    /// before the network was loaded, or packed anew, is stale.
     fn forward(&self, x: Tensor<3>, points: &[Point], prepared: &Prepared) -> Tensor<3> {
         let [batch, _, _] = x.dims();
         let [_, expected_dim, _] = self.down_modules[0].resnet.conv1.conv.weight.dims();
@@ -615,5 +616,29 @@ mod tests {
             keep: Some(vec!["*".into()]),
         });
         assert_eq!(kept_and_others(&packed), before);
+    }
+
+    #[test]
+    fn a_horizon_that_does_not_fit_is_no_result() {
+        let device = Device::flex();
+        let plain = network();
+        let mut packed = plain.clone();
+        let _ = packed.pack(Precision::F32);
+        for network in [plain, packed] {
+            let prepared = network.prepare(&Tensor::zeros([1, 5], &device));
+            let pass = |horizon: usize| {
+                let x = Tensor::<3>::zeros([1, horizon, 2], &device);
+                let point = Point {
+                    t: 3.0,
+                    level: clearway_diffusion::Level::CLEAN,
+                };
+                network.forward(x, &[point], &prepared)
+            };
+            assert_eq!(pass(8).dims(), [1, 8, 2]);
+            for horizon in [1, 7] {
+                let pass = std::panic::AssertUnwindSafe(|| pass(horizon));
+                assert!(std::panic::catch_unwind(pass).is_err(), "{horizon}");
+            }
+        }
     }
 }

@@ -530,12 +530,18 @@ proptest! {
     fn layouts_leave_alone_what_lies_between(
         case in all_cases(),
         [apart_in, apart_out] in any::<[[bool; 3]; 2]>().prop_map(|it| it.map(|it| it.map(usize::from))),
+        channels_last in any::<[bool; 2]>(),
+        accumulates in any::<bool>(),
         start in 0..3_usize,
     ) {
         let layer = Layer::new(&case);
         let Case { rows, depth, length, batch, .. } = case;
         let positions = layer.window.positions;
-        let layout = |channels: usize, length: usize, [sample, channel, position]: [usize; 3]| {
+        let layout = |channels: usize, length: usize, [sample, channel, position]: [usize; 3], last: bool| {
+            if last {
+                let position = channels + 3 * position;
+                return Layout { sample: length * position + sample, channel: 1, position };
+            }
             let position = 1 + position;
             let channel = length * position + channel;
             Layout { sample: channels * channel + sample, channel, position }
@@ -544,7 +550,8 @@ proptest! {
             let (sample, rest) = (index / (channels * length), index % (channels * length));
             start + sample * layout.sample + rest / length * layout.channel + rest % length * layout.position
         };
-        let (from, to) = (layout(depth, length, apart_in), layout(rows, positions, apart_out));
+        let from = layout(depth, length, apart_in, channels_last[0]);
+        let to = layout(rows, positions, apart_out, channels_last[1]);
         let mut input = vec![f32::NAN; start + batch * from.sample];
         for (index, x) in layer.input.iter().enumerate() {
             input[at(from, depth, length, index)] = *x;
@@ -562,12 +569,16 @@ proptest! {
                 batch,
                 (&input[start..], length, from),
                 (&mut output[start..], to),
-                &Epilogue { residual: Some(&residual[start..]), ..epilogue },
+                &Epilogue { residual: Some(&residual[start..]), accumulates, ..epilogue },
             );
             for (index, expected) in expected.into_iter().enumerate() {
                 let at = at(to, rows, positions, index);
                 let found = std::mem::replace(&mut output[at], nothing);
-                prop_assert_eq!(found.to_bits(), (expected + residual[at]).to_bits(), "{} at {}", level, index);
+                let mut expected = expected + residual[at];
+                if accumulates {
+                    expected += nothing;
+                }
+                prop_assert_eq!(found.to_bits(), expected.to_bits(), "{} at {}", level, index);
             }
             prop_assert!(output.iter().all(|y| y.to_bits() == nothing.to_bits()), "{}", level);
         }
@@ -966,5 +977,33 @@ fn a_phase_without_taps_is_its_offsets() {
                 "{precision}, {level}"
             );
         }
+    }
+}
+
+#[test]
+fn a_window_may_see_nothing_but_padding() {
+    // One output, whose tap lies before the only input.
+    let panels = Panels::new(Precision::F32, [3, 5, 1], |_, _, _| 1.0);
+    let window = Window::convolution(1, 1, 5, 2);
+    assert_eq!((window.positions, window.origin), (1, -2));
+    for level in levels() {
+        let (from, to) = (Layout::channels_first(5, 1), Layout::channels_first(3, 1));
+        let mut output = [f32::NAN; 3];
+        let bias = [1.0, 2.0, 3.0];
+        let epilogue = Epilogue {
+            bias: Some(&bias),
+            ..Epilogue::default()
+        };
+        let input = (&[7.0; 5][..], 1, from);
+        product(
+            level,
+            &[(&panels, window)],
+            0..5,
+            1,
+            input,
+            (&mut output, to),
+            &epilogue,
+        );
+        assert_eq!(output, bias);
     }
 }

@@ -16,6 +16,11 @@ use super::{ConditionalUnet1d, ConvBlock, ResidualBlock, StepEncoder};
 /// default network one takes 115 kB.
 const REMEMBERED_STEPS: usize = 256;
 
+/// The most numbers in a pass's buffers that are kept for the next: 64 MB.
+const KEPT_NUMBERS: usize = 1 << 24;
+/// How many passes at the same time find buffers.
+const KEPT_BUFFERS: usize = 4;
+
 /// What a packed network knows besides, since its weights cannot change. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Packed {
@@ -59,6 +64,27 @@ impl Packed {
             precision,
             shared: Arc::default(),
         }
+    }
+}
+
+impl Buffers {
+    /// How many numbers they hold.
+    fn numbers(&self) -> usize {
+        let Self {
+            modulation,
+            steps,
+            x,
+            hidden,
+            residual,
+            between,
+            after,
+            both,
+            skips,
+        } = self;
+        let signals = [x, hidden, residual, between, after, both];
+        let dims = (signals.into_iter().chain(skips).map(Signal::dims))
+            .chain([modulation, steps].map(Tokens::dims));
+        dims.map(|it| it.into_iter().product::<usize>()).sum()
     }
 }
 
@@ -112,7 +138,7 @@ impl ConditionalUnet1d {
         points: &[Point],
         condition: &Tokens,
     ) -> Tensor<3> {
-        let device = x.device();
+        let (shape, device) = (x.dims(), x.device());
         let mut buffers = lock(&packed.shared.idle).pop().unwrap_or_default();
         let Buffers {
             modulation, steps, ..
@@ -127,9 +153,17 @@ impl ConditionalUnet1d {
         }
         buffers.x = x.into();
         self.run(&mut buffers);
+        assert_eq!(
+            buffers.x.dims(),
+            shape,
+            "the horizon is no multiple of two to the number of levels less one"
+        );
         let y = buffers.x.to_tensor(&device);
         // Lost where a pass panics, which the next one does not notice.
-        lock(&packed.shared.idle).push(buffers);
+        let mut idle = lock(&packed.shared.idle);
+        if idle.len() < KEPT_BUFFERS && buffers.numbers() <= KEPT_NUMBERS {
+            idle.push(buffers);
+        }
         y
     }
 
