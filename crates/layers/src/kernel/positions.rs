@@ -469,7 +469,7 @@ impl Sweep<'_> {
         match (self.gated, self.epilogue.bias) {
             (true, Some(bias)) => {
                 let half = bias.len() / 2;
-                let bias = if panel % 2 == 0 {
+                let bias = if panel.is_multiple_of(2) {
                     &bias[..half]
                 } else {
                     &bias[half..]
