@@ -21,7 +21,11 @@ struct Case {
 }
 
 fn cases(winograd: bool) -> impl Strategy<Value = Case> {
-    let precision = if winograd { precisions().boxed() } else { all_precisions().boxed() };
+    let precision = if winograd {
+        precisions().boxed()
+    } else {
+        all_precisions().boxed()
+    };
     let sizes = (
         1..90_usize,
         prop_oneof![4 => 1..20_usize, 1 => 120..150_usize],
@@ -235,7 +239,11 @@ impl Layer {
                 );
                 (least, most) = (least.min(x), most.max(x));
             }
-            let half = if precision.is_codes() { 0.52 * ((most - least) * 1.01 + 1e-3) / 255.0 } else { 0.0 };
+            let half = if precision.is_codes() {
+                0.52 * ((most - least) * 1.01 + 1e-3) / 255.0
+            } else {
+                0.0
+            };
             for o in 0..rows {
                 // The codes of padding add up to nothing, but for roundings in f32 where sums are not exact.
                 let weights = (0..depth * panels_taps).map(|i| {

@@ -668,7 +668,11 @@ impl Layer {
                 let seen: Vec<f32> = (0..depth).flat_map(of).copied().collect();
                 Grid::new(codes::extent(&seen))
             };
-            let grids: Vec<Grid> = if pointwise { (0..length).map(|t| grid_of(t..t + 1)).collect() } else { vec![grid_of(0..seen); length] };
+            let grids: Vec<Grid> = if pointwise {
+                (0..length).map(|t| grid_of(t..t + 1)).collect()
+            } else {
+                vec![grid_of(0..seen); length]
+            };
             let code = |at: usize| {
                 let grid = &grids[at % length];
                 f64::from(codes::code(grid, x[at]) - grid.zero)
