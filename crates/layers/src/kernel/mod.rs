@@ -13,6 +13,7 @@
 //! | `peak` | multiply-adds in registers alone, and reading alone: the most that a kernel can reach |
 //! | `window` | which inputs an output of a convolution sees |
 //! | `tile` | the innermost loop: weights times inputs, with all sums in registers |
+//! | `inputs` | inputs of a product, laid out as it reads them |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
 //! | `team` | threads that stay awake for the next product |
 //! | `memory` | memory that vectors like to read |
@@ -31,6 +32,7 @@ mod attention;
 mod codes;
 mod elementwise;
 mod groups;
+mod inputs;
 mod lanes;
 mod level;
 mod memory;
@@ -53,6 +55,7 @@ pub(crate) use codes::tests::rounded;
 pub use elementwise::Activation;
 pub(crate) use elementwise::apply;
 pub(crate) use groups::{modulate, statistics};
+pub(crate) use inputs::Layout;
 pub(crate) use lanes::LANES;
 pub use level::Level;
 pub(crate) use panels::Panels;
@@ -60,7 +63,7 @@ pub use panels::Precision;
 pub use peak::{Memory, multiply_adds};
 pub(crate) use picture::{Frame, Prologue, convolve};
 pub(crate) use positions::linear;
-pub(crate) use product::{Affine, Epilogue, Film, Layout, Normalization, product, side_by_side};
+pub(crate) use product::{Affine, Epilogue, Film, Normalization, product, side_by_side};
 pub(crate) use rows::normalize_rows;
 pub(crate) use team::in_team;
 pub(crate) use window::Window;
