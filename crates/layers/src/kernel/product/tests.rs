@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernel::codes::{Extent, Grid, tests as codes};
-use crate::kernel::panels::CHUNK;
+use crate::kernel::panels::{CHUNK, bf16_pair};
 
 /// Of the sum of all magnitudes: a sum in f32 of chunks, and of their sums, each product rounded apart.
 fn rounding(products: usize) -> f64 {
