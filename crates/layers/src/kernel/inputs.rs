@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::codes::{Extent, Grid};
 use super::lanes::LANES;
-use super::panels::{Panels, Precision, bf16_pair};
+use super::panels::{Panels, bf16_pair};
 use super::{Level, Window, team};
 
 /// How many words of input are worth packing on several threads.
