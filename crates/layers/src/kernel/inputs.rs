@@ -120,8 +120,9 @@ impl Packed {
             (window.origin - origin).cast_unsigned() + reach
         };
         let (before, skipped) = (origin.min(0).unsigned_abs(), origin.max(0).unsigned_abs());
-        // Windows may end before the first input.
-        let width = phases.iter().map(end).max().unwrap_or(1).max(before + 1);
+        let reach = phases.iter().map(end).max().unwrap_or(1);
+        // Windows may end before the first input, which none of them sees then.
+        let width = reach.max(before + 1);
         let words_of_depth = part.start / numbers..part.end.div_ceil(numbers);
         // Rows a power of two apart would share few lines of a cache.
         let row = match words_of_depth.len() * inputs_a_word {
@@ -138,7 +139,7 @@ impl Packed {
             skipped,
             seen: length
                 .saturating_sub(skipped)
-                .min(width.saturating_sub(before)),
+                .min(reach.saturating_sub(before)),
             before,
             row,
         };

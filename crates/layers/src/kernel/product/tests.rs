@@ -985,10 +985,16 @@ fn a_phase_without_taps_is_its_offsets() {
 #[test]
 fn a_window_may_see_nothing_but_padding() {
     // One output, whose tap lies before the only input.
-    let panels = Panels::new(Precision::F32, [3, 5, 1], |_, _, _| 1.0);
     let window = Window::convolution(1, 1, 5, 2);
     assert_eq!((window.positions, window.origin), (1, -2));
-    for level in levels() {
+    let precisions = [
+        Precision::F32,
+        Precision::Bf16,
+        Precision::Int8,
+        Precision::INT4,
+    ];
+    for (level, precision) in levels().flat_map(|it| precisions.map(|precision| (it, precision))) {
+        let panels = Panels::new(precision, [3, 5, 1], |row, d, _| 0.3 * (row + d) as f32);
         let (from, to) = (Layout::channels_first(5, 1), Layout::channels_first(3, 1));
         let mut output = [f32::NAN; 3];
         let bias = [1.0, 2.0, 3.0];
