@@ -47,6 +47,10 @@ pub type PolicyDenoiser = dyn Denoiser<3, Condition = Tensor<2>, Prepared = Prep
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// With packed weights, each thread of rayon's pool keeps a core busy for as long as a plan takes
+/// ([`in_team`]). Beside threads with deadlines, give plans a pool with fewer threads than
+/// there are cores: `rayon::ThreadPool::install`, or `RAYON_NUM_THREADS`.
 pub struct Planner {
     policy: Policy,
     denoiser: Box<PolicyDenoiser>,

@@ -250,6 +250,9 @@ pub struct Health {
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// Its plans keep each thread of rayon's global pool awake while they last. Where the loop is to have a core of its own, set
+/// `RAYON_NUM_THREADS`, or build the global pool, to fewer threads than there are cores.
 pub struct Replanner {
     executive: Executive,
     transport: Transport,
