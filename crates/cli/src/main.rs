@@ -15,6 +15,8 @@ mod log;
 mod output;
 mod policy;
 mod precision;
+#[cfg(feature = "train")]
+mod quantize;
 #[cfg(feature = "rerun")]
 mod recording;
 mod replan;
@@ -67,6 +69,9 @@ enum Command {
     /// Train a policy from demonstrations
     #[cfg(feature = "train")]
     Train(train::Arguments),
+    /// Store a model's weights in fewer bits, and measure what it loses
+    #[cfg(feature = "train")]
+    Quantize(Box<quantize::Arguments>),
     /// Look into a dataset of demonstrations
     #[cfg(feature = "train")]
     #[command(subcommand)]
@@ -124,6 +129,8 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Image(command) => image::run(&command),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Quantize(arguments) => quantize::run(&arguments),
         #[cfg(feature = "train")]
         Command::Data(command) => data::run(&command),
         Command::Bench(command) => bench::run(&command),

@@ -19,11 +19,13 @@
 //! | in which order? | `Inpaint<Guided<Clip<ClassifierFree<Parameterized<Network>>>>>` |
 //! | who draws the noise? | [`Seeded`], [`Torch`], on the host |
 //! | who runs it? | [`Sampler`], an iterator over steps |
+//! | what did a faster network lose? | [`drift`] |
 //! | how is a network trained? | `train`, with the feature of that name |
 //!
 //! Arithmetic on levels is f64 on the host; tensors are f32.
 
 mod denoiser;
+mod drift;
 mod gaussian;
 mod grid;
 mod level;
@@ -37,6 +39,7 @@ pub mod train;
 mod wrapper;
 
 pub use denoiser::{Denoiser, Estimate, Network};
+pub use drift::{Drift, drift};
 pub use gaussian::Gaussian;
 pub use grid::{End, Grid, GridError, timesteps};
 pub use level::{Level, Point};

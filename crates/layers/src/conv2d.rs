@@ -3,8 +3,9 @@
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::ops::{ConvOptions, PadMode};
 
+use crate::calibration::observe;
 use crate::epilogue::Film;
 use crate::kernel::{self, Activation, Frame, Level, Panels, Precision, convolve};
 use crate::parameter::{tensor, values};
@@ -190,9 +191,25 @@ impl Conv2d {
                 let options = ConvOptions::new(self.stride, self.padding, [1, 1], 1);
                 let bias = self.bias.as_ref().map(Parameter::val);
                 let x = prologue.forward(x.clone());
+                let pointwise = self.weight.dims()[2..] == [1, 1] && self.stride == [1, 1];
+                observe(&self.weight, || self.columns(x.clone()));
+                let x = self.weight.input(x, pointwise && self.padding == [0, 0]);
                 epilogue.forward(conv2d(x, self.weight.val(), bias, options))
             }
         }
+    }
+
+    /// What some of the outputs see, side by side: `[channels_in · rows · columns, outputs]`.
+    fn columns(&self, x: Tensor<4>) -> Tensor<2> {
+        let [_, channels_in, rows, columns] = self.weight.dims();
+        let [row, column] = self.padding;
+        let x = x.pad([(row, row), (column, column)], PadMode::Constant(0.0));
+        let windows: Tensor<5> = x.unfold(2, rows, self.stride[0]);
+        let windows: Tensor<6> = windows.unfold(3, columns, self.stride[1]);
+        let [batch, _, height, width, ..] = windows.dims();
+        windows
+            .permute([1, 4, 5, 0, 2, 3])
+            .reshape([channels_in * rows * columns, batch * height * width])
     }
 
     fn packed(

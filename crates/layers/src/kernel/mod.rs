@@ -52,6 +52,7 @@ mod winograd;
 pub(crate) use attention::{Heads, attention};
 #[cfg(test)]
 pub(crate) use codes::tests::rounded;
+pub(crate) use codes::{Codes, round_inputs, round_weights};
 pub use elementwise::Activation;
 pub(crate) use elementwise::apply;
 pub(crate) use groups::{modulate, statistics};

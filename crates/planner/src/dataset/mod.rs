@@ -15,6 +15,7 @@
 //!
 //! The layout was read in LeRobot's source, version 0.4.4.
 
+mod demonstrations;
 mod error;
 mod info;
 mod order;
@@ -28,6 +29,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use demonstrations::{Demonstrations, DemonstrationsError};
 pub use error::DatasetError;
 pub use info::{FeatureInfo, Info, Version};
 pub use order::{Batches, Order};

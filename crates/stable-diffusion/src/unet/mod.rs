@@ -19,7 +19,7 @@ use clearway_layers::activation::silu;
 use clearway_layers::{
     Activation, Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig,
     Order, PackPolicy, PackReport, Packing, Prologue, SinusoidalEmbedding, Weights, WeightsError,
-    in_pool,
+    WeightsWriter, count_parameters, in_pool,
 };
 
 use crate::attention::Keys;
@@ -66,9 +66,6 @@ pub struct Unet {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
-    /// How many there were before they were packed; burn does not count packed ones everywhere.
-    #[module(skip)]
-    packed_parameters: Option<usize>,
 }
 
 /// The way down and the middle.
@@ -271,7 +268,6 @@ impl UnetConfig {
         let mut skips = self.encoder.skips();
         let first = self.encoder.block_out_channels[0];
         Unet {
-            packed_parameters: None,
             encoder: self.encoder.init(device),
             up_blocks: (0..self.encoder.stages())
                 .rev()
@@ -303,9 +299,14 @@ impl Unet {
         Ok(network)
     }
 
+    /// Adds the weights to a file, under the names that [`load`](Self::load) reads. Packed ones are written as they are.
+    pub fn save(&self, writer: &mut WeightsWriter) {
+        writer.module(self, diffusers_key);
+    }
+
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.packed_parameters.unwrap_or_else(|| self.num_params())
+        count_parameters(self)
     }
 
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient.
@@ -317,7 +318,6 @@ impl Unet {
     pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
         let policy = policy.into();
         let to = Packing::new(&policy, &KEEP);
-        self.packed_parameters = Some(self.parameters());
         self.encoder.pack(&to.at("encoder"))
             + to.each("up_blocks", &mut self.up_blocks, UpBlock::pack)
             + self.conv_norm_out.pack()
