@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     /// with a prompt a line for Stable Diffusion
     #[arg(long, value_name = "DATA")]
     calibrate: Option<PathBuf>,
+    /// Round every weight to the nearest code all the same, and only measure on the data
+    #[arg(long, requires = "calibrate")]
+    nearest: bool,
     /// How many windows of the data are looked at
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     samples: u32,

@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::quantized::{Arrival, send};
-use crate::rounding::{Gram, Order, RoundingError, Scheme, gptq, refine, shift};
+use crate::rounding::{Gram, Order, RoundingError, Scheme, balance, gptq, refine, shift};
 use crate::{Packing, Parameter, Precision, Quantized};
 
 /// The most inputs of a layer whose products with each other are kept: 600 MB. Layers with more are rounded to the nearest.
@@ -32,6 +32,8 @@ pub struct Calibration {
 struct Inputs {
     gram: Gram,
     sums: Vec<f64>,
+    /// The least and the largest number of each channel in each sample.
+    extents: Vec<[f32; 2]>,
 }
 
 /// A weight that was rounded for what its layer reads.
@@ -43,6 +45,8 @@ pub struct RoundedWeight {
     pub error: f64,
     /// The same if each weight had been rounded to the nearest.
     pub error_of_nearest: f64,
+    /// Whether the layer's inputs are multiplied by factors before they are rounded.
+    pub is_balanced: bool,
 }
 
 /// Why a network cannot be rounded.
@@ -83,8 +87,11 @@ impl Calibration {
 
     /// Makes codes of the weights of those layers that were seen and are not kept, so that what the layers make of their inputs
     /// changes least: GPTQ, then single codes that are changed as long as the error falls; and moves offsets by what is left of
-    /// the mean error. Packing the network then lays these codes out.
+    /// the mean error. Where it pays, channels of a convolution over time are balanced first: what is hard to round of the inputs
+    /// moves to the weights. Packing the network then lays these codes out.
     ///
+    /// "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", Xiao et al., 2023,
+    /// arXiv:2211.10438;
     /// "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers", Frantar et al., 2023,
     /// arXiv:2210.17323; offsets: "Data-Free Quantization Through Weight Equalization and Bias Correction", Nagel et al., 2019,
     /// arXiv:1906.04721.
@@ -115,8 +122,12 @@ impl Calibration {
 
 /// Shows what a layer reads, if someone looks: the inputs in the order of the weight's, one row each.
 ///
-/// Shapes: columns `[inputs, positions]`.
-pub(crate) fn observe<const D: usize>(weight: &Parameter<D>, columns: impl FnOnce() -> Tensor<2>) {
+/// Shapes: columns `[inputs, samples · positions]`.
+pub(crate) fn observe<const D: usize>(
+    weight: &Parameter<D>,
+    samples: usize,
+    columns: impl FnOnce() -> Tensor<2>,
+) {
     let Parameter::Plain(param) = weight else {
         return;
     };
@@ -143,12 +154,26 @@ pub(crate) fn observe<const D: usize>(weight: &Parameter<D>, columns: impl FnOnc
             .or_insert_with(|| Inputs {
                 gram: Gram::new(inputs),
                 sums: vec![0.0; inputs],
+                extents: Vec::new(),
             });
         debug_assert_eq!(values.len(), positions * inputs);
         for position in values.chunks_exact(inputs) {
             for (sum, x) in seen.sums.iter_mut().zip(position) {
                 *sum += f64::from(*x);
             }
+        }
+        let channels = weight.dims()[1];
+        let (taps, each) = (inputs / channels, positions / samples * inputs);
+        for sample in values.chunks_exact(each.max(1)) {
+            let mut extents = vec![[f32::INFINITY, f32::NEG_INFINITY]; channels];
+            for position in sample.chunks_exact(inputs) {
+                for (extent, x) in extents.iter_mut().zip(position.chunks_exact(taps)) {
+                    for x in x {
+                        *extent = [extent[0].min(*x), extent[1].max(*x)];
+                    }
+                }
+            }
+            seen.extents.extend(extents);
         }
         seen.gram.add(&values);
     }
@@ -184,14 +209,37 @@ impl Rounder<'_> {
             Precision::Int4 { group } => (Scheme::neighbours([channels, taps], group), Some(group)),
             _ => return Ok(None),
         };
-        let weights: Vec<f32> = (param.val().into_data().try_into_vec()).expect("weights are f32");
-        let rounded = gptq(&weights, &scheme, &inputs.gram, Order::LargestFirst)?;
-        let rounded = refine(&weights, &scheme, &inputs.gram, &rounded, SWEEPS)?;
-        let positions = inputs.gram.positions() as f64;
-        let means: Vec<f64> = inputs.sums.iter().map(|sum| sum / positions).collect();
+        let mut weights: Vec<f32> =
+            (param.val().into_data().try_into_vec()).expect("weights are f32");
+        let (columns, positions) = (channels * taps, inputs.gram.positions());
+        let mut factors = vec![1.0; channels];
+        if D == 3 {
+            factors = balance(&weights, &scheme, taps, &inputs.gram, &inputs.extents)?.factors;
+        }
+        let is_balanced = factors.iter().any(|factor| *factor != 1.0);
+        let mut means: Vec<f64> = (inputs.sums.iter())
+            .map(|sum| sum / positions as f64)
+            .collect();
+        let mut balanced = None;
+        if is_balanced {
+            // What is read is divided, and so are its products with each other; weights are multiplied.
+            let factor = |column: usize| f64::from(factors[column / taps]);
+            for (at, weight) in weights.iter_mut().enumerate() {
+                *weight = (f64::from(*weight) * factor(at % columns)) as f32;
+            }
+            for (column, mean) in means.iter_mut().enumerate() {
+                *mean /= factor(column);
+            }
+            balanced = Some(Gram::from_fn(columns, positions, |i, j| {
+                inputs.gram.at(i, j) / (factor(i) * factor(j))
+            }));
+        }
+        let gram = balanced.as_ref().unwrap_or(&inputs.gram);
+        let rounded = gptq(&weights, &scheme, gram, Order::LargestFirst)?;
+        let rounded = refine(&weights, &scheme, gram, &rounded, SWEEPS)?;
         let shifts = shift(&weights, &scheme, &rounded, &means)?;
         self.shifts.insert(layer.to_owned(), shifts);
-        let size: f64 = inputs.gram.quadratic(&weights).iter().sum();
+        let size: f64 = gram.quadratic(&weights).iter().sum();
         let relative = |error: f64| {
             if error == 0.0 {
                 0.0
@@ -203,6 +251,7 @@ impl Rounder<'_> {
             name: format!("{layer}.weight"),
             error: relative(rounded.error()),
             error_of_nearest: relative(rounded.error_of_nearest()),
+            is_balanced,
         });
         // A scale a row, or one for each group of a row at each tap.
         let mut scale_shape = [1; D];
@@ -216,7 +265,13 @@ impl Rounder<'_> {
             (&shape, rounded.codes),
             (&scale_shape, rounded.scales),
         );
-        Ok(Some(weight.expect("a scheme is that of a precision")))
+        let mut weight = weight.expect("a scheme is that of a precision");
+        if is_balanced {
+            let inverses: Vec<f32> = factors.iter().map(|factor| 1.0 / factor).collect();
+            let balanced = weight.balanced(&inverses);
+            weight = balanced.expect("factors are those of finite numbers");
+        }
+        Ok(Some(weight))
     }
 }
 
@@ -264,7 +319,7 @@ mod tests {
     use burn::tensor::{Device, Distribution};
 
     use super::*;
-    use crate::{Conv1d, Conv1dConfig, Linear, LinearConfig, PackPolicy};
+    use crate::{Conv1d, Conv1dConfig, Linear, LinearConfig, PackPolicy, Weights, WeightsWriter};
 
     #[derive(Module, Debug)]
     struct Network {
@@ -354,6 +409,54 @@ mod tests {
             assert_eq!(bias(&rounded.kept), bias(&plain.kept));
             assert_ne!(bias(&rounded.linear), bias(&plain.linear));
         }
+    }
+
+    #[test]
+    fn a_channel_that_is_far_larger_is_balanced() {
+        let device = Device::flex();
+        let plain = Network::new(&device);
+        // Small weights go with large inputs, as they do in networks that were trained.
+        let mut sizes = [1.0; 24];
+        (sizes[5], sizes[17]) = (60.0, 0.02);
+        let sizes = Tensor::<1>::from_floats(sizes, &device).reshape([1, 24, 1]);
+        let mut network = plain.clone();
+        network.conv.weight = Param::from_tensor(plain.conv.weight.val() / sizes.clone()).into();
+        let read = |seed| inputs(&device, seed) * sizes.clone();
+        let mut calibration = Calibration::default();
+        let _ = calibration.observe(|| network.forward(read(1)));
+        let expected = network.forward(read(2));
+        let error = |packed: &Network| -> f64 {
+            let norm = |x: Tensor<3>| f64::from(x.powi_scalar(2).sum().into_scalar::<f32>()).sqrt();
+            norm(packed.forward(read(2)) - expected.clone()) / norm(expected.clone())
+        };
+        let policy = PackPolicy::from(Precision::Int8);
+        let to = Packing::new(&policy, &[]);
+        let (mut rounded, report) = calibration.round(network.clone(), &to).expect("is finite");
+        let balanced: Vec<bool> = report.iter().map(|it| it.is_balanced).collect();
+        assert_eq!(balanced, [true, false, false]);
+        rounded.pack(&to);
+        network.pack(&to);
+        let (found, nearest) = (error(&rounded), error(&network));
+        assert!(found < 0.25 * nearest, "{found} of {nearest}");
+
+        // In a file it is the same network.
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x.safetensors");
+        let mut writer = WeightsWriter::default();
+        writer.module(&rounded, str::to_owned);
+        writer.write(&path).expect("written");
+        let mut weights = Weights::open(&path).expect("is valid");
+        let read_back = weights.load(Network::new(&device), str::to_owned);
+        let mut read_back = read_back.expect("fits");
+        weights.finish().expect("all is used");
+        // Codes that are not laid out stand for the same numbers.
+        let unpacked = error(&read_back);
+        assert!(unpacked < 0.25 * nearest, "{unpacked} of {nearest}");
+        read_back.pack(&to);
+        let outputs = |network: &Network| network.forward(read(2)).into_data();
+        outputs(&read_back).assert_eq(&outputs(&rounded), true);
+        let weights = |network: &Network| network.conv.weight.val().into_data();
+        weights(&read_back).assert_eq(&weights(&rounded), true);
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Conv2d {
                 let bias = self.bias.as_ref().map(Parameter::val);
                 let x = prologue.forward(x.clone());
                 let pointwise = self.weight.dims()[2..] == [1, 1] && self.stride == [1, 1];
-                observe(&self.weight, || self.columns(x.clone()));
+                observe(&self.weight, x.dims()[0], || self.columns(x.clone()));
                 let x = self.weight.input(x, pointwise && self.padding == [0, 0]);
                 epilogue.forward(conv2d(x, self.weight.val(), bias, options))
             }

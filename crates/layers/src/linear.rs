@@ -232,7 +232,7 @@ impl Linear {
         }
         let (shape, features) = (x.dims(), x.dims()[D - 1]);
         let rows = shape[..D - 1].iter().product::<usize>();
-        observe(&self.weight, || {
+        observe(&self.weight, rows, || {
             x.clone().reshape([rows, features]).transpose()
         });
         let x = match self.weight {

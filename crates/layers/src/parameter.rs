@@ -198,14 +198,21 @@ impl Source {
         match self {
             Self::Values(values) => of_values(values),
             Self::Codes(weight) if !fits(weight, shape, &index) => of_values(&weight.values()),
-            Self::Codes(weight) => Panels::of_codes(
-                precision,
-                shape,
-                |row, depth, tap| index(row, depth, tap).map_or(0, |at| weight.codes()[at]),
-                |row, depth, tap| {
-                    index(row, depth, tap).map_or(0.0, |at| weight.scales()[weight.scale_of(at)])
-                },
-            ),
+            Self::Codes(weight) => {
+                let panels = Panels::of_codes(
+                    precision,
+                    shape,
+                    |row, depth, tap| index(row, depth, tap).map_or(0, |at| weight.codes()[at]),
+                    |row, depth, tap| {
+                        index(row, depth, tap)
+                            .map_or(0.0, |at| weight.scales()[weight.scale_of(at)])
+                    },
+                );
+                match weight.balance() {
+                    Some(balance) => panels.balanced(balance),
+                    None => panels,
+                }
+            }
         }
     }
 }
@@ -219,6 +226,10 @@ fn fits(
     let scale = |row, depth, tap| Some(weight.scale_of(index(row, depth, tap)?));
     let value = |scale: Option<usize>| scale.map(|at| weight.scales()[at].to_bits());
     let most = Panels::largest_byte([rows, depth, taps]);
+    // Kernels of convolutions over time alone multiply their inputs.
+    if weight.balance().is_some() && (weight.shape().len() != 3 || weight.shape()[1] != depth) {
+        return false;
+    }
     let is_byte = weight.precision() == Precision::Int8;
     let group = match weight.precision() {
         Precision::Int4 { group } => group,
@@ -440,8 +451,15 @@ impl<const D: usize> Packed<D> {
             panels.scale(row, depth, tap)
         };
         let scales = (0..scale_shape.iter().product()).map(scale).collect();
-        Quantized::new(precision, (&self.shape, codes), (&scale_shape, scales))
-            .expect("panels are made of codes and scales that go together")
+        let weight = Quantized::new(precision, (&self.shape, codes), (&scale_shape, scales))
+            .expect("panels are made of codes and scales that go together");
+        match &self.content {
+            Contents::Matrix(panels) => match panels.balance() {
+                Some(balance) => weight.balanced(balance).expect("it was looked at before"),
+                None => weight,
+            },
+            _ => weight,
+        }
     }
 
     /// Where a number lies, by its place in row-major order: in which panels, and at which row, depth and tap of them.

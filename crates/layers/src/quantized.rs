@@ -17,6 +17,9 @@ use crate::Precision;
 ///
 /// Along each axis there are as many scales as codes, or one for all, or, of codes of four bits, one for each group of
 /// neighbours.
+///
+/// Where inputs are [balanced](Self::balanced), they are multiplied by a factor for each channel, the second axis, before they
+/// are rounded, and the weights that codes stand for are as well.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Quantized {
     precision: Precision,
@@ -24,6 +27,7 @@ pub struct Quantized {
     codes: Arc<[i8]>,
     scale_shape: Vec<usize>,
     scales: Arc<[f32]>,
+    balance: Option<Arc<[f32]>>,
 }
 
 /// Why codes and scales are no weight.
@@ -62,6 +66,14 @@ pub enum QuantizedError {
         index: usize,
         /// What the weights are stored in.
         precision: Precision,
+    },
+    /// An input cannot be multiplied by this and be what it was.
+    #[error("factor {index} of the inputs is {found}")]
+    Factor {
+        /// What was found.
+        found: f32,
+        /// Which input's.
+        index: usize,
     },
     /// A scale is NaN or infinite.
     #[error("scale {index} is {found}")]
@@ -132,7 +144,38 @@ impl Quantized {
             codes: codes.into(),
             scale_shape: scale_shape.to_vec(),
             scales: scales.into(),
+            balance: None,
         })
+    }
+
+    /// The same, of inputs that are multiplied by these factors before they are rounded.
+    ///
+    /// # Errors
+    ///
+    /// If there is not one for each of the second axis, or one is not finite and above zero.
+    pub fn balanced(self, factors: &[f32]) -> Result<Self, QuantizedError> {
+        if self.shape.get(1) != Some(&factors.len()) {
+            return Err(QuantizedError::Count {
+                what: "factors",
+                shape: self.shape,
+                found: factors.len(),
+            });
+        }
+        if let Some(index) = (factors.iter()).position(|it| !it.is_finite() || *it <= 0.0) {
+            return Err(QuantizedError::Factor {
+                found: factors[index],
+                index,
+            });
+        }
+        Ok(Self {
+            balance: Some(factors.into()),
+            ..self
+        })
+    }
+
+    /// What inputs are multiplied by before they are rounded, if they are.
+    pub fn balance(&self) -> Option<&[f32]> {
+        self.balance.as_deref()
     }
 
     /// What the weights are stored in.
@@ -187,8 +230,14 @@ impl Quantized {
     /// The numbers that the codes stand for, in row-major order.
     pub fn values(&self) -> Vec<f32> {
         let each = self.codes.iter().enumerate();
-        each.map(|(i, &code)| f32::from(code) * self.scales[self.scale_of(i)])
-            .collect()
+        let taps: usize = self.shape.iter().skip(2).product();
+        let number = |(i, &code): (usize, &i8)| {
+            let weight = f32::from(code) * self.scales[self.scale_of(i)];
+            // As kernels have it.
+            let factor = |balance: &[f32]| balance[i / taps % balance.len()];
+            weight * self.balance().map_or(1.0, factor)
+        };
+        each.map(number).collect()
     }
 
     /// Along which axis codes of four bits are paired in a file: that of the groups.

@@ -42,6 +42,8 @@ const BLOCK: usize = 1 << 16;
 
 /// What is added to a key for the scales of its codes.
 const SCALE: &str = ".scale";
+/// And for what inputs are multiplied by.
+const BALANCE: &str = ".balance";
 
 /// Under which key a file says how it was [packed](PackPolicy).
 const PACKING: &str = "clearway.packing";
@@ -538,6 +540,7 @@ impl Weights {
     /// |---|---|---|
     /// | codes of eight bits | `I8` | the weight's |
     /// | codes of four bits | `U8` | the weight's, but half as many along the axis of the groups, or one more: of two neighbours the first is in the lower half |
+    /// | factors of inputs, at the key and `.balance`, if they are balanced | `F32` | `[channels]` |
     /// | scales, at the key and `.scale` | `F32` | the weight's, but one, or one for each group, along some axes |
     ///
     /// The file says what the group is: `clearway.packing` of its metadata.
@@ -587,10 +590,23 @@ impl Weights {
         }
         let scales = read(&mut self.files, scales, f32::from_le_bytes)?;
         let weight = Quantized::new(precision, (shape, codes), (&scale_shape, scales));
-        let weight = weight.map_err(|error| WeightsError::Quantized {
+        let wrong = |error| WeightsError::Quantized {
             key: key.into(),
             error,
-        })?;
+        };
+        let mut weight = weight.map_err(wrong)?;
+        let balance_key = format!("{key}{BALANCE}");
+        if let Some(stored) = self.tensors.get(&balance_key) {
+            if stored.dtype != Dtype::F32 {
+                return Err(WeightsError::Dtype {
+                    found: stored.dtype.to_string(),
+                    key: balance_key,
+                });
+            }
+            let factors = read(&mut self.files, stored, f32::from_le_bytes)?;
+            weight = weight.balanced(&factors).map_err(wrong)?;
+            self.used.insert(balance_key);
+        }
         self.used.insert(key.into());
         self.used.insert(scale_key);
         Ok(Some(weight))

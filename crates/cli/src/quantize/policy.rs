@@ -36,7 +36,8 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
     let mut quantized = plain.clone();
     let policy = arguments.policy();
     let mut rounded = Vec::new();
-    if arguments.calibrate.is_some() && policy.precision.is_codes() {
+    let calibrates = arguments.calibrate.is_some() && !arguments.nearest;
+    if calibrates && policy.precision.is_codes() {
         let waiting = spinner("looking at what the layers read");
         let calibration = calibrate(&plain, &samples, arguments.seed)?;
         waiting.set_message(format!("rounding {} layers", calibration.layers()));

@@ -40,6 +40,8 @@ pub(super) struct Layer {
     output_error: Option<f64>,
     /// The same if each weight had been rounded to the nearest.
     output_error_of_nearest: Option<f64>,
+    /// Whether the layer's inputs are multiplied by factors before they are rounded.
+    is_balanced: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -70,6 +72,7 @@ impl Layer {
         Self {
             output_error: rounded.map(|it| it.error),
             output_error_of_nearest: rounded.map(|it| it.error_of_nearest),
+            is_balanced: rounded.is_some_and(|it| it.is_balanced),
             name: weight.name,
             shape: weight.shape,
             precision: weight.precision.to_string(),

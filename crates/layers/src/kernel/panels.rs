@@ -128,6 +128,9 @@ pub(crate) struct Panels {
     taps: usize,
     /// A scale for each row, where weights are bytes.
     scales: Vec<f32>,
+    /// What inputs are multiplied by before they are rounded, one for each of depth; nothing where they are rounded as they
+    /// are.
+    balance: Vec<f32>,
     /// What a row sums to, where weights are codes: a whole number for bytes, an f32 for half bytes.
     totals: Vec<u32>,
 }
@@ -224,8 +227,32 @@ impl Panels {
             depth,
             taps,
             scales: Vec::new(),
+            balance: Vec::new(),
             totals: Vec::new(),
         }
+    }
+
+    /// The same, of inputs that are multiplied by these numbers first: then the weights that codes stand for are their products
+    /// with the same numbers.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one for each of depth, or weights are no codes.
+    pub(crate) fn balanced(self, balance: &[f32]) -> Self {
+        assert!(
+            self.precision.is_codes(),
+            "what is not rounded needs no balance"
+        );
+        assert_eq!(balance.len(), self.depth, "a number for each input");
+        Self {
+            balance: balance.to_vec(),
+            ..self
+        }
+    }
+
+    /// What inputs are multiplied by, if they are.
+    pub(crate) fn balance(&self) -> Option<&[f32]> {
+        (!self.balance.is_empty()).then_some(&self.balance)
     }
 
     /// The largest code of a byte, so that sums stay within 32 bits.
@@ -419,7 +446,10 @@ impl Panels {
             Precision::F32 => f32::from_bits(bits),
             Precision::Bf16 if depth.is_multiple_of(2) => f32::from_bits(bits << 16),
             Precision::Bf16 => f32::from_bits(bits & 0xffff_0000),
-            _ => f32::from(self.code(row, depth, tap)) * self.scale(row, depth, tap),
+            _ => {
+                let weight = f32::from(self.code(row, depth, tap)) * self.scale(row, depth, tap);
+                weight * self.balance().map_or(1.0, |balance| balance[depth])
+            }
         }
     }
 
@@ -474,7 +504,10 @@ impl Panels {
 
     /// The memory that the weights take, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.words) + size_of_val(&*self.scales) + size_of_val(&*self.totals)
+        size_of_val(&*self.words)
+            + size_of_val(&*self.scales)
+            + size_of_val(&*self.balance)
+            + size_of_val(&*self.totals)
     }
 
     /// How many panels there are.

@@ -9,7 +9,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::{PACKING, SCALE, Weights, WeightsError, paired};
+use super::{BALANCE, PACKING, SCALE, Weights, WeightsError, paired};
 use crate::quantized::{Shown, Stored, showing, take_shown};
 use crate::{PackPolicy, Quantized};
 
@@ -77,6 +77,9 @@ impl WeightsWriter {
         }
         let scale_key = format!("{key}{SCALE}");
         self.tensor(&scale_key, weight.scale_shape(), weight.scales());
+        if let Some(factors) = weight.balance() {
+            self.tensor(&format!("{key}{BALANCE}"), &[factors.len()], factors);
+        }
     }
 
     /// Says how the module was packed, so that it is [packed](super::Weights::packing) so again.
@@ -101,14 +104,19 @@ impl WeightsWriter {
         showing(Shown::Contents, || module.visit(&mut reader));
     }
 
-    /// Copies those tensors of a file that have no key here, as they are; but for scales of codes that have one.
+    /// Copies those tensors of a file that have no key here, as they are; but for what belongs to codes that have one.
     ///
     /// # Errors
     ///
     /// If one cannot be read.
     pub fn copy_others(&mut self, from: &mut Weights) -> Result<(), WeightsError> {
         let is_taken = |key: &str| self.tensors.iter().any(|taken| taken.key == key);
-        let is_left = |key: &&str| !is_taken(key) && !key.strip_suffix(SCALE).is_some_and(is_taken);
+        let belongs = |key: &str| {
+            [SCALE, BALANCE]
+                .iter()
+                .any(|suffix| key.strip_suffix(suffix).is_some_and(is_taken))
+        };
+        let is_left = |key: &&str| !is_taken(key) && !belongs(key);
         let keys: Vec<String> = from.keys().filter(is_left).map(str::to_owned).collect();
         for key in keys {
             let (dtype, shape, bytes) = from.bytes(&key)?;
