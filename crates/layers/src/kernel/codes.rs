@@ -25,6 +25,9 @@ const NO_FRACTION: f32 = 12_582_912.0;
 /// The largest code of an input.
 const INPUT: u8 = 255;
 
+/// The largest code of an input above that of zero, where there are as many below.
+const SYMMETRIC: f32 = 127.0;
+
 /// Codes that weights may have.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Codes {
@@ -211,8 +214,11 @@ impl Extent {
     }
 }
 
+/// # Safety
+///
+/// The CPU must have the instruction set of `S`.
 #[inline(always)]
-unsafe fn measure<S: Lanes>(values: &[f32], to: &mut Extent) {
+pub(super) unsafe fn measure<S: Lanes>(values: &[f32], to: &mut Extent) {
     let (whole, rest) = values.as_chunks::<LANES>();
     let Some(&last) = values.last() else {
         return;
@@ -281,6 +287,23 @@ impl Grid {
         }
     }
 
+    /// 255 codes, as many below zero as above: the code of zero is 128, whatever the numbers.
+    pub(super) fn symmetric(extent: Extent) -> Self {
+        let most = extent.most.max(-extent.least).max(0.0);
+        let (step, inverse) = if !extent.finite {
+            (f32::NAN, 0.0)
+        } else if most < TINY * SYMMETRIC {
+            (TINY, 0.0)
+        } else {
+            (most / SYMMETRIC, SYMMETRIC / most)
+        };
+        Self {
+            step,
+            zero: 128,
+            inverse,
+        }
+    }
+
     /// A word of four zeros.
     pub(super) fn nothing(&self) -> u32 {
         self.zero.cast_unsigned() * 0x0101_0101
@@ -297,6 +320,43 @@ impl Grid {
     }
 }
 
+/// A [`Grid`] in vectors.
+pub(super) struct Rounding<S: Lanes> {
+    inverse: S::Vector,
+    zero: S::Vector,
+}
+
+impl<S: Lanes> Rounding<S> {
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`.
+    #[inline(always)]
+    pub(super) unsafe fn new(grid: &Grid) -> Self {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            Self {
+                inverse: S::splat(grid.inverse),
+                zero: S::splat(grid.zero as f32),
+            }
+        }
+    }
+
+    /// The codes of sixteen numbers, as numbers.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`.
+    #[inline(always)]
+    pub(super) unsafe fn codes(&self, x: S::Vector) -> S::Vector {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            // Product and sum are rounded apart, so that every level makes the same codes.
+            let x = S::add(S::round(S::mul(x, self.inverse)), self.zero);
+            S::min(S::max(x, S::splat(0.0)), S::splat(f32::from(INPUT)))
+        }
+    }
+}
+
 /// # Safety
 ///
 /// The CPU must have the instruction set of `S`.
@@ -306,20 +366,15 @@ pub(super) unsafe fn encode<S: Lanes>(grid: Grid, from: &[f32], to: &mut [u8]) {
     let (codes, codes_rest) = to.as_chunks_mut::<LANES>();
     // SAFETY: the caller grants the instruction set; a chunk is sixteen values, and sixteen bytes.
     unsafe {
-        let (inverse, zero) = (S::splat(grid.inverse), S::splat(grid.zero as f32));
-        let (least, most) = (S::splat(0.0), S::splat(f32::from(INPUT)));
-        // Product and sum are rounded apart, so that every level makes the same codes.
+        let rounding = Rounding::<S>::new(&grid);
         for (x, to) in whole.iter().zip(codes) {
-            let x = S::round(S::mul(S::load(x.as_ptr()), inverse));
-            let x = S::min(S::max(S::add(x, zero), least), most);
-            S::store_bytes(to.as_mut_ptr(), x);
+            S::store_bytes(to.as_mut_ptr(), rounding.codes(S::load(x.as_ptr())));
         }
         if !rest.is_empty() {
             let mut padded = [0.0; LANES];
             let mut bytes = [0; LANES];
             padded[..rest.len()].copy_from_slice(rest);
-            let x = S::round(S::mul(S::load(padded.as_ptr()), inverse));
-            let x = S::min(S::max(S::add(x, zero), least), most);
+            let x = rounding.codes(S::load(padded.as_ptr()));
             S::store_bytes(bytes.as_mut_ptr(), x);
             codes_rest.copy_from_slice(&bytes[..rest.len()]);
         }
@@ -400,16 +455,6 @@ pub(crate) fn round_weights(precision: Precision, values: &mut [f32], [depth, ta
             }
         }),
         Precision::F32 => {}
-    }
-}
-
-/// Codes of four rows, side by side in words.
-#[inline(always)]
-pub(super) fn weave(rows: [&[u8]; 4], to: &mut [u32]) {
-    let n = to.len();
-    let [a, b, c, d] = rows.map(|row| &row[..n]);
-    for i in 0..n {
-        to[i] = u32::from_le_bytes([a[i], b[i], c[i], d[i]]);
     }
 }
 

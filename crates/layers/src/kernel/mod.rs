@@ -9,6 +9,7 @@
 //! | `panels` | weights, laid out once in the order in which they are read |
 //! | `groups` | the statistics of groups of channels |
 //! | `picture` | convolutions over pictures |
+//! | `pixels` | those whose weights are codes |
 //! | `winograd` | those of three by three, with a quarter of the products |
 //! | `peak` | multiply-adds in registers alone, and reading alone: the most that a kernel can reach |
 //! | `window` | which inputs an output of a convolution sees |
@@ -39,6 +40,7 @@ mod memory;
 mod panels;
 mod peak;
 mod picture;
+mod pixels;
 mod positions;
 mod product;
 mod rows;

@@ -401,16 +401,20 @@ impl Panels {
         *totals.expect("totals are those of whole panels")
     }
 
-    /// What makes numbers of the sums of a panel.
-    pub(super) fn factors(&self, panel: usize, grid: &Grid) -> [f32; LANES] {
+    /// The scales of sixteen rows, where weights are bytes; one where sums are scaled by themselves.
+    pub(super) fn scales(&self, panel: usize) -> [f32; LANES] {
         match self.precision {
             Precision::Int8 => {
-                let scales: Option<&[f32; LANES]> = self.scales[panel * LANES..].first_chunk();
-                let scales = scales.expect("scales are those of whole panels");
-                scales.map(|scale| scale * grid.step)
+                let scales = self.scales[panel * LANES..].first_chunk();
+                *scales.expect("scales are those of whole panels")
             }
-            _ => [grid.step; LANES],
+            _ => [1.0; LANES],
         }
+    }
+
+    /// What makes numbers of the sums of a panel.
+    pub(super) fn factors(&self, panel: usize, grid: &Grid) -> [f32; LANES] {
+        self.scales(panel).map(|scale| scale * grid.step)
     }
 
     /// Writes one row, `LANES` words apart.
