@@ -20,10 +20,13 @@
 //! | who draws the noise? | [`Seeded`], [`Torch`], on the host |
 //! | who runs it? | [`Sampler`], an iterator over steps |
 //! | how is a network trained? | `train`, with the feature of that name |
+//! | how does one learn from another? | `distill`, with the same feature |
 //!
 //! Arithmetic on levels is f64 on the host; tensors are f32.
 
 mod denoiser;
+#[cfg(feature = "train")]
+pub mod distill;
 mod gaussian;
 mod grid;
 mod level;
@@ -52,6 +55,6 @@ pub use solver::{
     Variance,
 };
 pub use wrapper::{
-    ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled, Stack,
-    Threshold,
+    Bounded, ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled,
+    Stack, Threshold,
 };
