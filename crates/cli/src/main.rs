@@ -9,6 +9,8 @@ mod compare;
 #[cfg(feature = "train")]
 mod data;
 mod demo;
+#[cfg(feature = "train")]
+mod distill;
 mod error;
 mod image;
 mod log;
@@ -67,6 +69,9 @@ enum Command {
     /// Train a policy from demonstrations
     #[cfg(feature = "train")]
     Train(train::Arguments),
+    /// Make a policy that needs fewer steps, or a smaller one, from a policy
+    #[cfg(feature = "train")]
+    Distill(distill::Arguments),
     /// Look into a dataset of demonstrations
     #[cfg(feature = "train")]
     #[command(subcommand)]
@@ -124,6 +129,8 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Image(command) => image::run(&command),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Distill(arguments) => distill::run(&arguments),
         #[cfg(feature = "train")]
         Command::Data(command) => data::run(&command),
         Command::Bench(command) => bench::run(&command),
