@@ -108,6 +108,9 @@ pub(crate) enum Error {
     #[error("there is a run in {} already: go on with --resume, or choose another folder with --output", .0.display())]
     RunExists(PathBuf),
     #[cfg(feature = "train")]
+    #[error("there is no policy in {}: give the folder of one with --teacher", .0.display())]
+    NoTeacher(PathBuf),
+    #[cfg(feature = "train")]
     #[error(transparent)]
     Train(Box<clearway_planner::train::TrainError>),
     #[error("cannot start the threads: {0}")]

@@ -9,6 +9,8 @@ mod compare;
 #[cfg(feature = "train")]
 mod data;
 mod demo;
+#[cfg(feature = "train")]
+mod distill;
 mod error;
 mod image;
 mod log;
@@ -72,6 +74,9 @@ enum Command {
     /// Store a model's weights in fewer bits, and measure what it loses
     #[cfg(feature = "train")]
     Quantize(Box<quantize::Arguments>),
+    /// Make a policy that needs fewer steps, or a smaller one, from a policy
+    #[cfg(feature = "train")]
+    Distill(distill::Arguments),
     /// Look into a dataset of demonstrations
     #[cfg(feature = "train")]
     #[command(subcommand)]
@@ -131,6 +136,7 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Train(arguments) => train::run(&arguments),
         #[cfg(feature = "train")]
         Command::Quantize(arguments) => quantize::run(&arguments),
+        Command::Distill(arguments) => distill::run(&arguments),
         #[cfg(feature = "train")]
         Command::Data(command) => data::run(&command),
         Command::Bench(command) => bench::run(&command),

@@ -21,10 +21,13 @@
 //! | who runs it? | [`Sampler`], an iterator over steps |
 //! | what did a faster network lose? | [`drift`] |
 //! | how is a network trained? | `train`, with the feature of that name |
+//! | how does one learn from another? | `distill`, with the same feature |
 //!
 //! Arithmetic on levels is f64 on the host; tensors are f32.
 
 mod denoiser;
+#[cfg(feature = "train")]
+pub mod distill;
 mod drift;
 mod gaussian;
 mod grid;
@@ -55,6 +58,6 @@ pub use solver::{
     Variance,
 };
 pub use wrapper::{
-    ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled, Stack,
-    Threshold,
+    Bounded, ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled,
+    Stack, Threshold,
 };

@@ -118,7 +118,7 @@ impl Planner {
         let config = policy.config();
         let schedule = config.schedule()?;
         let parameterization = config.prediction.into();
-        let sampling = Sampling::of(config);
+        let sampling = policy.sampling();
         let (stages, denoiser) = compile(&policy, parameterization, &schedule, sampling)?;
         Ok(Self {
             stages,

@@ -17,9 +17,12 @@ use super::statistics::{MODEL, Normalization, weights};
 use super::vision::Vision;
 use crate::network::ConditionalUnet1d;
 use crate::normalization::Normalizer;
-use crate::{History, LoadError, Observation, ObservationError};
+use crate::{History, LoadError, Method, Observation, ObservationError, Sampling};
 
 pub(super) const CONFIG: &str = "config.json";
+
+/// What LeRobot's configuration has no words for; LeRobot reads no file of this name.
+pub(super) const OURS: &str = "clearway.json";
 
 /// Where LeRobot keeps the network's weights.
 pub(super) const UNET: &str = "diffusion.unet.";
@@ -44,6 +47,7 @@ pub struct Policy {
     names: Vec<String>,
     vision: Option<Vision>,
     action: Normalizer,
+    sampling: Sampling,
     hash: String,
     stored: Option<PackPolicy>,
 }
@@ -94,7 +98,12 @@ impl Policy {
             None => None,
         };
         model.finish().map_err(in_model)?;
+        let sampling = match sampling(path, &config)? {
+            Some(sampling) => sampling,
+            None => Sampling::of(&config),
+        };
         Ok(Self {
+            sampling,
             config,
             network,
             inputs: normalization.inputs,
@@ -120,6 +129,7 @@ impl Policy {
             names: config.inputs.iter().map(|it| it.name.clone()).collect(),
             vision: None,
             action: identity(&config.action),
+            sampling: Sampling::of(&config),
             hash: String::new(),
             stored: None,
             config,
@@ -200,6 +210,14 @@ impl Policy {
     /// The configuration.
     pub fn config(&self) -> &DiffusionConfig {
         &self.config
+    }
+
+    /// How it is meant to be sampled: as `clearway.json` says where the folder has one, else as the configuration does.
+    ///
+    /// A student of few steps has that file, since LeRobot's configuration knows neither its solver nor its grid:
+    /// `{ "solver": "consistency", "steps": 2 }`, with the names of [`Method`].
+    pub fn sampling(&self) -> Sampling {
+        self.sampling
     }
 
     /// The network.
@@ -339,6 +357,21 @@ impl Policy {
     pub fn normalized_actions(&self, actions: &[f64]) -> Vec<f32> {
         self.action.normalize(actions).map(|y| y as f32).collect()
     }
+}
+
+/// What `clearway.json` says, where there is one.
+fn sampling(folder: &Path, config: &DiffusionConfig) -> Result<Option<Sampling>, LoadError> {
+    if !folder.join(OURS).exists() {
+        return Ok(None);
+    }
+    let json = json::read(folder, OURS)?;
+    let json = Entry::root(OURS, &json);
+    let solver = json.get("solver")?;
+    let steps = json.get("steps")?;
+    Ok(Some(Sampling {
+        method: solver.one_of(&Method::ALL.map(|method| (method.name(), method)))?,
+        steps: steps.integer(1..=config.num_train_timesteps)?,
+    }))
 }
 
 /// The values of a feature, normalized.

@@ -13,7 +13,7 @@ use super::{Recipe, TrainError, Trainer, adamw};
 
 /// What a checkpoint says of its run, beside the tensors. It is one text: several have no order in a safetensors file, and
 /// the same run would be other bytes.
-const RUN: &str = "run";
+pub(super) const RUN: &str = "run";
 
 #[derive(Serialize, Deserialize)]
 struct Run {
@@ -24,9 +24,9 @@ struct Run {
 }
 
 /// Where a checkpoint keeps what.
-const NETWORK: &str = "network.";
-const AVERAGE: &str = "average.";
-const OPTIMIZER: &str = "optimizer.";
+pub(super) const NETWORK: &str = "network.";
+pub(super) const AVERAGE: &str = "average.";
+pub(super) const OPTIMIZER: &str = "optimizer.";
 
 impl Trainer {
     /// Reads a dataset and goes on where a [checkpoint](Self::save) was made.
@@ -73,7 +73,7 @@ impl Trainer {
             .load(network.clone(), |path| format!("{AVERAGE}{path}"))
             .map_err(unreadable)?;
         this.optimizer = ResumableAdamW::load(
-            adamw(&this.recipe),
+            adamw(&this.recipe.optimizer),
             this.step as usize,
             &network,
             &mut weights,
@@ -119,7 +119,7 @@ fn comparable(recipe: &Recipe) -> Value {
 }
 
 /// The first key, with dots between levels, of which two values differ.
-fn different(a: &Value, b: &Value) -> Option<String> {
+pub(super) fn different(a: &Value, b: &Value) -> Option<String> {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
             let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));

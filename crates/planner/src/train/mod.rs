@@ -10,10 +10,13 @@
 //!                         \--save_policy--> a folder of LeRobot's
 //! ```
 //!
+//! A [`Distiller`] is the same loop's body for a student that learns from a policy what demonstrations alone do not say.
+//!
 //! Everything that is drawn depends on the recipe's seed and the number of the step alone, so that a run that was
 //! interrupted and resumed is the run that was not, to the bit.
 
 mod checkpoint;
+mod distill;
 mod error;
 mod examples;
 mod initialize;
@@ -35,6 +38,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 pub use clearway_diffusion::train::{Decay, Weighting};
+pub use distill::{DistillRecipe, Distillation, Distiller, EmphasisRecipe, Kind, StudentRecipe};
 pub use error::TrainError;
 pub use recipe::{
     AverageRecipe, DataRecipe, LossRecipe, OptimizerRecipe, PolicyRecipe, Recipe, WeightingRecipe,
@@ -131,31 +135,18 @@ impl Trainer {
         let parameterization = config.prediction.into();
         let seeds = Seeds::new(recipe.seed);
 
-        let mut episodes: Vec<usize> = (0..dataset.episodes().len()).collect();
-        episodes.shuffle(&mut ChaCha8Rng::seed_from_u64(seeds.held_out));
-        let share = recipe.data.held_out;
-        let aside = (share * episodes.len() as f64).round() as usize;
-        // Who asks for a validation shall have one.
-        let aside = aside.max(usize::from(share > 0.0));
-        let (aside, trained) = episodes.split_at_mut(aside);
-        aside.sort_unstable();
-        trained.sort_unstable();
-        let dropped = recipe.dropped();
-        let training = dataset.frames(trained, dropped);
-        let held_out = dataset.frames(aside, dropped);
-        if training.is_empty() {
-            return Err(TrainError::NoWindow {
-                episodes: dataset.episodes().len(),
-                held_out: aside.len(),
-                dropped,
-            });
-        }
+        let [training, held_out] = split(
+            &dataset,
+            seeds.held_out,
+            recipe.data.held_out,
+            recipe.dropped(),
+        )?;
         let batches = recipe.data.order.of(seeds.order, training.len());
         let dataset_hash = dataset.hash();
         let (examples, statistics) = Examples::new(dataset, &config)?;
         let network = initialize::initialize(config.network().init(device), seeds.weights).train();
         let average = Ema::new(&network, recipe.average.clone().into());
-        let optimizer = ResumableAdamW::new(adamw(&recipe));
+        let optimizer = ResumableAdamW::new(adamw(&recipe.optimizer));
         let task = Task {
             schedule,
             parameterization,
@@ -296,6 +287,7 @@ impl Trainer {
             config: &self.config,
             statistics: &self.statistics,
             network: self.average.network(),
+            sampling: None,
         };
         saved.write(folder).map_err(|error| TrainError::Write {
             file: folder.display().to_string(),
@@ -304,8 +296,34 @@ impl Trainer {
     }
 }
 
-fn adamw(recipe: &Recipe) -> AdamW {
-    let optimizer = &recipe.optimizer;
+/// The frames that are trained on, and those that are held out: whole episodes.
+fn split(
+    dataset: &Dataset,
+    seed: u64,
+    share: f64,
+    dropped: usize,
+) -> Result<[Vec<usize>; 2], TrainError> {
+    let mut episodes: Vec<usize> = (0..dataset.episodes().len()).collect();
+    episodes.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let aside = (share * episodes.len() as f64).round() as usize;
+    // Who asks for a validation shall have one.
+    let aside = aside.max(usize::from(share > 0.0));
+    let (aside, trained) = episodes.split_at_mut(aside);
+    aside.sort_unstable();
+    trained.sort_unstable();
+    let training = dataset.frames(trained, dropped);
+    let held_out = dataset.frames(aside, dropped);
+    if training.is_empty() {
+        return Err(TrainError::NoWindow {
+            episodes: dataset.episodes().len(),
+            held_out: aside.len(),
+            dropped,
+        });
+    }
+    Ok([training, held_out])
+}
+
+fn adamw(optimizer: &OptimizerRecipe) -> AdamW {
     AdamW {
         betas: optimizer.betas,
         epsilon: optimizer.epsilon,
