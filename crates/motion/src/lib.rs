@@ -23,20 +23,33 @@
 //!   checked is refused.
 //! - **[`Trajectory::sample_into`] and [`Safety::check_command`] neither allocate nor wait.**
 
+mod body;
 mod brake;
+mod classical;
+mod draws;
+mod free_space;
 mod interpolation;
 mod limits;
+mod path;
 mod safety;
+mod scene;
 mod segment;
 mod space;
 mod splice;
+mod time_scaling;
 mod trajectory;
 mod workspace;
 
+pub use body::{Body, BodyError, Planar, Translating};
 pub use brake::{BrakeError, brake};
+pub use classical::{GridSearch, Optimizer, PathError, RrtConnect, shortcut};
+pub use free_space::{Blocked, FreeSpace};
 pub use interpolation::{Interpolation, State};
 pub use limits::{Bound, Limits, LimitsError, Violation};
+pub use path::{Path, RoundingError};
 pub use safety::{Candidate, Check, Checks, Refusal, Safety, Unsafe, Verified};
+pub use scene::{Obstacle, OccupancyGrid, PointCloud, Proximity, Scene, SceneError, Solid};
 pub use space::{Coordinate, Space, SpaceError, Unit};
+pub use time_scaling::{ScalingError, scale_time};
 pub use trajectory::{Quantity, Trajectory, TrajectoryError, Waypoint};
 pub use workspace::{Departure, Region, RegionError, Shape, Workspace};
