@@ -10,6 +10,8 @@ mod compare;
 mod data;
 mod demo;
 mod error;
+#[cfg(feature = "train")]
+mod eval;
 mod image;
 mod log;
 mod output;
@@ -64,10 +66,14 @@ enum Command {
     /// Make pictures with Stable Diffusion, check a model, or look into one
     #[command(subcommand)]
     Image(Box<image::Command>),
-    /// Train a policy from demonstrations
+    /// Train a policy from demonstrations, or a network of pictures from pictures
     #[cfg(feature = "train")]
     Train(train::Arguments),
-    /// Look into a dataset of demonstrations
+    /// Evaluate what was trained: quality against steps, bits and guidance
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Eval(eval::Command),
+    /// Look into a dataset of demonstrations or of pictures
     #[cfg(feature = "train")]
     #[command(subcommand)]
     Data(data::Command),
@@ -124,6 +130,8 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Image(command) => image::run(&command),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Eval(command) => eval::run(&command),
         #[cfg(feature = "train")]
         Command::Data(command) => data::run(&command),
         Command::Bench(command) => bench::run(&command),

@@ -1,15 +1,14 @@
-//! `clearway train`: a policy from demonstrations.
+//! `clearway train`: a policy from demonstrations, or a network of pictures from pictures.
 
 mod config;
 mod curve;
+mod run;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use burn::tensor::Device;
-use clearway_planner::train::{TrainError, Trainer};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::Verdict;
@@ -17,6 +16,7 @@ use crate::error::Error;
 use crate::output::say;
 use config::Config;
 use curve::Curve;
+use run::Run;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -36,7 +36,6 @@ pub(crate) struct Arguments {
 
 /// What a run's folder holds.
 const CHECKPOINT: &str = "checkpoint.safetensors";
-const POLICY: &str = "policy";
 const CURVE: &str = "curve.csv";
 
 /// The loss that is shown forgets a step's by so much with each step.
@@ -67,29 +66,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         return Err(Error::NoCheckpoint(checkpoint));
     }
     // What a run writes takes the place of what is there.
-    let is_taken = checkpoint.exists() || output.join(POLICY).exists();
+    let kinds = [run::POLICY, run::MODEL, run::CLASSIFIER];
+    let is_taken = checkpoint.exists() || kinds.iter().any(|it| output.join(it).exists());
     if !arguments.resume && is_taken {
         return Err(Error::RunExists(output.clone()));
     }
-    let (recipe, folder, device) = (config.recipe(), &config.data.folder, Device::flex());
-    let failed = |error| Error::Train(Box::new(error));
-    let mut trainer = if arguments.resume {
-        Trainer::resume(recipe, folder, &checkpoint, &device)
-    } else {
-        Trainer::new(recipe, folder, &device)
-    }
-    .map_err(failed)?;
+    let resumed = arguments.resume.then_some(checkpoint.as_path());
+    let mut trainer = run::begin(&config, resumed)?;
+    let trainer = &mut *trainer;
     std::fs::create_dir_all(output).map_err(|error| Error::write(output, &error))?;
     let curve = output.join(CURVE);
     let curve =
         Curve::open(&curve, trainer.steps()).map_err(|error| Error::write(&curve, &error))?;
 
-    let [windows, held_out] = trainer.windows();
-    say!(
-        "{} parameters, {windows} windows of {} episodes, {held_out} windows held out",
-        trainer.network().parameters(),
-        trainer.dataset().episodes().len()
-    );
+    say!("{}", trainer.words());
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     let mut asked: Option<Instant> = None;
@@ -102,18 +92,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     })
     .map_err(|error| Error::Threads(error.to_string()))?;
 
-    let (end, elapsed) = go(&mut trainer, &config, curve, &checkpoint, &interrupted)?;
-    save(&trainer, output, &checkpoint).map_err(failed)?;
+    let (end, elapsed) = go(trainer, &config, curve, &checkpoint, &interrupted)?;
+    trainer.save(output, &checkpoint)?;
     let why = match end {
         End::Steps => "done",
         End::Time => "time is up",
         End::Interrupted => "interrupted",
     };
     say!(
-        "{why} after {} steps, {:.0} s; the policy is in {}",
+        "{why} after {} steps, {:.0} s; the {} is in {}",
         trainer.steps(),
         elapsed.as_secs_f64(),
-        output.join(POLICY).display()
+        trainer.kind(),
+        output.join(trainer.kind()).display()
     );
     if end != End::Steps {
         say!("go on with --resume");
@@ -123,13 +114,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
 
 /// Steps until the end, with checkpoints, validations and a curve on the way.
 fn go(
-    trainer: &mut Trainer,
+    trainer: &mut dyn Run,
     config: &Config,
     mut curve: Curve,
     checkpoint: &Path,
     interrupted: &AtomicBool,
 ) -> Result<(End, Duration), Error> {
-    let failed = |error| Error::Train(Box::new(error));
     let run = &config.run;
     let total = config.optimizer.steps;
     let bar = progress(total, trainer.steps());
@@ -150,7 +140,7 @@ fn go(
         if most.is_some_and(|most| start.elapsed() >= most) {
             break End::Time;
         }
-        let step = trainer.step().map_err(failed)?;
+        let step = trainer.step()?;
         sum += step.loss;
         summed += 1;
         let loss = shown.map_or(step.loss, |it| SHOWN * it + (1.0 - SHOWN) * step.loss);
@@ -170,7 +160,7 @@ fn go(
             (sum, summed) = (0.0, 0);
         }
         if made.is_multiple_of(run.save_every) && !is_last {
-            save(trainer, &run.output, checkpoint).map_err(failed)?;
+            trainer.save(&run.output, checkpoint)?;
         }
     };
     bar.finish_and_clear();
@@ -178,12 +168,6 @@ fn go(
         .finish()
         .map_err(|error| Error::write(&run.output.join(CURVE), &error))?;
     Ok((end, start.elapsed()))
-}
-
-/// A policy without a checkpoint beside it is not of a run.
-fn save(trainer: &Trainer, output: &Path, checkpoint: &Path) -> Result<(), TrainError> {
-    trainer.save(checkpoint)?;
-    trainer.save_policy(&output.join(POLICY))
 }
 
 /// Loss, steps a second and time left, on a terminal; nothing where the output is piped.

@@ -8,8 +8,14 @@
 //!                                  Ema <-- network <-- optimizer <-- WarmUpCosine <--+
 //! ```
 //!
-//! What is drawn depends on the seed and the number of the step alone, so that a run that is interrupted needs to remember
+//! [`Fitting`] is a step of all of these, and the recipes say with which numbers. What is drawn depends on the seed and the
+//! number of the step alone, so that a run that is interrupted needs to remember
 //! nothing but how far it came.
+
+mod fitting;
+mod initialize;
+mod order;
+mod recipe;
 
 use std::f64::consts::PI;
 
@@ -19,6 +25,11 @@ use burn::tensor::Tensor;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal, StandardUniform};
+
+pub use fitting::{Fitting, NonFinite, Step};
+pub use initialize::initialize;
+pub use order::{Batches, Order};
+pub use recipe::{AverageRecipe, OptimizerRecipe, WeightingRecipe, WrongValue};
 
 use crate::parameterization::scaled;
 use crate::{Level, Network, Parameterized, Point, Schedule};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clearway_planner::train::{
     AverageRecipe, DataRecipe, LossRecipe, OptimizerRecipe, PolicyRecipe, Recipe,
 };
+use clearway_stable_diffusion::train as pictures;
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -17,10 +18,10 @@ pub(super) struct Config {
     pub(super) seed: u64,
     pub(super) run: Run,
     pub(super) data: Data,
-    #[serde(default)]
-    pub(super) policy: PolicyRecipe,
-    #[serde(default)]
-    pub(super) loss: LossRecipe,
+    policy: Option<PolicyRecipe>,
+    pub(super) pictures: Option<pictures::ModelRecipe>,
+    pub(super) classifier: Option<pictures::ClassifierRecipe>,
+    loss: Option<LossRecipe>,
     #[serde(default)]
     pub(super) optimizer: OptimizerRecipe,
     #[serde(default)]
@@ -65,7 +66,10 @@ fn save_every() -> u64 {
     1000
 }
 
-/// The demonstrations. The keys are those of [`DataRecipe`], and the folder.
+/// What is said of a key that only policies have.
+const OF_POLICIES: &str = "left out where pictures are learned";
+
+/// The demonstrations, or the pictures. The keys are those of [`DataRecipe`], and the folder.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Data {
@@ -108,7 +112,26 @@ impl Config {
                 "positive and below a million",
             ),
         ];
-        match numbers.into_iter().find(|(_, holds, _)| !holds) {
+        let of_pictures = config.pictures.is_some() || config.classifier.is_some();
+        let tables = [
+            (
+                "policy",
+                !(of_pictures && config.policy.is_some()),
+                OF_POLICIES,
+            ),
+            ("loss", !(of_pictures && config.loss.is_some()), OF_POLICIES),
+            (
+                "data.drop_n_last_frames",
+                !(of_pictures && config.data.drop_n_last_frames.is_some()),
+                OF_POLICIES,
+            ),
+            (
+                "classifier",
+                config.pictures.is_none() || config.classifier.is_none(),
+                "left out where there is `pictures`",
+            ),
+        ];
+        match (numbers.into_iter().chain(tables)).find(|(_, holds, _)| !holds) {
             Some((key, _, expected)) => Err(Error::ConfigValue {
                 path: path.to_owned(),
                 key,
@@ -123,14 +146,30 @@ impl Config {
         let default = DataRecipe::default();
         Recipe {
             seed: self.seed,
-            policy: self.policy.clone(),
+            policy: self.policy.clone().unwrap_or_default(),
             data: DataRecipe {
                 order: self.data.order.unwrap_or(default.order),
                 batch: self.data.batch.unwrap_or(default.batch),
                 drop_n_last_frames: self.data.drop_n_last_frames,
                 held_out: self.data.held_out.unwrap_or(default.held_out),
             },
-            loss: self.loss.clone(),
+            loss: self.loss.clone().unwrap_or_default(),
+            optimizer: self.optimizer.clone(),
+            average: self.average.clone(),
+        }
+    }
+
+    /// The same of a network of pictures.
+    pub(super) fn recipe_of<N: Clone>(&self, network: &N) -> pictures::Recipe<N> {
+        let default = pictures::DataRecipe::default();
+        pictures::Recipe {
+            seed: self.seed,
+            network: network.clone(),
+            data: pictures::DataRecipe {
+                order: self.data.order.unwrap_or(default.order),
+                batch: self.data.batch.unwrap_or(default.batch),
+                held_out: self.data.held_out.unwrap_or(default.held_out),
+            },
             optimizer: self.optimizer.clone(),
             average: self.average.clone(),
         }

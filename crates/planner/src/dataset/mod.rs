@@ -17,7 +17,6 @@
 
 mod error;
 mod info;
-mod order;
 mod statistics;
 mod table;
 mod window;
@@ -28,9 +27,9 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use clearway_diffusion::train::{Batches, Order};
 pub use error::DatasetError;
 pub use info::{FeatureInfo, Info, Version};
-pub use order::{Batches, Order};
 pub use statistics::Statistics;
 pub use window::Window;
 

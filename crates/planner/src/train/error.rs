@@ -1,4 +1,5 @@
 use clearway_diffusion::ScheduleError;
+use clearway_diffusion::train::{NonFinite, WrongValue};
 use clearway_layers::WeightsError;
 
 use crate::LoadError;
@@ -67,17 +68,8 @@ pub enum TrainError {
         dropped: usize,
     },
     /// Training left the numbers.
-    #[error(
-        "step {step}: the loss is {loss} and the gradient's norm {norm}: a smaller learning rate may help"
-    )]
-    NonFinite {
-        /// The step, counted from zero.
-        step: u64,
-        /// The loss.
-        loss: f64,
-        /// The norm of all gradients.
-        norm: f64,
-    },
+    #[error(transparent)]
+    NonFinite(#[from] NonFinite),
     /// A file cannot be written.
     #[error("cannot write {file}: {error}")]
     Write {
@@ -102,4 +94,19 @@ pub enum TrainError {
         /// What differs.
         what: String,
     },
+}
+
+impl From<WrongValue> for TrainError {
+    fn from(wrong: WrongValue) -> Self {
+        let WrongValue {
+            key,
+            found,
+            expected,
+        } = wrong;
+        Self::Value {
+            key,
+            found,
+            expected,
+        }
+    }
 }
