@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::train::{Step, WeightingRecipe};
 use clearway_diffusion::{Level, Network, Noise, Point, Seeded};
@@ -73,6 +74,55 @@ fn steps<T: Task + Sync>(trainer: &mut Trainer<T>, count: usize) -> Vec<f64> {
         loss
     };
     (0..count).map(step).collect()
+}
+
+/// The path and the values of each parameter.
+#[derive(Default)]
+struct Parameters {
+    path: Vec<String>,
+    found: Vec<(String, Vec<f32>)>,
+}
+
+impl ModuleVisitor for Parameters {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
+        let values = parameter.val().into_data().try_to_vec().expect("f32");
+        self.found.push((self.path.join("."), values));
+    }
+}
+
+#[test]
+fn first_weights_depend_on_the_seed_alone() {
+    let parameters = |seed| {
+        let recipe = Recipe { seed, ..model(10) };
+        let trainer = Trainer::<Drawing>::new(recipe, pictures(20), &Device::flex());
+        let mut parameters = Parameters::default();
+        trainer.expect("a recipe").network().visit(&mut parameters);
+        parameters.found
+    };
+    let first = parameters(5);
+    assert_eq!(first, parameters(5));
+    let other = parameters(6);
+    for ((path, values), (_, others)) in first.iter().zip(&other) {
+        if path.contains("norm") {
+            let expected = if path.ends_with("weight") { 1.0 } else { 0.0 };
+            assert_eq!(*values, vec![expected; values.len()], "{path}");
+        } else {
+            assert_ne!(values, others, "{path}");
+        }
+    }
+    assert!(
+        first
+            .iter()
+            .any(|(path, _)| path.contains("class_embedding"))
+    );
 }
 
 fn stops_and_goes_on<T: Task + Sync>(recipe: &Recipe<T::Recipe>) {

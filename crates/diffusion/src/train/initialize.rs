@@ -5,8 +5,8 @@ use burn::tensor::{Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Draws the weights of linear layers and convolutions as PyTorch does, `U(-k, k)` with `k = 1/√fan_in`, and leaves
-/// normalizations as they are.
+/// Draws the weights of linear layers and convolutions as PyTorch does, `U(-k, k)` with `k = 1/√fan_in`, those of embeddings
+/// as far, and leaves normalizations as they are.
 ///
 /// A device's own generator is global to its process; this one is ChaCha with 8 rounds, key = seed, stream = the number of
 /// the parameter.
@@ -14,6 +14,7 @@ pub fn initialize<M: Module>(network: M, seed: u64) -> M {
     network.map(&mut Draw {
         seed,
         parameters: 0,
+        path: Vec::new(),
         fan_in: None,
     })
 }
@@ -21,20 +22,32 @@ pub fn initialize<M: Module>(network: M, seed: u64) -> M {
 struct Draw {
     seed: u64,
     parameters: u64,
-    /// Of the weight that came last: a bias is drawn from as far.
-    fan_in: Option<usize>,
+    path: Vec<String>,
+    /// The layer of the weight that came last, and its fan-in: the layer's bias is drawn from as far.
+    fan_in: Option<(Vec<String>, usize)>,
 }
 
 impl ModuleMapper for Draw {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
     fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let shape = parameter.lazy_shape().to_vec();
+        let layer = self.path.split_last().map_or(&[][..], |(_, layer)| layer);
         let fan_in = if D > 1 {
             // PyTorch's fan-in is all but the first axis, of transposed convolutions too.
-            self.fan_in = Some(shape[1..].iter().product());
-            self.fan_in
+            let fan_in = shape[1..].iter().product();
+            self.fan_in = Some((layer.to_vec(), fan_in));
+            Some(fan_in)
         } else {
-            // What follows no matrix is a normalization's.
-            self.fan_in.take()
+            // What follows no matrix of its layer is a normalization's.
+            let last = self.fan_in.take();
+            last.filter(|(of, _)| of == layer).map(|(_, fan_in)| fan_in)
         };
         let mut generator = ChaCha8Rng::seed_from_u64(self.seed);
         generator.set_stream(self.parameters);
