@@ -10,7 +10,8 @@ use clearway_diffusion::{Level, Network, Noise, Point, Seeded};
 use clearway_layers::Precision;
 use clearway_stable_diffusion::dataset::Pictures;
 use clearway_stable_diffusion::train::{
-    ClassifierRecipe, Classifying, Drawing, ModelRecipe, Recipe, Task, TrainError, Trainer,
+    ClassifierRecipe, Classifying, Drawing, GuidanceRecipe, Guiding, ModelRecipe, Recipe, Task,
+    TrainError, Trainer,
 };
 use clearway_stable_diffusion::{
     ClassifierConfig, Condition, Emphasis, FeatureStatistics, Method, PictureModel, Sampling,
@@ -125,7 +126,7 @@ fn first_weights_depend_on_the_seed_alone() {
     );
 }
 
-fn stops_and_goes_on<T: Task + Sync>(recipe: &Recipe<T::Recipe>) {
+fn stops_and_goes_on<T: Task + Sync + std::fmt::Debug>(recipe: &Recipe<T::Recipe>) {
     let folder = tempfile::tempdir().expect("a folder");
     let (folder, device) = (folder.path(), Device::flex());
     let begin = || Trainer::<T>::new(recipe.clone(), pictures(60), &device).expect("a recipe");
@@ -263,6 +264,69 @@ fn what_is_learned_is_drawn() {
         let most = all.iter().zip(&pixels).map(|(a, b)| a.abs_diff(*b)).max();
         assert!(most <= Some(1), "{emphasis:?}: {most:?}");
     }
+}
+
+#[test]
+fn guidance_becomes_one_pass() {
+    let (device, folder) = (Device::flex(), tempfile::tempdir().expect("a folder"));
+    let of_teacher = folder.path().join("teacher");
+    let mut teacher =
+        Trainer::<Drawing>::new(model(200), pictures(200), &device).expect("a recipe");
+    steps(&mut teacher, 200);
+    teacher.save_network(&of_teacher).expect("written");
+    let mut recipe = recipe::<GuidanceRecipe>(400);
+    recipe.optimizer.rate = 2e-3;
+    recipe.network.teacher = of_teacher.clone();
+    recipe.network.time_cond_proj_dim = 16;
+    stops_and_goes_on::<Guiding>(&recipe);
+    let mut student =
+        Trainer::<Guiding>::new(recipe.clone(), pictures(200), &device).expect("a recipe");
+    // It begins as its teacher without guidance.
+    let before = student.validate(100).expect("held out");
+    steps(&mut student, 400);
+    let after = student.validate(100).expect("held out");
+    assert!(after < 0.5 * before, "{before} {after}");
+    let of_student = folder.path().join("student");
+    student.save_network(&of_student).expect("written");
+    let student = PictureModel::open(&of_student, &device).expect("what was written");
+    assert!(student.unet().knows_guidance());
+    recipe.network.teacher = of_student;
+    let error = Trainer::<Guiding>::new(recipe.clone(), pictures(20), &device)
+        .expect_err("a student is no teacher");
+    assert!(matches!(error, TrainError::Guided { .. }), "{error}");
+    recipe.network.scales = [2.0, 2.0];
+    let error = Trainer::<Guiding>::new(recipe, pictures(20), &device).expect_err("no scales");
+    assert_eq!(
+        error.to_string(),
+        "`guidance.scales` is [2.0, 2.0]; it must be two numbers from 0, the larger one last"
+    );
+    let teacher = PictureModel::open(&of_teacher, &device).expect("what was written");
+    let (classes, seeds) = ([0, 1, 0, 1], [1, 2, 3, 4]);
+    let sampling = Sampling {
+        method: Method::Ddim,
+        steps: 8,
+        spacing: None,
+    };
+    let draw = |model: &PictureModel, emphasis| -> Vec<f64> {
+        let pixels = model.draw(&classes, &seeds, sampling, emphasis);
+        pixels
+            .expect("it can be sampled")
+            .into_iter()
+            .map(f64::from)
+            .collect()
+    };
+    let distance = |a: &[f64], b: &[f64]| -> f64 {
+        a.iter()
+            .zip(b)
+            .map(|(a, b)| (a - b).powi(2))
+            .sum::<f64>()
+            .sqrt()
+    };
+    let guided = draw(&teacher, Emphasis::TwoPasses(3.0));
+    let known = draw(&student, Emphasis::Known(3.0));
+    let unguided = draw(&teacher, Emphasis::None);
+    let (of_student, of_none) = (distance(&known, &guided), distance(&unguided, &guided));
+    assert!(of_student < of_none, "{of_student} {of_none}");
 }
 
 #[test]

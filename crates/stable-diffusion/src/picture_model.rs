@@ -244,6 +244,11 @@ impl PictureModel {
         Self { unet, ..self }
     }
 
+    /// The configurations of the U-Net and of the scheduler, as diffusers has them.
+    pub fn said(&self) -> &[Value; 2] {
+        &self.said
+    }
+
     /// What the pictures are.
     pub fn form(&self) -> &Form {
         &self.form

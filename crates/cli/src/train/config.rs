@@ -21,6 +21,7 @@ pub(super) struct Config {
     policy: Option<PolicyRecipe>,
     pub(super) pictures: Option<pictures::ModelRecipe>,
     pub(super) classifier: Option<pictures::ClassifierRecipe>,
+    pub(super) guidance: Option<pictures::GuidanceRecipe>,
     loss: Option<LossRecipe>,
     #[serde(default)]
     pub(super) optimizer: OptimizerRecipe,
@@ -112,7 +113,13 @@ impl Config {
                 "positive and below a million",
             ),
         ];
-        let of_pictures = config.pictures.is_some() || config.classifier.is_some();
+        let kinds = [
+            config.pictures.is_some(),
+            config.classifier.is_some(),
+            config.guidance.is_some(),
+        ];
+        let kinds = kinds.into_iter().filter(|is_there| *is_there).count();
+        let of_pictures = kinds > 0;
         let tables = [
             (
                 "policy",
@@ -126,9 +133,9 @@ impl Config {
                 OF_POLICIES,
             ),
             (
-                "classifier",
-                config.pictures.is_none() || config.classifier.is_none(),
-                "left out where there is `pictures`",
+                "pictures",
+                kinds < 2,
+                "the only one of `pictures`, `classifier` and `guidance`",
             ),
         ];
         match (numbers.into_iter().chain(tables)).find(|(_, holds, _)| !holds) {

@@ -53,6 +53,15 @@ pub(super) fn begin(config: &Config, checkpoint: Option<&Path>) -> Result<Box<dy
             parameters,
         }));
     }
+    if let Some(recipe) = &config.guidance {
+        let trainer = of_pictures::<pictures::Guiding>(config, recipe, checkpoint)?;
+        let parameters = trainer.network().parameters();
+        return Ok(Box::new(Pictured {
+            trainer,
+            kind: MODEL,
+            parameters,
+        }));
+    }
     let (recipe, folder, device) = (config.recipe(), &config.data.folder, Device::flex());
     let trainer = match checkpoint {
         Some(checkpoint) => Trainer::resume(recipe, folder, checkpoint, &device),

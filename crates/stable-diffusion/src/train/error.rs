@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use clearway_diffusion::train::{NonFinite, WrongValue};
 use clearway_layers::WeightsError;
 
@@ -42,6 +44,30 @@ pub enum TrainError {
         found: Vec<usize>,
         /// What they must be.
         expected: String,
+    },
+    /// Scales that cannot be taught.
+    #[error("`guidance.scales` is {found:?}; it must be two numbers from 0, the larger one last")]
+    Scales {
+        /// The scales.
+        found: [f64; 2],
+    },
+    /// A teacher is a student already.
+    #[error("the teacher in {folder} knows the guidance scale already")]
+    Guided {
+        /// The teacher's folder.
+        folder: PathBuf,
+    },
+    /// A teacher draws other pictures than the dataset has.
+    #[error(
+        "the teacher in {folder} draws pictures of {} × {} pixels of {channels} channels, and the dataset has others", size[1], size[0]
+    )]
+    OtherPictures {
+        /// The teacher's folder.
+        folder: PathBuf,
+        /// The height and width of its pictures.
+        size: [usize; 2],
+        /// Their channels.
+        channels: usize,
     },
     /// No picture is left to train on.
     #[error("no picture is left to train on: {pictures}, of which {held_out} are held out")]

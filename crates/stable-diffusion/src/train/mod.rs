@@ -14,19 +14,21 @@
 //! interrupted and resumed is the run that was not, to the bit.
 
 mod error;
+mod guidance;
 mod recipe;
 mod task;
 
 use std::path::Path;
 
 use burn::tensor::Device;
-use clearway_diffusion::train::{Batches, Fitting, Step, initialize};
+use clearway_diffusion::train::{Batches, Fitting, Step};
 use clearway_layers::{AdamW, Checkpoint, ResumableAdamW, Run, in_pool};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 pub use error::TrainError;
+pub use guidance::{GuidanceRecipe, Guiding};
 pub use recipe::{ClassifierRecipe, DataRecipe, ModelRecipe, Recipe};
 pub use task::{Classifying, Draw, Drawing, Task};
 
@@ -102,10 +104,10 @@ impl<T: Task + Sync> Trainer<T> {
                 held_out: aside,
             });
         }
-        let network = initialize(task.network(device), seeds.weights);
+        let network = task.first(device, seeds.weights);
         Ok(Self {
             batches: recipe.data.order.of(seeds.order, training.len()),
-            hash: pictures.hash(),
+            hash: format!("{}{}", pictures.hash(), task.source()),
             fitting: Fitting::new(network, recipe.average.clone().into()),
             optimizer: ResumableAdamW::new(adamw(&recipe)),
             recipe,

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
-use clearway_diffusion::train::{Levels, Weighting};
+use clearway_diffusion::train::{Levels, Weighting, initialize};
 use clearway_diffusion::{Network, Noise, Parameterized, Seeded, normal};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -28,7 +28,8 @@ pub struct Draw {
     pub(super) number: u64,
 }
 
-/// A kind of network that is trained on pictures: a [`ModelRecipe`]'s or a [`ClassifierRecipe`]'s.
+/// A kind of network that is trained on pictures: a [`ModelRecipe`]'s, a [`ClassifierRecipe`]'s or a
+/// [`GuidanceRecipe`](super::GuidanceRecipe)'s.
 pub trait Task: Sized {
     /// What is trained.
     type Network: Module + Sync;
@@ -45,6 +46,16 @@ pub trait Task: Sized {
 
     /// A network whose weights are not drawn yet.
     fn network(&self, device: &Device) -> Self::Network;
+
+    /// The network that a run begins with.
+    fn first(&self, device: &Device, seed: u64) -> Self::Network {
+        initialize(self.network(device), seed)
+    }
+
+    /// The hash of what a run is a function of besides its recipe and the pictures.
+    fn source(&self) -> &str {
+        ""
+    }
 
     /// The loss of a network on some pictures.
     fn loss(
@@ -64,7 +75,12 @@ pub trait Task: Sized {
 }
 
 /// Pictures as a network sees them: `[which, channels, height, width]`.
-fn batch(form: &Form, pictures: &Pictures, which: &[usize], device: &Device) -> Tensor<4> {
+pub(super) fn batch(
+    form: &Form,
+    pictures: &Pictures,
+    which: &[usize],
+    device: &Device,
+) -> Tensor<4> {
     let [channels, height, width] = form.seen();
     let mut values = Vec::with_capacity(which.len() * channels * height * width);
     for &at in which {
