@@ -86,6 +86,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     } else {
         Distiller::new(recipe, teacher, folder, &device)
     };
-    let distiller = distiller.map_err(|error| Error::Train(Box::new(error)))?;
-    course::follow(distiller, &config.run, total)
+    let mut distiller = distiller.map_err(Error::train)?;
+    course::follow(&mut distiller, &config.run, total)
 }

@@ -12,6 +12,8 @@ mod demo;
 #[cfg(feature = "train")]
 mod distill;
 mod error;
+#[cfg(feature = "train")]
+mod eval;
 mod image;
 mod log;
 mod output;
@@ -68,7 +70,7 @@ enum Command {
     /// Make pictures with Stable Diffusion, check a model, or look into one
     #[command(subcommand)]
     Image(Box<image::Command>),
-    /// Train a policy from demonstrations
+    /// Train a policy from demonstrations, or a network of pictures from pictures
     #[cfg(feature = "train")]
     Train(train::Arguments),
     /// Store a model's weights in fewer bits, and measure what it loses
@@ -77,7 +79,11 @@ enum Command {
     /// Make a policy that needs fewer steps, or a smaller one, from a policy
     #[cfg(feature = "train")]
     Distill(distill::Arguments),
-    /// Look into a dataset of demonstrations
+    /// Evaluate what was trained: quality against steps, bits and guidance
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Eval(eval::Command),
+    /// Look into a dataset of demonstrations or of pictures
     #[cfg(feature = "train")]
     #[command(subcommand)]
     Data(data::Command),
@@ -136,7 +142,10 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Train(arguments) => train::run(&arguments),
         #[cfg(feature = "train")]
         Command::Quantize(arguments) => quantize::run(&arguments),
+        #[cfg(feature = "train")]
         Command::Distill(arguments) => distill::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Eval(command) => eval::run(&command),
         #[cfg(feature = "train")]
         Command::Data(command) => data::run(&command),
         Command::Bench(command) => bench::run(&command),

@@ -1,13 +1,11 @@
-//! `clearway train`: a policy from demonstrations.
+//! `clearway train`: a policy from demonstrations, or a network of pictures from pictures.
 
 pub(crate) mod config;
 pub(crate) mod course;
 mod curve;
+pub(crate) mod run;
 
 use std::path::PathBuf;
-
-use burn::tensor::Device;
-use clearway_planner::train::Trainer;
 
 use crate::Verdict;
 use crate::error::Error;
@@ -38,12 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         config.run.output.clone_from(output);
     }
     let checkpoint = course::checkpoint(&config.run, arguments.resume)?;
-    let (recipe, folder, device) = (config.recipe(), &config.data.folder, Device::flex());
-    let trainer = if arguments.resume {
-        Trainer::resume(recipe, folder, &checkpoint, &device)
-    } else {
-        Trainer::new(recipe, folder, &device)
-    };
-    let trainer = trainer.map_err(|error| Error::Train(Box::new(error)))?;
-    course::follow(trainer, &config.run, config.optimizer.steps)
+    let resumed = arguments.resume.then_some(checkpoint.as_path());
+    let mut learner = run::begin(&config, resumed)?;
+    course::follow(&mut *learner, &config.run, config.optimizer.steps)
 }

@@ -7,11 +7,15 @@ use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 
 use crate::quantized::{Arrival, send};
-use crate::rounding::{Gram, Order, RoundingError, Scheme, balance, gptq, refine, shift};
+use crate::rounding::{
+    Gram, Order, RoundingError, Scheme, balance, damping, gptq, nearest, refine, shift,
+};
 use crate::{Packing, Parameter, Precision, Quantized};
 
 /// The most inputs of a layer whose products with each other are kept: 600 MB. Layers with more are rounded to the nearest.
 const MOST_COLUMNS: usize = 12_288;
+/// Every so many runs, inputs are kept aside to judge by.
+const EVERY: usize = 4;
 /// How often codes are looked through once more.
 const SWEEPS: usize = 3;
 
@@ -31,6 +35,9 @@ pub struct Calibration {
 #[derive(Debug)]
 struct Inputs {
     gram: Gram,
+    /// Of every fourth run: how far the others are to be believed.
+    unseen: Gram,
+    runs: usize,
     sums: Vec<f64>,
     /// The least and the largest number of each channel in each sample.
     extents: Vec<[f32; 2]>,
@@ -86,7 +93,7 @@ impl Calibration {
     }
 
     /// Makes codes of the weights of those layers that were seen and are not kept, so that what the layers make of their inputs
-    /// changes least: GPTQ, then single codes that are changed as long as the error falls; and moves offsets by what is left of
+    /// changes least: GPTQ, as far as inputs that it was not given bear it out, then single codes that are changed as long as the error falls; and moves offsets by what is left of
     /// the mean error. Where it pays, channels of a convolution over time are balanced first: what is hard to round of the inputs
     /// moves to the weights. Packing the network then lays these codes out.
     ///
@@ -153,6 +160,8 @@ pub(crate) fn observe<const D: usize>(
             .entry(param.id)
             .or_insert_with(|| Inputs {
                 gram: Gram::new(inputs),
+                unseen: Gram::new(inputs),
+                runs: 0,
                 sums: vec![0.0; inputs],
                 extents: Vec::new(),
             });
@@ -175,7 +184,13 @@ pub(crate) fn observe<const D: usize>(
             }
             seen.extents.extend(extents);
         }
-        seen.gram.add(&values);
+        seen.runs += 1;
+        let gram = if seen.runs.is_multiple_of(EVERY) {
+            &mut seen.unseen
+        } else {
+            &mut seen.gram
+        };
+        gram.add(&values);
     }
     OBSERVER.set(Some(calibration));
 }
@@ -211,7 +226,8 @@ impl Rounder<'_> {
         };
         let mut weights: Vec<f32> =
             (param.val().into_data().try_into_vec()).expect("weights are f32");
-        let (columns, positions) = (channels * taps, inputs.gram.positions());
+        let columns = channels * taps;
+        let positions = inputs.gram.positions() + inputs.unseen.positions();
         let mut factors = vec![1.0; channels];
         if D == 3 {
             factors = balance(&weights, &scheme, taps, &inputs.gram, &inputs.extents)?.factors;
@@ -220,7 +236,7 @@ impl Rounder<'_> {
         let mut means: Vec<f64> = (inputs.sums.iter())
             .map(|sum| sum / positions as f64)
             .collect();
-        let mut balanced = None;
+        let mut grams = None;
         if is_balanced {
             // What is read is divided, and so are its products with each other; weights are multiplied.
             let factor = |column: usize| f64::from(factors[column / taps]);
@@ -230,13 +246,24 @@ impl Rounder<'_> {
             for (column, mean) in means.iter_mut().enumerate() {
                 *mean /= factor(column);
             }
-            balanced = Some(Gram::from_fn(columns, positions, |i, j| {
-                inputs.gram.at(i, j) / (factor(i) * factor(j))
+            grams = Some([&inputs.gram, &inputs.unseen].map(|gram| {
+                Gram::from_fn(columns, gram.positions(), |i, j| {
+                    gram.at(i, j) / (factor(i) * factor(j))
+                })
             }));
         }
-        let gram = balanced.as_ref().unwrap_or(&inputs.gram);
-        let rounded = gptq(&weights, &scheme, gram, Order::LargestFirst)?;
-        let rounded = refine(&weights, &scheme, gram, &rounded, SWEEPS)?;
+        let [gram, unseen] = match &grams {
+            Some([gram, unseen]) => [gram, unseen],
+            None => [&inputs.gram, &inputs.unseen],
+        };
+        let order = Order::LargestFirst;
+        let rounded = match damping(&weights, &scheme, gram, unseen, order)? {
+            Some(damping) => {
+                let rounded = gptq(&weights, &scheme, gram, order, damping)?;
+                refine(&weights, &scheme, gram, &rounded, damping, SWEEPS)?
+            }
+            None => nearest(&weights, &scheme, gram)?,
+        };
         let shifts = shift(&weights, &scheme, &rounded, &means)?;
         self.shifts.insert(layer.to_owned(), shifts);
         let size: f64 = gram.quadratic(&weights).iter().sum();
@@ -381,6 +408,9 @@ mod tests {
         let expected = plain.forward(inputs(&device, 1));
         let observed = calibration.observe(|| plain.forward(inputs(&device, 1)));
         observed.into_data().assert_eq(&expected.into_data(), true);
+        for seed in 3..6 {
+            let _ = calibration.observe(|| plain.forward(inputs(&device, seed)));
+        }
         assert_eq!(calibration.layers(), 3);
         let fresh = inputs(&device, 2);
         let error = |packed: &Network| -> f64 {
@@ -423,7 +453,9 @@ mod tests {
         network.conv.weight = Param::from_tensor(plain.conv.weight.val() / sizes.clone()).into();
         let read = |seed| inputs(&device, seed) * sizes.clone();
         let mut calibration = Calibration::default();
-        let _ = calibration.observe(|| network.forward(read(1)));
+        for seed in 3..7 {
+            let _ = calibration.observe(|| network.forward(read(seed)));
+        }
         let expected = network.forward(read(2));
         let error = |packed: &Network| -> f64 {
             let norm = |x: Tensor<3>| f64::from(x.powi_scalar(2).sum().into_scalar::<f32>()).sqrt();

@@ -5,6 +5,8 @@ use burn::prelude::*;
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::{ConvOptions, PadMode};
 
+#[cfg(feature = "train")]
+use crate::autodiff;
 use crate::calibration::observe;
 use crate::epilogue::Film;
 use crate::kernel::{self, Activation, Frame, Level, Panels, Precision, convolve};
@@ -187,6 +189,8 @@ impl Conv2d {
                     Epilogue::default(),
                 ))
             }
+            #[cfg(feature = "train")]
+            None if autodiff::suits(&self.weight.val()) => self.trained(prologue, x, epilogue),
             None => {
                 let options = ConvOptions::new(self.stride, self.padding, [1, 1], 1);
                 let bias = self.bias.as_ref().map(Parameter::val);
@@ -212,6 +216,45 @@ impl Conv2d {
             .reshape([channels_in * rows * columns, batch * height * width])
     }
 
+    /// Under autodiff on the CPU: one operation with what precedes its input, and one with most of what follows.
+    #[cfg(feature = "train")]
+    fn trained(
+        &self,
+        prologue: Prologue<'_>,
+        x: &Tensor<4>,
+        mut epilogue: Epilogue<'_, 4>,
+    ) -> Tensor<4> {
+        let x = prologue.activated(x.clone());
+        let pointwise = self.weight.dims()[2..] == [1, 1] && self.stride == [1, 1];
+        let x = self.weight.input(x, pointwise && self.padding == [0, 0]);
+        let frame = self.frame(x.dims(), prologue.doubled);
+        let adds = epilogue.normalization.is_none()
+            && epilogue.activation == Activation::Identity
+            && epilogue.modulation.as_ref().is_none_or(|it| !it.scales);
+        let (shift, residual) = if adds {
+            (epilogue.modulation.take(), epilogue.residual.take())
+        } else {
+            (None, None)
+        };
+        let bias = self.bias.as_ref().map(Parameter::val);
+        let shift = shift.map(|it| it.values);
+        let weight = self.weight.val();
+        epilogue.forward(autodiff::convolve_pictures(
+            x, weight, bias, shift, residual, frame,
+        ))
+    }
+
+    fn frame(&self, [_, _, height, width]: [usize; 4], doubled: bool) -> Frame {
+        let [_, _, rows, columns] = self.weight.dims();
+        Frame {
+            size: [height, width],
+            taps: [rows, columns],
+            stride: self.stride,
+            padding: self.padding,
+            doubled,
+        }
+    }
+
     fn packed(
         &self,
         weight: &Panels,
@@ -220,14 +263,7 @@ impl Conv2d {
         epilogue: Epilogue<'_, 4>,
     ) -> Tensor<4> {
         let (shape @ [batch, _, height, width], device) = (x.dims(), x.device());
-        let [_, _, rows, columns] = self.weight.dims();
-        let frame = Frame {
-            size: [height, width],
-            taps: [rows, columns],
-            stride: self.stride,
-            padding: self.padding,
-            doubled: prologue.doubled,
-        };
+        let frame = self.frame(shape, prologue.doubled);
         let [height_out, width_out] = frame.output();
         let channels = weight.rows();
         let shape_out = [batch, channels, height_out, width_out];

@@ -14,6 +14,7 @@
 //! | [`Signal`] | what packed networks over time compute on |
 //! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
 //! | [`upsample_nearest_2x`] | larger pictures |
+//! | [`concatenate`] | the channels of two pictures |
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
 //! | [`Work`] | how much a layer computes and reads |
@@ -33,7 +34,7 @@
 //! A network packs by a [policy](PackPolicy): which layers do not become codes.
 //!
 //! With feature `train`, what a training step computes has kernels too, under burn's autodiff on the CPU: the layers above,
-//! forward and backward, and [`AdamW`], which [`ResumableAdamW`] can save.
+//! forward and backward, and [`AdamW`], which [`ResumableAdamW`] can save in a [`Checkpoint`].
 //!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
@@ -45,8 +46,11 @@ mod attention;
 mod autodiff;
 mod batch_norm;
 mod calibration;
+#[cfg(feature = "train")]
+mod checkpoint;
 #[cfg(test)]
 mod coded;
+mod concatenate;
 mod conv1d;
 mod conv2d;
 mod conv_transpose1d;
@@ -82,6 +86,9 @@ pub use adamw::{AdamW, ResumableAdamW};
 pub use attention::{attention, causal_attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
 pub use calibration::{Calibration, CalibrationError, RoundedWeight};
+#[cfg(feature = "train")]
+pub use checkpoint::{Checkpoint, Run, first_difference};
+pub use concatenate::concatenate;
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
 pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv2d::{Conv2d, Conv2dConfig};

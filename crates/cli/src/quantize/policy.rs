@@ -21,6 +21,8 @@ const MODEL: &str = "model.safetensors";
 const LEVELS: usize = 10;
 /// On how many samples at each.
 const COMPARED: usize = 64;
+/// In how many runs samples are looked at, at least.
+const LEAST_RUNS: usize = 8;
 
 pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Error> {
     let device = Device::flex();
@@ -147,8 +149,10 @@ fn calibrate(policy: &Policy, samples: &Demonstrations, seed: u64) -> Result<Cal
         })
         .collect();
     let network = policy.network();
-    for (batch, points) in points.chunks(COMPARED).enumerate() {
-        let part = |x: &Tensor<3>| x.clone().narrow(0, batch * COMPARED, points.len());
+    // Some of the runs are kept aside to judge by.
+    let batch = count.div_ceil(LEAST_RUNS).min(COMPARED);
+    for (run, points) in points.chunks(batch).enumerate() {
+        let part = |x: &Tensor<3>| x.clone().narrow(0, run * batch, points.len());
         let factor = |of: &dyn Fn(Level) -> f64| {
             let factors: Vec<f32> = points.iter().map(|point| of(point.level) as f32).collect();
             Tensor::<3>::from_data(TensorData::new(factors, [points.len(), 1, 1]), &device)
@@ -156,7 +160,7 @@ fn calibrate(policy: &Policy, samples: &Demonstrations, seed: u64) -> Result<Cal
         let x = part(&samples.actions) * factor(&|level| level.alpha)
             + part(&noise) * factor(&|level| level.sigma);
         let condition = samples.condition.clone();
-        let prepared = network.prepare(&condition.narrow(0, batch * COMPARED, points.len()));
+        let prepared = network.prepare(&condition.narrow(0, run * batch, points.len()));
         let _ = calibration.observe(|| network.forward(x, points, &prepared));
     }
     Ok(calibration)

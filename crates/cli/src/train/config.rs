@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clearway_planner::train::{
     AverageRecipe, DataRecipe, LossRecipe, OptimizerRecipe, PolicyRecipe, Recipe,
 };
+use clearway_stable_diffusion::train as pictures;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -18,10 +19,11 @@ pub(crate) struct Config {
     pub(crate) seed: u64,
     pub(crate) run: Run,
     pub(crate) data: Data,
-    #[serde(default)]
-    pub(crate) policy: PolicyRecipe,
-    #[serde(default)]
-    pub(crate) loss: LossRecipe,
+    policy: Option<PolicyRecipe>,
+    pub(super) pictures: Option<pictures::ModelRecipe>,
+    pub(super) classifier: Option<pictures::ClassifierRecipe>,
+    pub(super) guidance: Option<pictures::GuidanceRecipe>,
+    loss: Option<LossRecipe>,
     #[serde(default)]
     pub(crate) optimizer: OptimizerRecipe,
     #[serde(default)]
@@ -66,7 +68,10 @@ fn save_every() -> u64 {
     1000
 }
 
-/// The demonstrations. The keys are those of [`DataRecipe`], and the folder.
+/// What is said of a key that only policies have.
+const OF_POLICIES: &str = "left out where pictures are learned";
+
+/// The demonstrations, or the pictures. The keys are those of [`DataRecipe`], and the folder.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Data {
@@ -141,16 +146,64 @@ impl Config {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let config: Self = read(path)?;
         config.run.check(path)?;
-        Ok(config)
+        let kinds = [
+            config.pictures.is_some(),
+            config.classifier.is_some(),
+            config.guidance.is_some(),
+        ];
+        let kinds = kinds.into_iter().filter(|is_there| *is_there).count();
+        let of_pictures = kinds > 0;
+        let tables = [
+            (
+                "policy",
+                !(of_pictures && config.policy.is_some()),
+                OF_POLICIES,
+            ),
+            ("loss", !(of_pictures && config.loss.is_some()), OF_POLICIES),
+            (
+                "data.drop_n_last_frames",
+                !(of_pictures && config.data.drop_n_last_frames.is_some()),
+                OF_POLICIES,
+            ),
+            (
+                "pictures",
+                kinds < 2,
+                "the only one of `pictures`, `classifier` and `guidance`",
+            ),
+        ];
+        match tables.into_iter().find(|(_, holds, _)| !holds) {
+            Some((key, _, expected)) => Err(Error::ConfigValue {
+                path: path.to_owned(),
+                key,
+                expected,
+            }),
+            None => Ok(config),
+        }
     }
 
     /// What the run is a function of.
     pub(crate) fn recipe(&self) -> Recipe {
         Recipe {
             seed: self.seed,
-            policy: self.policy.clone(),
+            policy: self.policy.clone().unwrap_or_default(),
             data: self.data.recipe(),
-            loss: self.loss.clone(),
+            loss: self.loss.clone().unwrap_or_default(),
+            optimizer: self.optimizer.clone(),
+            average: self.average.clone(),
+        }
+    }
+
+    /// The same of a network of pictures.
+    pub(super) fn recipe_of<N: Clone>(&self, network: &N) -> pictures::Recipe<N> {
+        let default = pictures::DataRecipe::default();
+        pictures::Recipe {
+            seed: self.seed,
+            network: network.clone(),
+            data: pictures::DataRecipe {
+                order: self.data.order.unwrap_or(default.order),
+                batch: self.data.batch.unwrap_or(default.batch),
+                held_out: self.data.held_out.unwrap_or(default.held_out),
+            },
             optimizer: self.optimizer.clone(),
             average: self.average.clone(),
         }

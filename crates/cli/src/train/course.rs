@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use clearway_planner::dataset::Dataset;
-use clearway_planner::train::{Distiller, Step, TrainError, Trainer};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::config::Run;
+use super::config;
 use super::curve::Curve;
+use super::run::{CLASSIFIER, MODEL, POLICY, Run};
 use crate::Verdict;
 use crate::error::Error;
 use crate::output::say;
 
 /// What a run's folder holds.
 const CHECKPOINT: &str = "checkpoint.safetensors";
-const POLICY: &str = "policy";
 const CURVE: &str = "curve.csv";
 
 /// The loss that is shown forgets a step's by so much with each step.
@@ -34,67 +32,16 @@ enum End {
     Interrupted,
 }
 
-/// A loop's body.
-pub(crate) trait Learner {
-    fn steps(&self) -> u64;
-    fn step(&mut self) -> Result<Step, TrainError>;
-    fn validate(&self, most: usize) -> Option<f64>;
-    fn save(&self, path: &Path) -> Result<(), TrainError>;
-    fn save_policy(&self, folder: &Path) -> Result<(), TrainError>;
-    fn windows(&self) -> [usize; 2];
-    fn dataset(&self) -> &Dataset;
-    fn parameters(&self) -> usize;
-}
-
-macro_rules! learn {
-    ($($learner:ty),*) => {$(
-        impl Learner for $learner {
-            fn steps(&self) -> u64 {
-                self.steps()
-            }
-
-            fn step(&mut self) -> Result<Step, TrainError> {
-                self.step()
-            }
-
-            fn validate(&self, most: usize) -> Option<f64> {
-                self.validate(most)
-            }
-
-            fn save(&self, path: &Path) -> Result<(), TrainError> {
-                self.save(path)
-            }
-
-            fn save_policy(&self, folder: &Path) -> Result<(), TrainError> {
-                self.save_policy(folder)
-            }
-
-            fn windows(&self) -> [usize; 2] {
-                self.windows()
-            }
-
-            fn dataset(&self) -> &Dataset {
-                self.dataset()
-            }
-
-            fn parameters(&self) -> usize {
-                self.network().parameters()
-            }
-        }
-    )*};
-}
-
-learn!(Trainer, Distiller);
-
 /// Where the checkpoint of a run is that goes on, or may begin.
-pub(crate) fn checkpoint(run: &Run, resume: bool) -> Result<PathBuf, Error> {
+pub(crate) fn checkpoint(run: &config::Run, resume: bool) -> Result<PathBuf, Error> {
     let output = &run.output;
     let checkpoint = output.join(CHECKPOINT);
     if resume && !checkpoint.is_file() {
         return Err(Error::NoCheckpoint(checkpoint));
     }
     // What a run writes takes the place of what is there.
-    let is_taken = checkpoint.exists() || output.join(POLICY).exists();
+    let kinds = [POLICY, MODEL, CLASSIFIER];
+    let is_taken = checkpoint.exists() || kinds.iter().any(|it| output.join(it).exists());
     if !resume && is_taken {
         return Err(Error::RunExists(output.clone()));
     }
@@ -102,7 +49,11 @@ pub(crate) fn checkpoint(run: &Run, resume: bool) -> Result<PathBuf, Error> {
 }
 
 /// Makes the steps of a run, `total` of them with those that were made, and writes what comes of it.
-pub(crate) fn follow(mut learner: impl Learner, run: &Run, total: u64) -> Result<Verdict, Error> {
+pub(crate) fn follow(
+    learner: &mut dyn Run,
+    run: &config::Run,
+    total: u64,
+) -> Result<Verdict, Error> {
     let output = &run.output;
     let checkpoint = output.join(CHECKPOINT);
     std::fs::create_dir_all(output).map_err(|error| Error::write(output, &error))?;
@@ -110,12 +61,7 @@ pub(crate) fn follow(mut learner: impl Learner, run: &Run, total: u64) -> Result
     let curve =
         Curve::open(&curve, learner.steps()).map_err(|error| Error::write(&curve, &error))?;
 
-    let [windows, held_out] = learner.windows();
-    say!(
-        "{} parameters, {windows} windows of {} episodes, {held_out} windows held out",
-        learner.parameters(),
-        learner.dataset().episodes().len()
-    );
+    say!("{}", learner.words());
     let interrupted = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&interrupted);
     let mut asked: Option<Instant> = None;
@@ -128,18 +74,19 @@ pub(crate) fn follow(mut learner: impl Learner, run: &Run, total: u64) -> Result
     })
     .map_err(|error| Error::Threads(error.to_string()))?;
 
-    let (end, elapsed) = go(&mut learner, run, total, curve, &checkpoint, &interrupted)?;
-    save(&learner, output, &checkpoint).map_err(|error| Error::Train(Box::new(error)))?;
+    let (end, elapsed) = go(learner, run, total, curve, &checkpoint, &interrupted)?;
+    learner.save(output, &checkpoint)?;
     let why = match end {
         End::Steps => "done",
         End::Time => "time is up",
         End::Interrupted => "interrupted",
     };
     say!(
-        "{why} after {} steps, {:.0} s; the policy is in {}",
+        "{why} after {} steps, {:.0} s; the {} is in {}",
         learner.steps(),
         elapsed.as_secs_f64(),
-        output.join(POLICY).display()
+        learner.kind(),
+        output.join(learner.kind()).display()
     );
     if end != End::Steps {
         say!("go on with --resume");
@@ -149,14 +96,13 @@ pub(crate) fn follow(mut learner: impl Learner, run: &Run, total: u64) -> Result
 
 /// Steps until the end.
 fn go(
-    learner: &mut impl Learner,
-    run: &Run,
+    learner: &mut dyn Run,
+    run: &config::Run,
     total: u64,
     mut curve: Curve,
     checkpoint: &Path,
     interrupted: &AtomicBool,
 ) -> Result<(End, Duration), Error> {
-    let failed = |error| Error::Train(Box::new(error));
     let bar = progress(total, learner.steps());
     let start = Instant::now();
     let most = run
@@ -175,7 +121,7 @@ fn go(
         if most.is_some_and(|most| start.elapsed() >= most) {
             break End::Time;
         }
-        let step = learner.step().map_err(failed)?;
+        let step = learner.step()?;
         sum += step.loss;
         summed += 1;
         let loss = shown.map_or(step.loss, |it| SHOWN * it + (1.0 - SHOWN) * step.loss);
@@ -195,7 +141,7 @@ fn go(
             (sum, summed) = (0.0, 0);
         }
         if made.is_multiple_of(run.save_every) && !is_last {
-            save(learner, &run.output, checkpoint).map_err(failed)?;
+            learner.save(&run.output, checkpoint)?;
         }
     };
     bar.finish_and_clear();
@@ -203,12 +149,6 @@ fn go(
         .finish()
         .map_err(|error| Error::write(&run.output.join(CURVE), &error))?;
     Ok((end, start.elapsed()))
-}
-
-/// A policy without a checkpoint beside it is not of a run.
-fn save(learner: &impl Learner, output: &Path, checkpoint: &Path) -> Result<(), TrainError> {
-    learner.save(checkpoint)?;
-    learner.save_policy(&output.join(POLICY))
 }
 
 /// Loss, steps a second and time left, on a terminal; nothing where the output is piped.

@@ -1,11 +1,9 @@
 //! Factors between what a layer reads and its weights.
 
-use super::{Gram, RoundingError, Scheme, nearest_rows};
+use super::{Gram, RoundingError, Scheme, nearest_rows, some_rows};
 
 /// The exponents that are tried, in parts of one.
 const EXPONENTS: usize = 10;
-/// How many rows the error is computed of at most, spread over all.
-const ROWS: usize = 128;
 /// Factors that do not take a twentieth from the error are not worth a product for each input.
 const WORTH: f64 = 0.95;
 /// Steps between the least and the largest code of an input.
@@ -103,17 +101,10 @@ pub fn balance(
             }
         }
     }
-    let count = rows.min(ROWS);
-    let some: Vec<f32> = (0..count)
-        .flat_map(|row| {
-            let row = row * rows / count;
-            &weights[row * columns..(row + 1) * columns]
-        })
-        .copied()
-        .collect();
+    let some = some_rows(weights, columns);
     let error = |factors: &[f32]| {
         let sampled = predicted(&some, scheme, taps, gram, extents, factors);
-        sampled * rows as f64 / count as f64
+        sampled * weights.len() as f64 / some.len() as f64
     };
     let without = error(&none.factors);
     let mut best = Balance {

@@ -4,7 +4,7 @@ use nalgebra::DMatrix;
 use rayon::prelude::*;
 
 use super::gram::transposed;
-use super::{Gram, Rounded, RoundingError, Scheme, blocks, damping};
+use super::{Gram, Rounded, RoundingError, Scheme, added, blocks};
 
 /// Changes codes as long as the error of the outputs falls: coordinate descent on the quadratic form, scales as they are.
 ///
@@ -23,12 +23,13 @@ use super::{Gram, Rounded, RoundingError, Scheme, blocks, damping};
 ///
 /// # Panics
 ///
-/// If weights, codes and inputs do not have the columns of the scheme.
+/// If weights, codes and inputs do not have the columns of the scheme, or damping is not positive.
 pub fn refine(
     weights: &[f32],
     scheme: &Scheme,
     gram: &Gram,
     rounded: &Rounded,
+    damping: f64,
     sweeps: usize,
 ) -> Result<Rounded, RoundingError> {
     let rows = scheme.check(weights, gram)?;
@@ -41,7 +42,7 @@ pub fn refine(
         }
     }
     let values = rounded.weights(scheme);
-    let damping = damping(gram);
+    let added = added(gram, damping);
     let codes: Vec<Vec<i8>> = blocks(rows)
         .map(|rows| {
             let mut codes = rounded.codes[rows.start * columns..rows.end * columns].to_vec();
@@ -55,7 +56,7 @@ pub fn refine(
             let mut gradients = gram.tiles.strips(rows.len(), |_, _| 0.0);
             for (tile, errors) in errors.iter().enumerate() {
                 spread(gram, tile, errors, &mut gradients, true);
-                gradients[tile] += errors * damping;
+                gradients[tile] += errors * added;
             }
             for _ in 0..sweeps {
                 let mut changed = false;
@@ -70,7 +71,7 @@ pub fn refine(
                             *to = *from;
                         }
                         for at in 0..gradient.len() {
-                            let square = own[(at, at)] + damping;
+                            let square = own[(at, at)] + added;
                             let column = start + at;
                             let scale = scales[row * groups + group[column]];
                             if scale == 0.0 {
@@ -89,7 +90,7 @@ pub fn refine(
                                 {
                                     *gradient -= change * h;
                                 }
-                                gradient[at] -= change * damping;
+                                gradient[at] -= change * added;
                                 changed = true;
                             }
                         }

@@ -18,7 +18,6 @@
 mod demonstrations;
 mod error;
 mod info;
-mod order;
 mod statistics;
 mod table;
 mod window;
@@ -29,10 +28,10 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use clearway_diffusion::train::{Batches, Order};
 pub use demonstrations::{Demonstrations, DemonstrationsError};
 pub use error::DatasetError;
 pub use info::{FeatureInfo, Info, Version};
-pub use order::{Batches, Order};
 pub use statistics::Statistics;
 pub use window::Window;
 

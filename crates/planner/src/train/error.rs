@@ -1,4 +1,5 @@
 use clearway_diffusion::distill::LessonError;
+use clearway_diffusion::train::{NonFinite, WrongValue};
 use clearway_diffusion::{GridError, ScheduleError};
 use clearway_layers::WeightsError;
 
@@ -124,17 +125,8 @@ pub enum TrainError {
         dropped: usize,
     },
     /// Training left the numbers.
-    #[error(
-        "step {step}: the loss is {loss} and the gradient's norm {norm}: a smaller learning rate may help"
-    )]
-    NonFinite {
-        /// The step, counted from zero.
-        step: u64,
-        /// The loss.
-        loss: f64,
-        /// The norm of all gradients.
-        norm: f64,
-    },
+    #[error(transparent)]
+    NonFinite(#[from] NonFinite),
     /// A file cannot be written.
     #[error("cannot write {file}: {error}")]
     Write {
@@ -159,4 +151,19 @@ pub enum TrainError {
         /// What differs.
         what: String,
     },
+}
+
+impl From<WrongValue> for TrainError {
+    fn from(wrong: WrongValue) -> Self {
+        let WrongValue {
+            key,
+            found,
+            expected,
+        } = wrong;
+        Self::Value {
+            key,
+            found,
+            expected,
+        }
+    }
 }

@@ -19,6 +19,7 @@ mod checkpoint;
 mod distill;
 mod error;
 mod examples;
+#[cfg(test)]
 mod initialize;
 mod recipe;
 mod task;
@@ -26,23 +27,21 @@ mod task;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::Module;
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use clearway_diffusion::Point;
-use clearway_diffusion::train::{Ema, Levels, WarmUpCosine, clip};
+use clearway_diffusion::train::{Fitting, Levels, initialize};
 use clearway_layers::{AdamW, ResumableAdamW, in_pool};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
-pub use clearway_diffusion::train::{Decay, Weighting};
+pub use clearway_diffusion::train::{
+    AverageRecipe, Decay, OptimizerRecipe, Step, Weighting, WeightingRecipe,
+};
 pub use distill::{DistillRecipe, Distillation, Distiller, EmphasisRecipe, Kind, StudentRecipe};
 pub use error::TrainError;
-pub use recipe::{
-    AverageRecipe, DataRecipe, LossRecipe, OptimizerRecipe, PolicyRecipe, Recipe, WeightingRecipe,
-};
+pub use recipe::{DataRecipe, LossRecipe, PolicyRecipe, Recipe};
 
 use crate::dataset::{Batches, Dataset};
 use crate::lerobot::DiffusionConfig;
@@ -50,19 +49,6 @@ use crate::lerobot::save::Saved;
 use crate::network::ConditionalUnet1d;
 use examples::Examples;
 use task::Task;
-
-/// What a training step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
-    /// Which one, counted from zero.
-    pub step: u64,
-    /// The loss of its batch, before it.
-    pub loss: f64,
-    /// The norm of all gradients, before they were clipped.
-    pub norm: f64,
-    /// The learning rate.
-    pub rate: f64,
-}
 
 /// The seeds of what is drawn, all from one.
 #[derive(Clone, Copy, Debug)]
@@ -103,10 +89,8 @@ pub struct Trainer {
     training: Vec<usize>,
     held_out: Vec<usize>,
     batches: Batches,
-    network: ConditionalUnet1d,
+    fitting: Fitting<ConditionalUnet1d>,
     optimizer: ResumableAdamW,
-    average: Ema<ConditionalUnet1d>,
-    step: u64,
 }
 
 impl Trainer {
@@ -144,8 +128,8 @@ impl Trainer {
         let batches = recipe.data.order.of(seeds.order, training.len());
         let dataset_hash = dataset.hash();
         let (examples, statistics) = Examples::new(dataset, &config)?;
-        let network = initialize::initialize(config.network().init(device), seeds.weights).train();
-        let average = Ema::new(&network, recipe.average.clone().into());
+        let network = initialize(config.network().init(device), seeds.weights);
+        let fitting = Fitting::new(network, recipe.average.clone().into());
         let optimizer = ResumableAdamW::new(adamw(&recipe.optimizer));
         let task = Task {
             schedule,
@@ -165,10 +149,8 @@ impl Trainer {
             training,
             held_out,
             batches,
-            network,
+            fitting,
             optimizer,
-            average,
-            step: 0,
         })
     }
 
@@ -189,7 +171,7 @@ impl Trainer {
 
     /// How many steps were made.
     pub fn steps(&self) -> u64 {
-        self.step
+        self.fitting.steps()
     }
 
     /// How many windows are trained on, and how many are held out.
@@ -199,7 +181,7 @@ impl Trainer {
 
     /// The network of averaged weights: what is validated and saved.
     pub fn network(&self) -> &ConditionalUnet1d {
-        self.average.network()
+        self.fitting.average()
     }
 
     /// Makes a step.
@@ -208,7 +190,7 @@ impl Trainer {
     ///
     /// If the loss or the gradient is not finite; then nothing has changed.
     pub fn step(&mut self) -> Result<Step, TrainError> {
-        let (step, batch) = (self.step, self.recipe.data.batch);
+        let (step, batch) = (self.steps(), self.recipe.data.batch);
         let windows = self.batches.draw(step, batch);
         let frames: Vec<usize> = windows.iter().map(|&at| self.training[at]).collect();
         let points = Levels::Timesteps.draw(&self.task.schedule, self.seeds.levels, step, batch);
@@ -223,32 +205,21 @@ impl Trainer {
         points: &[Point],
         noise: Tensor<3>,
     ) -> Result<Step, TrainError> {
-        let step = self.step;
-        let loss = self.task.loss(&self.network, frames, points, noise);
-        let value: f32 = loss.clone().into_scalar();
-        let mut gradients = GradientsParams::from_grads(loss.backward(), &self.network);
-        let norm = clip(&mut gradients, &self.network, self.recipe.optimizer.clip);
-        let loss = f64::from(value);
-        if !(loss.is_finite() && norm.is_finite()) {
-            return Err(TrainError::NonFinite { step, loss, norm });
-        }
-        let rate = WarmUpCosine {
-            peak: self.recipe.optimizer.rate,
-            warm_up: self.recipe.optimizer.warm_up,
-            steps: self.recipe.optimizer.steps,
-        }
-        .rate(step);
-        // Who holds weights alone changes them in place; the average stands in meanwhile.
-        let network = std::mem::replace(&mut self.network, self.average.network().clone());
-        self.network = self.optimizer.step(rate, network, gradients);
-        self.average.update(&self.network);
-        self.step += 1;
-        Ok(Step {
-            step,
-            loss,
-            norm,
-            rate,
-        })
+        let Self {
+            recipe,
+            task,
+            fitting,
+            optimizer,
+            ..
+        } = self;
+        let OptimizerRecipe { clip, .. } = recipe.optimizer;
+        let step = fitting.step(
+            recipe.optimizer.rates(),
+            clip,
+            |network| task.loss(network, frames, points, noise),
+            |rate, network, gradients| optimizer.step(rate, network, gradients),
+        );
+        Ok(step?)
     }
 
     /// The loss of the averaged network on the windows that are held out, at levels and with noise that are the same every
@@ -286,7 +257,7 @@ impl Trainer {
             json: &self.json,
             config: &self.config,
             statistics: &self.statistics,
-            network: self.average.network(),
+            network: self.fitting.average(),
             sampling: None,
         };
         saved.write(folder).map_err(|error| TrainError::Write {
@@ -333,7 +304,7 @@ fn adamw(optimizer: &OptimizerRecipe) -> AdamW {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::{ModuleVisitor, Param};
+    use burn::module::{Module, ModuleVisitor, Param};
     use burn::tensor::TensorData;
     use clearway_diffusion::Schedule;
     use clearway_layers::Weights;
@@ -422,8 +393,7 @@ mod tests {
 
         let decay = trainer.recipe.average.clone().into();
         let first = values(&before);
-        trainer.network = before.train();
-        trainer.average = Ema::new(&trainer.network, decay);
+        trainer.fitting = Fitting::new(before, decay);
         for step in 0..STEPS {
             let at = step * BATCH..(step + 1) * BATCH;
             let frames: Vec<usize> = frames[at.clone()].iter().map(|&it| it as usize).collect();
@@ -439,9 +409,10 @@ mod tests {
             let noise = Tensor::<3>::from_data(TensorData::new(noise, shape), &device);
             if step == 0 {
                 trainer.task.recipe.do_mask_loss_for_padding = false;
-                let loss = trainer
-                    .task
-                    .loss(&trainer.network, &frames, &points, noise.clone());
+                let loss =
+                    trainer
+                        .task
+                        .loss(trainer.fitting.network(), &frames, &points, noise.clone());
                 let loss: f32 = loss.into_scalar();
                 assert!((f64::from(loss) - plain).abs() < LOSS, "{loss} {plain}");
                 trainer.task.recipe.do_mask_loss_for_padding = true;

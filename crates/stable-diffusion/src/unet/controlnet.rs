@@ -150,7 +150,11 @@ impl ControlNet {
     /// If the shapes do not go together.
     pub fn prepare(&self, condition: &Condition, picture: Tensor<4>) -> ControlPrepared {
         // A ControlNet sees neither the guidance scale nor what an inpainting U-Net has beside the sample.
-        let condition = Condition::text(condition.text.clone());
+        let condition = Condition {
+            text: condition.text.clone(),
+            classes: condition.classes.clone(),
+            ..Condition::default()
+        };
         let picture = if self.reversed_channels {
             picture.flip([1])
         } else {
@@ -285,7 +289,7 @@ impl Stack for ControlledCondition {
             // One picture for all samples of a part is one a sample of the whole.
             let each = parts.iter().map(|part| {
                 let picture = part.pictures[i].clone();
-                let batch = part.unet.text.dims()[0];
+                let batch = part.unet.batch();
                 match picture.dims()[0] {
                     1 => picture.repeat_dim(0, batch),
                     _ => picture,

@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use clearway_diffusion::train::Ema;
-use clearway_layers::{ResumableAdamW, Weights, WeightsError, WeightsWriter};
+use clearway_layers::{ResumableAdamW, Weights, WeightsError, WeightsWriter, first_difference};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -14,7 +14,6 @@ use super::phases::Lessons;
 use super::teaching::Teacher;
 use super::{Distillation, Distiller};
 use crate::network::ConditionalUnet1d;
-use crate::train::checkpoint::{AVERAGE, NETWORK, OPTIMIZER, RUN, different};
 use crate::train::{TrainError, adamw};
 
 #[derive(Serialize, Deserialize)]
@@ -29,7 +28,15 @@ struct Run {
     start: String,
 }
 
-/// Where a checkpoint keeps what a training run has not.
+/// What a checkpoint says of its run, beside the tensors, as [`clearway_layers::Checkpoint`] does.
+const RUN: &str = "run";
+
+/// Where a checkpoint keeps what.
+const NETWORK: &str = "network.";
+const AVERAGE: &str = "average.";
+const OPTIMIZER: &str = "optimizer.";
+
+/// And what a training run has not.
 const PREDECESSOR: &str = "predecessor.";
 const TARGET: &str = "target.";
 const CRITIC: &str = "critic.";
@@ -66,7 +73,7 @@ impl Distiller {
             })
         })?;
         let run: Run = serde_json::from_str(text).map_err(|_| other("format"))?;
-        if let Some(key) = different(&run.recipe, &json!(this.recipe)) {
+        if let Some(key) = first_difference(&run.recipe, &json!(this.recipe)) {
             return Err(other(&format!("`{key}`")));
         }
         for (what, found, expected) in [

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use clearway_diffusion::distill::{matched, noised};
-use clearway_diffusion::train::{Levels, Weighting, clip};
+use clearway_diffusion::train::{Levels, NonFinite, Weighting, clip};
 use clearway_diffusion::{Denoiser, Network, Point};
 use clearway_layers::ResumableAdamW;
 
@@ -68,7 +68,7 @@ impl Distiller {
             let loss = f64::from(value);
             if !(loss.is_finite() && norm.is_finite()) {
                 let step = self.step;
-                return Err(TrainError::NonFinite { step, loss, norm });
+                return Err(NonFinite { step, loss, norm }.into());
             }
             critic.network = critic.optimizer.step(rate, critic.network, gradients);
         }

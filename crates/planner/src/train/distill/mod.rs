@@ -14,7 +14,7 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use clearway_diffusion::Discrete;
-use clearway_diffusion::train::{Decay, Ema, WarmUpCosine, clip};
+use clearway_diffusion::train::{Decay, Ema, NonFinite, WarmUpCosine, clip, initialize};
 use clearway_layers::{ResumableAdamW, in_pool};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -24,7 +24,7 @@ pub use recipe::{DistillRecipe, Distillation, EmphasisRecipe, Kind, StudentRecip
 
 use super::examples::Examples;
 use super::task::noise;
-use super::{Step, TrainError, adamw, initialize, split};
+use super::{Step, TrainError, adamw, split};
 use crate::dataset::{Batches, Dataset};
 use crate::lerobot::DiffusionConfig;
 use crate::lerobot::json;
@@ -169,7 +169,7 @@ impl Distiller {
         let phases = phases(&recipe, &schedule, sampling, converts)?;
         let fresh = start.config().network() != student.network();
         let network = if fresh {
-            initialize::initialize(student.network().init(device), seeds.weights)
+            initialize(student.network().init(device), seeds.weights)
         } else {
             start.network().clone()
         };
@@ -329,7 +329,7 @@ impl Distiller {
         let norm = clip(&mut gradients, &self.network, self.recipe.optimizer.clip);
         let loss = f64::from(value);
         if !(loss.is_finite() && norm.is_finite()) {
-            return Err(TrainError::NonFinite { step, loss, norm });
+            return Err(NonFinite { step, loss, norm }.into());
         }
         // Who holds weights alone changes them in place; the average stands in meanwhile.
         let network = std::mem::replace(&mut self.network, self.average.network().clone());
