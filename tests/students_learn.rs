@@ -47,7 +47,7 @@ fn recipe(distill: DistillRecipe) -> Distillation {
         ..Distillation::default()
     };
     recipe.data.batch = 7;
-    recipe.data.held_out = 0.25;
+    recipe.data.held_out = 0.5;
     recipe.optimizer.steps = 9;
     recipe.optimizer.rate = 2e-3;
     recipe.optimizer.warm_up = 2;
@@ -115,6 +115,8 @@ fn a_student_with_a_stop_is_the_student_without() {
                 .collect();
             // Looking changes nothing.
             let validation = first.validate(100);
+            let is_measured = kind != Kind::Distribution || stop <= 2;
+            assert_eq!(validation.is_some(), is_measured, "{kind:?} at {stop}");
             assert_eq!(first.validate(100), validation);
             saved(&first, folder);
             drop(first);
@@ -169,7 +171,7 @@ fn what_is_written_is_a_policy_that_is_sampled_as_it_was_taught() {
         let mut history = History::default();
         let observation = Observation::new(Duration::ZERO)
             .with("observation.state", [200.0, 300.0])
-            .with("observation.environment_state", [250.0; 16]);
+            .with("observation.environment_state", [250.0; 3]);
         history.push(observation).expect("the first");
         let plan = planner.plan(&Problem::new(&history), Budget::default(), 1);
         assert_eq!(plan.expect("feasible").trajectory.len(), 4);
@@ -290,9 +292,11 @@ fn a_checkpoint_of_another_run_is_refused() {
     other.distill.teacher_steps = Some(8);
     let error = resume(other, &teacher).expect_err("another recipe");
     assert!(error.contains("`distill.teacher_steps`"), "{error}");
-    // The same policy after a step more is another teacher.
+    // The same policy after some steps more is another teacher. The first step's rate is zero.
     let mut distiller = begin(recipe.clone(), &teacher);
-    distiller.step().expect("finite");
+    for _ in 0..4 {
+        distiller.step().expect("finite");
+    }
     let student = folder.join("student");
     distiller.save_policy(&student).expect("saved");
     let error = resume(recipe, &student).expect_err("another teacher");

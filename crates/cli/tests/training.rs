@@ -246,7 +246,7 @@ fn a_student_is_a_policy_that_is_sampled_in_its_own_steps() {
     let said = text(&output.stdout);
     assert!(said.contains("done after 8 steps"), "{said}");
     let again = ["distill", &path, "--teacher", &teacher];
-    assert_fails(&again, &["run already", "--resume"]);
+    assert_fails(&again, &["student already", "--resume"]);
 
     let policy = folder.join("student/policy");
     let json = folder.join("report.json");
