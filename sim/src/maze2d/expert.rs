@@ -257,6 +257,19 @@ impl Iterator for Expert {
     }
 }
 
+/// Diffuser's law for following a plan: the action from a state towards the plan's next one, both x, y and velocities.
+///
+/// ```text
+/// u = (q_next − q) + (v_next − v)
+/// ```
+///
+/// At the end of a plan its last state with no velocity stands for the next one. The world clips the action.
+///
+/// Janner et al., "Planning with Diffusion for Flexible Behavior Synthesis", 2022, arXiv:2205.09991, its code for Maze2D.
+pub fn tracking_action(state: [f64; 4], next: [f64; 4]) -> [f64; 2] {
+    [0, 1].map(|j: usize| (next[j] - state[j]) + (next[j + 2] - state[j + 2]))
+}
+
 /// One demonstration: from a random start to a random target, both of the seed, with a waypoint each 0.01 s.
 ///
 /// # Errors
@@ -328,6 +341,53 @@ mod tests {
             // Some jitters make it wait at a corner until its time is over.
             assert!(reached >= 40, "{layout:?}: {reached}");
         }
+    }
+
+    #[test]
+    fn the_reference_controller_scores_what_d4rl_says() {
+        // D4RL's upper reference is its controller's mean return, so that the score is 100 but for chance, and for what
+        // its noisy reference runs lost or won.
+        for layout in Layout::ALL {
+            let episodes = 200;
+            let scores = (0..episodes).map(|seed| {
+                let mut world = Maze2D::reset(layout, seed);
+                let at = world.observation().position;
+                let mut controller = WaypointController::new(layout, at, world.target(), seed)
+                    .expect("free cells are connected");
+                let total: f64 = (0..layout.episode_steps())
+                    .map(|_| {
+                        let seen = world.observation();
+                        let (action, _) = controller.act(seen.position, seen.velocity);
+                        world.step(action).expect("finite").reward
+                    })
+                    .sum();
+                layout.normalized_score(total)
+            });
+            let mean = scores.sum::<f64>() / episodes as f64;
+            println!("{layout:?}: {mean:.1}");
+            assert!((80.0..130.0).contains(&mean), "{layout:?}: {mean}");
+        }
+    }
+
+    #[test]
+    fn a_demonstration_is_followed_by_its_own_states() {
+        let path = expert(Layout::Medium, 8).expect("finite");
+        let state = |i: usize| {
+            let (q, v) = (
+                path.positions().row(i).to_vec(),
+                path.velocities().row(i).to_vec(),
+            );
+            [q[0], q[1], v[0], v[1]]
+        };
+        let mut world = Maze2D::at_state(Layout::Medium, state(0)).expect("finite");
+        for i in 1..path.len() {
+            let action = tracking_action(world.observation().state(), state(i));
+            world.step(action).expect("finite");
+        }
+        let end = world.observation().position;
+        let goal = path.positions().row(path.len() - 1).to_vec();
+        // A weak law: it lags behind by some tenths of a metre.
+        assert!(distance(end, [goal[0], goal[1]]) < 0.5, "{end:?} {goal:?}");
     }
 
     #[test]
