@@ -96,8 +96,9 @@ impl Plane {
         plane
     }
 
-    /// Whether a disc may follow the path, by parry alone.
-    fn judge(&self, path: &Path, radius: f64, start: &[f64], goal: &[f64]) {
+    /// Whether a disc may follow the path, by parry alone, and by the proof that its planner promised.
+    fn judge(&self, free: &FreeSpace, path: &Path, radius: f64, start: &[f64], goal: &[f64]) {
+        assert_eq!(free.check_path(path), Ok(()));
         let rows: Vec<Vec<f64>> = path
             .waypoints()
             .rows()
@@ -220,12 +221,12 @@ fn in_the_plane_every_answer_is_a_free_path_or_an_error() {
         let searched = GridSearch::default().plan(&free, &start, &goal);
         match &drawn {
             Ok(path) => {
-                plane.judge(path, radius, &start, &goal);
+                plane.judge(&free, path, radius, &start, &goal);
                 let short = shortcut(&free, path, 50, seed);
-                plane.judge(&short, radius, &start, &goal);
+                plane.judge(&free, &short, radius, &start, &goal);
                 assert!(short.length() <= path.length() * (1.0 + 1e-12));
                 match Optimizer::default().optimize(&free, &short) {
-                    Ok(smooth) => plane.judge(&smooth, radius, &start, &goal),
+                    Ok(smooth) => plane.judge(&free, &smooth, radius, &start, &goal),
                     Err(error) => fits(&error, &free, &start, &goal),
                 }
                 match short.motion(&free, 0.1) {
@@ -246,7 +247,7 @@ fn in_the_plane_every_answer_is_a_free_path_or_an_error() {
             }
         }
         match &searched {
-            Ok(path) => plane.judge(path, radius, &start, &goal),
+            Ok(path) => plane.judge(&free, path, radius, &start, &goal),
             Err(error) => fits(error, &free, &start, &goal),
         }
         // Ends are right or wrong, whoever is asked.

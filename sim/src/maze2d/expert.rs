@@ -343,29 +343,42 @@ mod tests {
         }
     }
 
+    /// The mean score of D4RL's controller: a new one for each episode, or the first one's for all.
+    fn mean_score(layout: Layout, new: bool) -> f64 {
+        let episodes = 500;
+        let mut kept: Option<WaypointController> = None;
+        let mut sum = 0.0;
+        for seed in 0..episodes {
+            let mut world = Maze2D::reset(layout, seed);
+            let at = world.observation().position;
+            let mut controller = match kept.take() {
+                Some(controller) if !new => controller,
+                _ => WaypointController::new(layout, at, world.target(), seed)
+                    .expect("free cells are connected"),
+            };
+            let mut total = 0.0;
+            for _ in 0..layout.episode_steps() {
+                let seen = world.observation();
+                let (action, _) = controller.act(seen.position, seen.velocity);
+                total += world.step(action).expect("finite").reward;
+            }
+            sum += layout.normalized_score(total);
+            kept = Some(controller);
+        }
+        sum / episodes as f64
+    }
+
     #[test]
     fn the_reference_controller_scores_what_d4rl_says() {
-        // D4RL's upper reference is its controller's mean return, so that the score is 100 but for chance, and for what
-        // its noisy reference runs lost or won.
+        // D4RL's upper reference is the mean return of one controller over 100 episodes with one target. It plans when the
+        // target changes, so that after the first episode it pushes straight at the goal, through walls if it could. A
+        // controller that plans in each episode scores far more than 100.
         for layout in Layout::ALL {
-            let episodes = 200;
-            let scores = (0..episodes).map(|seed| {
-                let mut world = Maze2D::reset(layout, seed);
-                let at = world.observation().position;
-                let mut controller = WaypointController::new(layout, at, world.target(), seed)
-                    .expect("free cells are connected");
-                let total: f64 = (0..layout.episode_steps())
-                    .map(|_| {
-                        let seen = world.observation();
-                        let (action, _) = controller.act(seen.position, seen.velocity);
-                        world.step(action).expect("finite").reward
-                    })
-                    .sum();
-                layout.normalized_score(total)
-            });
-            let mean = scores.sum::<f64>() / episodes as f64;
-            println!("{layout:?}: {mean:.1}");
-            assert!((80.0..130.0).contains(&mean), "{layout:?}: {mean}");
+            let [kept, new] = [false, true].map(|new| mean_score(layout, new));
+            println!("{layout:?}: kept {kept:.1}, new {new:.1}");
+            // Returns spread by some 100: the mean of D4RL's 100 is known to 10, which is 8 of the U's score.
+            assert!((kept - 100.0).abs() < 25.0, "{layout:?}: {kept}");
+            assert!(new > 110.0, "{layout:?}: {new}");
         }
     }
 

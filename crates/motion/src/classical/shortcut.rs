@@ -25,8 +25,13 @@ pub fn shortcut(free: &FreeSpace, path: &Path, attempts: usize, seed: u64) -> Pa
         let mut places = [total * draws.fraction(), total * draws.fraction()];
         places.sort_unstable_by(f64::total_cmp);
         let [(i, from), (j, to)] = places.map(|place| locate(&rows, &lengths, place));
-        // Within one segment there is nothing to gain.
-        if i == j || free.check_segment(&from, &to).is_err() {
+        // Within one segment there is nothing to gain. What is left of the two segments is free as they are, but is proven
+        // anew: every segment of a result has a proof of its own.
+        let segments = [(&from, &to), (&rows[i], &from), (&to, &rows[j + 1])];
+        let mut proofs = segments
+            .iter()
+            .map(|(from, to)| free.check_segment(from, to));
+        if i == j || proofs.any(|proof| proof.is_err()) {
             continue;
         }
         let tail = rows.split_off(j + 1);
