@@ -1,4 +1,5 @@
-//! How fast demonstrations and classical plans are made, on one thread: `cargo bench -p clearway-sim`.
+//! How fast demonstrations and classical plans are made, on one thread, and how well D4RL's controller scores:
+//! `cargo bench -p clearway-sim`.
 //!
 //! Each line is the best of three runs, since what else a machine does only makes it slower.
 #![allow(clippy::print_stdout, clippy::expect_used)]
@@ -7,7 +8,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use clearway_motion::{Optimizer, RrtConnect, shortcut};
-use clearway_sim::{Clutter, Environment, Expert, Layout, clutter, maze2d};
+use clearway_sim::{Clutter, Environment, Expert, Layout, Maze2D, clutter, maze2d};
 
 /// Seconds of the quickest of three runs.
 fn seconds(mut run: impl FnMut()) -> f64 {
@@ -17,6 +18,27 @@ fn seconds(mut run: impl FnMut()) -> f64 {
         begin.elapsed().as_secs_f64()
     });
     times.fold(f64::INFINITY, f64::min)
+}
+
+/// The mean score of D4RL's controller over 500 episodes: one for all of them, or a new one for each.
+fn score(layout: Layout, new: bool) -> f64 {
+    let episodes = 500;
+    let mut kept: Option<maze2d::WaypointController> = None;
+    let mut sum = 0.0;
+    for seed in 0..episodes {
+        let mut world = Maze2D::reset(layout, seed);
+        let at = world.observation().position;
+        let mut controller = kept.take().filter(|_| !new).unwrap_or_else(|| {
+            maze2d::WaypointController::new(layout, at, world.target(), seed).expect("connected")
+        });
+        for _ in 0..layout.episode_steps() {
+            let seen = world.observation();
+            let (action, _) = controller.act(seen.position, seen.velocity);
+            sum += world.step(action).expect("finite").reward;
+        }
+        kept = Some(controller);
+    }
+    layout.normalized_score(sum / episodes as f64)
 }
 
 fn main() {
@@ -37,6 +59,11 @@ fn main() {
             "{layout:?}: {:.2} million steps a second, {:.0} demonstrations a second",
             steps as f64 / time / 1e6,
             episodes as f64 / episode
+        );
+        println!(
+            "{layout:?}: D4RL's controller scores {:.1} as its reference was taken, {:.1} if it plans in each episode",
+            score(layout, false),
+            score(layout, true)
         );
     }
     for environment in Environment::ALL {

@@ -375,7 +375,6 @@ mod tests {
         // controller that plans in each episode scores far more than 100.
         for layout in Layout::ALL {
             let [kept, new] = [false, true].map(|new| mean_score(layout, new));
-            println!("{layout:?}: kept {kept:.1}, new {new:.1}");
             // Returns spread by some 100: the mean of D4RL's 100 is known to 10, which is 8 of the U's score.
             assert!((kept - 100.0).abs() < 25.0, "{layout:?}: {kept}");
             assert!(new > 110.0, "{layout:?}: {new}");

@@ -15,7 +15,7 @@ use crate::path::{Path, apart, between};
 #[must_use]
 pub fn shortcut(free: &FreeSpace, path: &Path, attempts: usize, seed: u64) -> Path {
     let mut draws = Draws::new(seed);
-    let mut rows = leave_out(free, path.rows());
+    let mut rows = leave_out(free, &path.rows());
     for _ in 0..attempts {
         if rows.len() < 3 {
             break;
@@ -41,7 +41,7 @@ pub fn shortcut(free: &FreeSpace, path: &Path, attempts: usize, seed: u64) -> Pa
         rows.extend(tail);
         rows.dedup_by(|later, earlier| apart(later, earlier) <= 0.0);
     }
-    Path::from_rows(&leave_out(free, rows))
+    Path::from_rows(&leave_out(free, &rows))
 }
 
 /// The segment of a place along the path, and the configuration.
@@ -60,7 +60,7 @@ fn locate(rows: &[Vec<f64>], lengths: &[f64], mut place: f64) -> (usize, Vec<f64
 }
 
 /// From each waypoint on to the last one that it sees.
-fn leave_out(free: &FreeSpace, rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+fn leave_out(free: &FreeSpace, rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let mut kept: Vec<Vec<f64>> = Vec::with_capacity(rows.len());
     let mut at = 0;
     while at + 1 < rows.len() {
