@@ -38,7 +38,7 @@ mod layout;
 
 use crate::{SimError, numpy::Generator};
 
-pub use expert::{Expert, Frame, WaypointController, expert};
+pub use expert::{Expert, Frame, WaypointController, expert, tracking_action};
 pub use layout::Layout;
 
 /// The time between two actions: s.
@@ -278,6 +278,39 @@ mod tests {
         assert_eq!(world, before);
         assert!(Maze2D::at_state(Layout::U, [0.0, 0.0, 2e6, 0.0]).is_err());
         assert!(world.with_target([f64::INFINITY, 0.0]).is_err());
+    }
+
+    #[test]
+    fn classical_planners_find_every_way() {
+        use clearway_motion::{FreeSpace, GridSearch, RrtConnect, shortcut};
+        for layout in Layout::ALL {
+            let (scene, limits) = (
+                layout.scene().expect("a map"),
+                layout.limits().expect("valid"),
+            );
+            let body = layout.body().expect("a disc");
+            let free = FreeSpace::new(&body, &scene, &limits).expect("two coordinates");
+            for seed in 0..20 {
+                let world = Maze2D::reset_with_random_target(layout, seed);
+                let trees = RrtConnect {
+                    step: 0.5,
+                    ..RrtConnect::default()
+                };
+                let path = trees.plan(&free, &world.position, &world.target, seed);
+                let path = shortcut(&free, &path.expect("there is a way"), 100, seed);
+                let search = GridSearch {
+                    cell: 0.1,
+                    ..GridSearch::default()
+                };
+                let searched = search.plan(&free, &world.position, &world.target);
+                let searched = searched.expect("there is a way");
+                for path in [&path, &searched] {
+                    assert_eq!(free.check_path(path), Ok(()));
+                }
+                // In these mazes ways around a block differ, and trees find either.
+                assert!(searched.length() < 1.1 * path.length(), "{layout:?} {seed}");
+            }
+        }
     }
 
     #[test]

@@ -140,13 +140,18 @@ pub fn scale_time(curve: &Trajectory, limits: &Limits) -> Result<Trajectory, Sca
 }
 
 impl Path {
-    /// A motion along the path with rounded corners, from rest to rest: [`Path::rounded`], then [`scale_time`].
+    /// A motion along the path with rounded corners, from rest to rest: [`Path::rounded`], then [`scale_time`], and the
+    /// proof that the result touches nothing.
+    ///
+    /// Corners are passed slowly, and the more so the smaller the radius.
     ///
     /// # Errors
     ///
-    /// Those of both.
+    /// Those of both, and [`ScalingError::Blocked`].
     pub fn motion(&self, free: &crate::FreeSpace, radius: f64) -> Result<Trajectory, ScalingError> {
-        scale_time(&self.rounded(free, radius)?, free.limits())
+        let motion = scale_time(&self.rounded(free, radius)?, free.limits())?;
+        free.check_trajectory(&motion)?;
+        Ok(motion)
     }
 }
 
@@ -621,6 +626,9 @@ pub enum ScalingError {
     /// A limit that the motion exceeds at any speed: of a position.
     #[error(transparent)]
     Violation(#[from] Violation),
+    /// A motion that leaves a curve which only just fits.
+    #[error(transparent)]
+    Blocked(#[from] crate::free_space::Blocked),
     /// A path that does not become a curve.
     #[error(transparent)]
     Rounding(#[from] RoundingError),

@@ -114,7 +114,11 @@ impl Layout {
         }
     }
 
-    /// D4RL's returns of a random policy and of its controller, between which scores are normalized.
+    /// D4RL's mean returns of a random policy and of its controller, between which scores are normalized.
+    ///
+    /// The upper one is of one [`WaypointController`](super::WaypointController) over 100 episodes with one target. It plans
+    /// when its target changes, which after the first episode it does not, so that it pushes straight at the goal. One that
+    /// plans in each episode scores far above 100: `cargo bench -p clearway-sim` says how far.
     pub fn reference_returns(self) -> [f64; 2] {
         match self {
             Self::U => [23.85, 161.86],
@@ -225,9 +229,7 @@ mod tests {
                     // The middle of a cell is a fifth of a metre off its target.
                     let middle = Vector3::new(i as f64 - 0.2, j as f64 - 0.2, 0.0);
                     let distance = scene.distance(&middle);
-                    assert!(
-                        (distance.abs() - 0.5).abs() < 1e-12 || distance < -0.5 || distance > 0.5
-                    );
+                    assert!(distance.abs() > 0.5 - 1e-12);
                     assert_eq!(distance < 0.0, layout.is_wall(i, j));
                 }
             }

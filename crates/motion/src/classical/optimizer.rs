@@ -207,9 +207,12 @@ impl<'a> Descent<'a> {
         let firsts = (0..self.count - 1).map(|i| (self.first, i, &[-1.0, 1.0][..]));
         let seconds = (0..self.count - 2).map(|i| (self.second, i, &[1.0, -2.0, 1.0][..]));
         for (weight, first, coefficients) in firsts.chain(seconds) {
+            let difference = |j: usize| -> f64 {
+                let terms = coefficients.iter().zip(&rows[first..]);
+                terms.map(|(c, row)| c * row[j]).sum()
+            };
             for j in 0..self.dof {
-                let terms = coefficients.iter().enumerate();
-                let value: f64 = terms.map(|(k, c)| c * rows[first + k][j]).sum();
+                let value = difference(j);
                 for (k, c) in coefficients.iter().enumerate() {
                     let Some(row) = self.variable(first + k, j) else {
                         continue;

@@ -69,7 +69,7 @@ impl RrtConnect {
         check_bounds(free)?;
         let (lower, upper) = (free.limits().lower(), free.limits().upper());
         let mut draws = Draws::new(seed);
-        let mut trees = [Tree::new(start), Tree::new(goal)];
+        let mut trees = [Tree::new(start, false), Tree::new(goal, true)];
         for iteration in 0..self.iterations {
             // The trees take turns, the start's first.
             let (one, other) = (iteration % 2, 1 - iteration % 2);
@@ -128,7 +128,13 @@ impl RrtConnect {
         } else {
             between(from, target, self.step / distance)
         };
-        free.check_segment(from, &to).ok()?;
+        // In the direction of the path, so that checking it again is checking the same.
+        let ends = if tree.is_the_goals {
+            (&to, from)
+        } else {
+            (from, &to)
+        };
+        free.check_segment(ends.0, ends.1).ok()?;
         tree.nodes.push(Node {
             position: to,
             parent: node,
@@ -139,6 +145,7 @@ impl RrtConnect {
 
 struct Tree {
     nodes: Vec<Node>,
+    is_the_goals: bool,
 }
 
 struct Node {
@@ -148,8 +155,9 @@ struct Node {
 }
 
 impl Tree {
-    fn new(root: &[f64]) -> Self {
+    fn new(root: &[f64], is_the_goals: bool) -> Self {
         Self {
+            is_the_goals,
             nodes: vec![Node {
                 position: root.to_vec(),
                 parent: 0,

@@ -15,7 +15,7 @@ use crate::path::{Path, apart, between};
 #[must_use]
 pub fn shortcut(free: &FreeSpace, path: &Path, attempts: usize, seed: u64) -> Path {
     let mut draws = Draws::new(seed);
-    let mut rows = leave_out(free, path.rows());
+    let mut rows = leave_out(free, &path.rows());
     for _ in 0..attempts {
         if rows.len() < 3 {
             break;
@@ -25,8 +25,13 @@ pub fn shortcut(free: &FreeSpace, path: &Path, attempts: usize, seed: u64) -> Pa
         let mut places = [total * draws.fraction(), total * draws.fraction()];
         places.sort_unstable_by(f64::total_cmp);
         let [(i, from), (j, to)] = places.map(|place| locate(&rows, &lengths, place));
-        // Within one segment there is nothing to gain.
-        if i == j || free.check_segment(&from, &to).is_err() {
+        // Within one segment there is nothing to gain. What is left of the two segments is free as they are, but is proven
+        // anew: every segment of a result has a proof of its own.
+        let segments = [(&from, &to), (&rows[i], &from), (&to, &rows[j + 1])];
+        let mut proofs = segments
+            .iter()
+            .map(|(from, to)| free.check_segment(from, to));
+        if i == j || proofs.any(|proof| proof.is_err()) {
             continue;
         }
         let tail = rows.split_off(j + 1);
@@ -36,7 +41,7 @@ pub fn shortcut(free: &FreeSpace, path: &Path, attempts: usize, seed: u64) -> Pa
         rows.extend(tail);
         rows.dedup_by(|later, earlier| apart(later, earlier) <= 0.0);
     }
-    Path::from_rows(&leave_out(free, rows))
+    Path::from_rows(&leave_out(free, &rows))
 }
 
 /// The segment of a place along the path, and the configuration.
@@ -55,7 +60,7 @@ fn locate(rows: &[Vec<f64>], lengths: &[f64], mut place: f64) -> (usize, Vec<f64
 }
 
 /// From each waypoint on to the last one that it sees.
-fn leave_out(free: &FreeSpace, rows: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
+fn leave_out(free: &FreeSpace, rows: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let mut kept: Vec<Vec<f64>> = Vec::with_capacity(rows.len());
     let mut at = 0;
     while at + 1 < rows.len() {

@@ -317,7 +317,7 @@ mod tests {
             let rim = outside.iter().copied().fold(f64::INFINITY, f64::min).max(0.0);
             let expected = if to(true) > 0.0 { to(true) } else { -to(false).min(rim) };
             let found = Obstacle::grid(map).distance(&p);
-            prop_assert!(found == expected || (found - expected).abs() < ROUNDING, "{found} {expected}");
+            prop_assert!((found > 1e9 && expected > 1e9) || (found - expected).abs() < ROUNDING, "{found} {expected}");
         }
 
         #[test]
