@@ -285,41 +285,19 @@ struct Row {
 /// The CPU must have the instruction set of `S`, and no one else may write these rows of the head's output.
 #[inline(always)]
 unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Range<usize>) {
-    let Pass {
-        panels, heads, q, ..
-    } = *pass;
+    let (panels, heads) = (pass.panels, pass.heads);
     let of_keys = if pass.samples == 1 { 0 } else { sample };
     let words = &pass.words[(of_keys * heads + head) * panels.each..][..panels.each];
     let cuts @ [_, _, values, _] = panels.cuts();
     let [starts, steps, _, value_steps] = cuts.map(|cut| &words[cut..]);
     let (n, width, row) = (rows.len(), panels.features * LANES, panels.words);
     let mut memory = BLOCKS.take();
-    let all = memory.floats(n * (ROW + 2 * width + row));
+    let all = memory.floats(n * (ROW + 2 * width));
     let (scores, rest) = all.split_at_mut(n * ROW);
-    let (sums, rest) = rest.split_at_mut(n * width);
-    let (products, queries) = rest.split_at_mut(n * width);
+    let (sums, products) = rest.split_at_mut(n * width);
     sums.fill(0.0);
-    let mut seen: Vec<Row> = Vec::with_capacity(n);
-    let mut codes = vec![0; 4 * row];
-    for (to, query) in queries.chunks_exact_mut(row).zip(rows.clone()) {
-        let x = q.head(heads, sample, query, head);
-        let mut extent = Extent::EMPTY;
-        // SAFETY: the caller grants the instruction set.
-        let grid = unsafe {
-            measure::<S>(x, &mut extent);
-            let grid = Grid::symmetric(extent);
-            encode::<S>(grid, x, &mut codes[..q.d]);
-            grid
-        };
-        for (to, four) in to.iter_mut().zip(codes.as_chunks().0) {
-            *to = f32::from_bits(u32::from_le_bytes(*four));
-        }
-        seen.push(Row {
-            step: grid.step,
-            max: f32::NEG_INFINITY,
-            total: [0.0; LANES],
-        });
-    }
+    // SAFETY: the caller grants the instruction set.
+    let (queries, mut seen) = unsafe { pass.queries::<S>(sample, head, rows.clone()) };
     for start in (0..panels.keys).step_by(SCORES) {
         let many = SCORES.min(panels.keys - start);
         let of_keys = many.div_ceil(LANES);
@@ -333,7 +311,7 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
                     scales: std::ptr::null(),
                     panel: row * LANES,
                     depth: CHUNK.min(row - depth),
-                    inputs: queries[depth..].as_ptr().cast(),
+                    inputs: queries[depth..].as_ptr(),
                     row,
                     sums: scores.as_mut_ptr(),
                     next_panel: LANES,
@@ -350,7 +328,7 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
             // No more products are summed than 32 bits hold.
             for first in (0..of_keys * LANES).step_by(KEYS) {
                 let tile = Tile {
-                    weights: words[values + (start + first) / 2 * LANES..].as_ptr(),
+                    weights: words[values + (start / 2 + first / 2) * LANES..].as_ptr(),
                     scales: std::ptr::null(),
                     panel: panels.padded / 2 * LANES,
                     depth: KEYS.min(of_keys * LANES - first) / 2,
@@ -379,17 +357,80 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
     }
     for (index, (row, seen)) in rows.zip(&seen).enumerate() {
         let sums = &mut sums[index * width..][..width];
-        let at = ((sample * q.n + row) * heads + head) * panels.d_value;
+        // SAFETY: the caller grants the instruction set and the row.
+        unsafe { pass.write::<S>([sample, row, head], seen, sums, value_steps) };
+    }
+    BLOCKS.set(memory);
+}
+
+impl Pass<'_> {
+    /// The codes of some queries, and what these have seen before the first key.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`.
+    #[inline(always)]
+    unsafe fn queries<S: Lanes>(
+        &self,
+        sample: usize,
+        head: usize,
+        rows: Range<usize>,
+    ) -> (Vec<u32>, Vec<Row>) {
+        let (d, words) = (self.q.d, self.panels.words);
+        let mut all = Vec::with_capacity(rows.len() * words);
+        let mut seen = Vec::with_capacity(rows.len());
+        let mut codes = vec![0; 4 * words];
+        for query in rows {
+            let x = self.q.head(self.heads, sample, query, head);
+            let mut extent = Extent::EMPTY;
+            // SAFETY: the caller grants the instruction set.
+            let grid = unsafe {
+                measure::<S>(x, &mut extent);
+                let grid = Grid::symmetric(extent);
+                encode::<S>(grid, x, &mut codes[..d]);
+                grid
+            };
+            all.extend(
+                codes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|four| u32::from_le_bytes(*four)),
+            );
+            seen.push(Row {
+                step: grid.step,
+                max: f32::NEG_INFINITY,
+                total: [0.0; LANES],
+            });
+        }
+        (all, seen)
+    }
+
+    /// Writes a row of a head, the mean that is in its sums.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`, and no one else may write this row of the head's output.
+    #[inline(always)]
+    unsafe fn write<S: Lanes>(
+        &self,
+        [sample, row, head]: [usize; 3],
+        seen: &Row,
+        sums: &mut [f32],
+        steps: &[u32],
+    ) {
+        let width = self.panels.d_value;
+        let at = ((sample * self.q.n + row) * self.heads + head) * width;
         // SAFETY: the caller grants the instruction set and the row, which `check` found to be in the output.
         unsafe {
-            let to = pass.output.0.add(at);
+            let to = self.output.0.add(at);
             let total = S::total(S::load(seen.total.as_ptr()));
             // NaN where the query is not finite.
             let share = S::splat(1.0 / total + 0.0 * seen.step);
             for (panel, y) in sums.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                let step = S::as_f32(S::load_words(value_steps[panel * LANES..].as_ptr()));
+                let step = S::as_f32(S::load_words(steps[panel * LANES..].as_ptr()));
                 let mean = S::mul(S::mul(S::load(y.as_ptr()), share), step);
-                let (to, left) = (to.add(panel * LANES), panels.d_value - panel * LANES);
+                let (to, left) = (to.add(panel * LANES), width - panel * LANES);
                 if left >= LANES {
                     S::store(to, mean);
                 } else {
@@ -401,7 +442,6 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
             }
         }
     }
-    BLOCKS.set(memory);
 }
 
 impl Row {

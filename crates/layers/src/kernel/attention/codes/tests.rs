@@ -150,13 +150,15 @@ fn other_value(values: [&mut Vec<f32>; 3], which: usize, at: usize, value: f32) 
     }
 }
 
+/// One head of one feature.
+fn of(values: &[f32], n: usize) -> Heads<'_> {
+    Heads { values, n, d: 1 }
+}
+
 /// Many small weights beside a large one keep their share, and no query weighs all keys alike.
 #[test]
 fn small_weights_count() {
     let keys = 1000;
-    fn of(values: &[f32], n: usize) -> Heads<'_> {
-        Heads { values, n, d: 1 }
-    }
     // One key is `e⁵` times as much as each other, all of which together weigh almost seven times as much.
     let mut k = vec![0.0; keys];
     k[17] = 5.0;
