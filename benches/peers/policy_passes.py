@@ -14,7 +14,7 @@ import networks
 # ‖Δ‖/‖y‖ against torch in f32; bf16 rounds the weights of some forty layers by about a thousandth each, int8 weights and
 # inputs by about a hundredth, int4 weights by about a tenth. NNCF rounds all layers, the first and the last too, and what
 # it reads by the ranges of its calibration. The first name that a contender has in its own is its tolerance.
-TOLERANCES = {"W8A8": 0.3, "f32": 1e-5, "bf16": 3e-2, "int8": 6e-2, "int4": 0.5}
+TOLERANCES = {"W8A8": 0.15, "f32": 1e-5, "bf16": 3e-2, "int8": 6e-2, "int4": 0.5}
 
 
 def compare(title, path, cache, threads, arguments):

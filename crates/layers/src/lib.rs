@@ -10,7 +10,7 @@
 //! | [`SpatialSoftmax`] | where feature maps are active |
 //! | [`Resize`] | pictures of another size |
 //! | [`attention`], [`causal_attention`] | each query reads a mean of values |
-//! | [`Tokens`], [`attend`], [`attend_causally`] | what packed transformers compute on, and its attention |
+//! | [`Tokens`], [`attend`], [`attend_in_codes`], [`attend_causally`] | what packed transformers compute on, and its attention |
 //! | [`Signal`] | what packed networks over time compute on |
 //! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
 //! | [`upsample_nearest_2x`] | larger pictures |
@@ -109,7 +109,7 @@ pub use resize::Resize;
 pub use signal::{Signal, SignalEpilogue, SignalModulation};
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use threads::{in_pool, in_team};
-pub use tokens::{Tokens, attend, attend_causally};
+pub use tokens::{Tokens, attend, attend_causally, attend_in_codes};
 pub use upsample::upsample_nearest_2x;
 pub use weights::{LowRank, Weights, WeightsError, WeightsWriter};
 pub use work::Work;

@@ -71,6 +71,12 @@ impl Linear {
         self.weight.matrix().is_some()
     }
 
+    /// Whether the weights are packed as codes.
+    pub fn is_codes(&self) -> bool {
+        let matrix = self.weight.matrix();
+        matrix.is_some_and(|panels| panels.precision().is_codes())
+    }
+
     /// `y = activation(x Wᵀ + b)` for tokens.
     ///
     /// # Shapes

@@ -20,7 +20,7 @@
 //! | `memory` | memory that vectors like to read |
 //! | `training` | what a training step computes, with feature `train` |
 //! | `positions` | the same at many positions, where arithmetic takes the time |
-//! | `attention` | every query reads a mean of values, and no score is stored |
+//! | `attention` | every query reads a mean of values, and no score is stored; of numbers or of codes |
 //! | `rows` | layer normalization |
 //!
 //! Every output is a sum in one fixed order, whatever the number of threads and whatever else is in the batch: bits do
@@ -51,7 +51,7 @@ pub(crate) mod training;
 mod window;
 mod winograd;
 
-pub(crate) use attention::{Heads, attention};
+pub(crate) use attention::{Heads, attention, attention_in_codes};
 #[cfg(test)]
 pub(crate) use codes::tests::rounded;
 pub(crate) use codes::{Codes, round_inputs, round_weights};

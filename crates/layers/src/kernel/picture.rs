@@ -1,8 +1,9 @@
 //! Convolutions over pictures, with what may come before and after.
 //!
-//! Where weights are codes, `pixels` computes them. Here outputs are computed in quads: four neighbours, or four neighbouring tiles of four by four. What the products read of
-//! the input is laid out quad by quad, for some rows of quads at a time, so that memory stays bounded; the products then
-//! read weights and inputs alike from their first word to their last.
+//! Where weights are codes, `pixels` computes them. Here outputs are computed in quads: four neighbours, or four
+//! neighbouring tiles of four by four. What the products read of the input is laid out quad by quad, for some rows of quads
+//! at a time, so that memory stays bounded; the products then read weights and inputs alike from their first word to their
+//! last.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -843,11 +844,9 @@ unsafe fn lay_out_directly<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
                 for channel in 0..together {
                     let to = &mut rows[(channel * taps_down + place) * length..][..length];
                     if first_channel + channel < job.layer.panels.depth() {
+                        let channel = first_channel + channel;
                         // SAFETY: the caller grants the instruction set.
-                        unsafe {
-                            job.layer
-                                .read::<S>(sample, first_channel + channel, row, to)
-                        };
+                        unsafe { job.layer.read::<S>(sample, channel, row, to) };
                     } else {
                         to.fill(0.0);
                     }

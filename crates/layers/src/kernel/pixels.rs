@@ -282,11 +282,10 @@ impl Pass<'_> {
             next_panel: rows * columns * LANES,
         };
         let sums = sums.floats(part.panels.len() * part.next_panel);
-        match self.layer.panels.precision() {
-            Precision::Int8 => {
-                run_on!(level, bytes: multiply_bytes(part: &Part<'_>, sums: &mut [f32]));
-            }
-            _ => run_on!(level, bytes: multiply_half_bytes(part: &Part<'_>, sums: &mut [f32])),
+        if self.layer.panels.precision() == Precision::Int8 {
+            run_on!(level, bytes: multiply_bytes(part: &Part<'_>, sums: &mut [f32]));
+        } else {
+            run_on!(level, bytes: multiply_half_bytes(part: &Part<'_>, sums: &mut [f32]));
         }
         run_on!(level, finish(part: &Part<'_>, sums: &mut [f32]));
     }

@@ -412,7 +412,12 @@ unsafe fn multiply_half_bytes<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, su
 unsafe fn conclude<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
     // SAFETY: the caller grants the instruction set, the rows and the places.
     unsafe {
-        if sweep.panels.precision().is_codes() {
+        let codes = sweep.panels.precision().is_codes();
+        if codes && sweep.to.channel == 1 && sweep.rows.is_multiple_of(LANES) {
+            sweep.finish_codes::<S>(block, sums);
+            return;
+        }
+        if codes {
             sweep.end_codes::<S>(&block.panels, sums, block.grids);
         }
         sweep.finish::<S>(&block.panels, block.sample, block.places, sums);
@@ -428,6 +433,14 @@ struct Decoding<S: Lanes> {
     scales: S::Vector,
     bias: S::Vector,
 }
+
+impl<S: Lanes> Clone for Decoding<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Lanes> Copy for Decoding<S> {}
 
 impl<S: Lanes> Decoding<S> {
     /// # Safety
@@ -607,6 +620,55 @@ impl Sweep<'_> {
                 for (sum, grid) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(grids) {
                     let y = decoding.number(sum.as_ptr(), grid);
                     S::store(sum.as_mut_ptr(), y);
+                }
+            }
+        }
+    }
+
+    /// [`end_codes`](Self::end_codes) and [`finish`](Self::finish) at once, where all rows of a panel are neighbours: what a
+    /// position gets of all panels is written in a row.
+    ///
+    /// # Safety
+    ///
+    /// As for [`finish`](Self::finish).
+    #[inline(always)]
+    unsafe fn finish_codes<S: Lanes>(&self, block: &Block<'_>, sums: &[f32]) {
+        let Epilogue {
+            activation,
+            residual,
+            accumulates,
+            ..
+        } = *self.epilogue;
+        let (group, each) = (&block.panels, block.places.len() * LANES);
+        let panels = if self.gated { 2 } else { 1 };
+        let start = block.sample * self.to.sample + group.start / panels * LANES;
+        // SAFETY: the caller grants the instruction set, and sums of each panel at each place. `check` made sure that the
+        // layout ends within the output; what other tasks write lies elsewhere.
+        unsafe {
+            let mut decodings = [self.decoding::<S>(group.start); GROUP];
+            for (index, panel) in group.clone().enumerate() {
+                decodings[index] = self.decoding::<S>(panel);
+            }
+            let places = block.places.clone().zip(block.grids);
+            for (index, (place, grid)) in places.enumerate() {
+                let sums = &sums[index * LANES..];
+                for first in (0..group.len()).step_by(panels) {
+                    let mut y = decodings[first].number(sums[first * each..].as_ptr(), grid);
+                    if self.gated {
+                        let g = &sums[(first + 1) * each..];
+                        let g = decodings[first + 1].number(g.as_ptr(), grid);
+                        y = S::mul(y, activate::<S>(Activation::Gelu, g));
+                    }
+                    y = activate::<S>(activation, y);
+                    let at = start + place * self.to.position + first / panels * LANES;
+                    let to = self.output.0.add(at);
+                    if let Some(residual) = residual {
+                        y = S::add(y, S::load(residual[at..at + LANES].as_ptr()));
+                    }
+                    if accumulates {
+                        y = S::add(y, S::load(to));
+                    }
+                    S::store(to, y);
                 }
             }
         }

@@ -198,14 +198,7 @@ impl Tile {
             for (m, sums) in sums.iter().enumerate() {
                 for (n, sum) in sums.iter().enumerate() {
                     let to = self.sums.add(m * self.next_panel + n * self.next_position);
-                    if FORMAT != format::HALF_BYTES {
-                        let sum = if self.first {
-                            *sum
-                        } else {
-                            S::add_words(S::load_words(to.cast()), *sum)
-                        };
-                        S::store(to, S::as_f32(sum));
-                    } else {
+                    if FORMAT == format::HALF_BYTES {
                         let scale = S::load(self.scales.add(m * self.panel));
                         let sum = S::numbers(*sum);
                         let sum = if self.first {
@@ -214,6 +207,13 @@ impl Tile {
                             S::mul_add(sum, scale, S::load(to))
                         };
                         S::store(to, sum);
+                    } else {
+                        let sum = if self.first {
+                            *sum
+                        } else {
+                            S::add_words(S::load_words(to.cast()), *sum)
+                        };
+                        S::store(to, S::as_f32(sum));
                     }
                 }
             }

@@ -346,7 +346,8 @@ impl Unet {
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient.
     ///
     /// Where weights become codes, the first and the last convolution and what encodes time stay in f32, if the policy names no
-    /// layers.
+    /// layers. Where those of queries and keys do, attention multiplies codes as well
+    /// ([`attend_in_codes`](clearway_layers::attend_in_codes)).
     ///
     /// A packed network can be packed again, with another precision; what was rounded stays rounded.
     pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
