@@ -48,7 +48,7 @@ const ROUNDING: f64 = 100.0 * f64::EPSILON;
 /// let blocked = free.check_segment(&[-1.0, 0.3], &[1.0, 0.3]).expect_err("0.4 is needed");
 /// assert_eq!(
 ///     blocked.to_string(),
-///     "ball 0 has a clearance of -0.10000 m from obstacle 0, a cylinder, at [0, 0.3]",
+///     "ball 0 has a clearance of -0.10000 m from obstacle 0, a cylinder, at [0.0, 0.3]",
 /// );
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

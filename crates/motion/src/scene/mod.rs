@@ -38,7 +38,7 @@ pub use points::PointCloud;
 /// assert!((scene.distance(&Vector3::zeros()) - 0.5).abs() < 1e-12);
 /// let near = scene.nearest(&Vector3::new(-1.0, 0.35, 0.0)).expect("it has obstacles");
 /// assert_eq!(near.obstacle, 1);
-/// assert!((near.distance - 0.25).abs() < 1e-12 && (near.gradient.y - 1.0).abs() < 1e-12);
+/// assert!((near.distance - 0.15).abs() < 1e-12 && (near.gradient.y - 1.0).abs() < 1e-12);
 /// # Ok::<(), clearway_motion::SceneError>(())
 /// ```
 #[derive(Debug, Clone, Default)]
