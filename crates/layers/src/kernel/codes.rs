@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! w ≈ scale · code            codes of eight bits, -127..=127, or of four, -8..=7
-//! x ≈ step · (code - zero)    codes 0..=255
+//! x ≈ step · (code - zero)    codes 0..=255, or -128..=127 where they are bytes with a sign
 //! Σ w x ≈ scale · step · (Σ codes of w · codes of x - zero · Σ codes of w)
 //! ```
 //!
@@ -12,15 +12,17 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::elementwise::Activation;
-use super::lanes::{LANES, Lanes};
+use super::lanes::{LANES, Lanes, SIGNED};
 use super::level::{Level, run_on};
 
 /// Numbers below it count as zero where none is larger: the inverse of a step must be finite.
 const TINY: f32 = 1e-36;
 /// Adding and subtracting it leaves no room for a fraction below 2²².
 const NO_FRACTION: f32 = 12_582_912.0;
-/// The largest code of an input.
+/// How far apart the least and the largest code of an input are.
 const INPUT: u8 = 255;
+/// The least code of an input.
+const LEAST: i32 = if SIGNED { -128 } else { 0 };
 
 /// Codes that weights may have.
 #[derive(Clone, Copy, Debug)]
@@ -267,14 +269,14 @@ impl Grid {
             .clamp(0.0, f32::from(INPUT));
         Self {
             step: step as f32,
-            zero: zero as i32,
+            zero: zero as i32 + LEAST,
             inverse,
         }
     }
 
     /// A word of four zeros.
     pub(super) fn nothing(&self) -> u32 {
-        self.zero.cast_unsigned() * 0x0101_0101
+        u32::from(self.zero as u8) * 0x0101_0101
     }
 
     /// Writes the codes of some numbers.
@@ -298,7 +300,8 @@ pub(super) unsafe fn encode<S: Lanes>(grid: Grid, from: &[f32], to: &mut [u8]) {
     // SAFETY: the caller grants the instruction set; a chunk is sixteen values, and sixteen bytes.
     unsafe {
         let (inverse, zero) = (S::splat(grid.inverse), S::splat(grid.zero as f32));
-        let (least, most) = (S::splat(0.0), S::splat(f32::from(INPUT)));
+        let least = S::splat(LEAST as f32);
+        let most = S::splat(LEAST as f32 + f32::from(INPUT));
         // Product and sum are rounded apart, so that every level makes the same codes.
         for (x, to) in whole.iter().zip(codes) {
             let x = S::round(S::mul(S::load(x.as_ptr()), inverse));
