@@ -315,3 +315,6 @@ unsafe fn one_of<S: Lanes + ?Sized, const I: i32>(words: S::Word) -> S::Word {
     // SAFETY: the caller grants the instruction set.
     unsafe { S::splat_word(words_of::<S>(words)[I as usize]) }
 }
+
+#[cfg(test)]
+mod tests;
