@@ -202,10 +202,8 @@ fn unet(path: &Path, precision: Option<Precision>, mut inputs: Inputs) -> Result
     Ok(Network {
         parameters,
         pass: Box::new(move |moved| {
-            in_team(|| {
-                let prepared = network.prepare(&condition);
-                output(network.forward(x.clone(), &[point(t + moved)], &prepared))
-            })
+            let prepared = network.prepare(&condition);
+            output(network.forward(x.clone(), &[point(t + moved)], &prepared))
         }),
         cached: None,
     })

@@ -15,7 +15,21 @@ from safetensors.numpy import load_file, save_file
 # What the decoder's latents are multiplied by for the U-Net; Clearway's decoder begins with latents as the U-Net knows them.
 SCALING = 0.18215
 
-ENGINES = ["torch", "torch bf16", "torch.compile", "ONNX Runtime", "OpenVINO f32", "OpenVINO bf16"]
+# `W8A8` is codes of eight bits for weights and activations, chosen by NNCF, and f32 or bf16 for what has no codes.
+ENGINES = [
+    "torch", "torch bf16", "torch.compile", "ONNX Runtime",
+    "OpenVINO f32", "OpenVINO bf16", "OpenVINO W8A8", "OpenVINO W8A8 bf16",
+]  # fmt: skip
+
+# How many passes NNCF sees of each network before it chooses codes: ranges alone, and each pass is long for pictures.
+CALIBRATION = {"policy": 16, "text": 4, "unet": 2, "decoder": 2}
+# How many timesteps a network knows.
+TIMESTEPS = {"policy": 100, "unet": 1000}
+
+
+def packages(engines):
+    """The packages whose versions are part of a result."""
+    return ["onnxruntime", "openvino"] + (["nncf"] if any("W8A8" in engine for engine in engines) else [])
 
 
 def inputs(kind, file):
@@ -30,10 +44,28 @@ def inputs(kind, file):
     return [values["z"] / numpy.float32(SCALING)]
 
 
+def similar_inputs(kind, feed):
+    """Inputs as they come in use: the same texts and conditions, other noise, and timesteps over the whole schedule."""
+    generator = numpy.random.default_rng(2)
+    count = CALIBRATION[kind]
+    for index in range(count):
+        if kind == "text":
+            yield [generator.permuted(feed[0], axis=1)]
+        else:
+            # Noise has the deviation of the input.
+            noise = generator.standard_normal(feed[0].shape).astype(numpy.float32) * feed[0].std()
+            rest = list(feed[1:])
+            if kind in TIMESTEPS:
+                rest[0] = numpy.full_like(rest[0], (2 * index + 1) * TIMESTEPS[kind] // (2 * count))
+            yield [noise, *rest]
+
+
 def model(engine, kind, cache):
     """Where a converted model lies: policies come to OpenVINO through ONNX, which is the faster way for them."""
     if engine == "ONNX Runtime":
         return pathlib.Path(cache) / "onnx" / f"{kind}.onnx"
+    if "W8A8" in engine:
+        return pathlib.Path(cache) / "openvino" / f"{kind}-w8a8.xml"
     return pathlib.Path(cache) / "openvino" / f"{kind}.xml"
 
 
@@ -55,6 +87,10 @@ def convert(engine, kind, path, cache, feed):
         return
     import openvino
 
+    if "W8A8" in engine:
+        convert("OpenVINO f32", kind, path, cache, feed)
+        openvino.save_model(quantized(kind, cache, feed), file, compress_to_fp16=False)
+        return
     if kind == "policy":
         convert("ONNX Runtime", kind, path, cache, feed)
         converted = openvino.convert_model(model("ONNX Runtime", kind, cache))
@@ -62,6 +98,21 @@ def convert(engine, kind, path, cache, feed):
         shapes = [value.shape for value in feed]
         converted = openvino.convert_model(networks.module(kind, path), example_input=tensors, input=shapes)
     openvino.save_model(converted, file, compress_to_fp16=False)
+
+
+def quantized(kind, cache, feed):
+    """What `nncf.quantize` makes of a network by default: symmetric codes, for weights by channel."""
+    import nncf
+    import openvino
+
+    # Bias correction runs the network layer by layer, for pictures hours; it moves offsets, and takes no time in a pass.
+    advanced = nncf.AdvancedQuantizationParameters(disable_bias_correction=kind != "policy")
+    return nncf.quantize(
+        openvino.Core().read_model(model("OpenVINO f32", kind, cache)),
+        nncf.Dataset(list(similar_inputs(kind, feed))),
+        subset_size=CALIBRATION[kind],
+        advanced_parameters=advanced,
+    )
 
 
 def with_torch(engine, kind, path, feed, threads):
@@ -108,8 +159,9 @@ def prepare(engine, kind, path, cache, file, threads):
 
     core = openvino.Core()
     core.set_property("CPU", {"INFERENCE_NUM_THREADS": threads})
+    precision = "bf16" if engine.endswith("bf16") else "f32"
     compiled = core.compile_model(
-        core.read_model(model(engine, kind, cache)), "CPU", {"INFERENCE_PRECISION_HINT": engine.split()[-1]}
+        core.read_model(model(engine, kind, cache)), "CPU", {"INFERENCE_PRECISION_HINT": precision}
     )
     return lambda: compiled(feed)[0], numpy.asarray
 

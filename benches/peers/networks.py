@@ -60,7 +60,7 @@ def write_pictures(folder):
         network.save_pretrained(pathlib.Path(folder) / name)
 
 
-def write_inputs(kind, path, file, size=512):
+def write_inputs(kind, path, file, size=512, batch=1):
     """The inputs of a pass, in the order in which the module takes them; f32, timesteps and tokens too."""
     generator = torch.Generator().manual_seed(1)
     draw = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
@@ -68,8 +68,9 @@ def write_inputs(kind, path, file, size=512):
     if kind == "policy":
         config = lerobot.DiffusionPolicy.from_pretrained(path).config
         values = sum(feature.shape[0] for feature in config.input_features.values())
-        x = draw(1, config.horizon, config.action_feature.shape[0])
-        inputs = {"x": x, "t": torch.tensor([5.0]), "condition": draw(1, config.n_obs_steps * values)}
+        x = draw(batch, config.horizon, config.action_feature.shape[0])
+        condition = draw(batch, config.n_obs_steps * values)
+        inputs = {"x": x, "t": torch.full((batch,), 5.0), "condition": condition}
     elif kind == "text":
         tokens = torch.randint(0, 49406, (1, TOKENS), generator=generator).float()
         tokens[:, 0], tokens[:, 20:] = 49406, 49407

@@ -51,6 +51,23 @@ impl Generator {
         }
     }
 
+    /// `Generator.uniform(low, high)`: a 53-bit fraction of the interval.
+    pub(crate) fn uniform(&mut self, low: f64, high: f64) -> f64 {
+        let fraction = (self.bits.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
+        low + (high - low) * fraction
+    }
+
+    /// A standard normal number by Marsaglia's polar method: NumPy's distribution, not its draws.
+    pub(crate) fn normal(&mut self) -> f64 {
+        loop {
+            let (x, y) = (self.uniform(-1.0, 1.0), self.uniform(-1.0, 1.0));
+            let square = x * x + y * y;
+            if square > 0.0 && square < 1.0 {
+                return x * (-2.0 * square.ln() / square).sqrt();
+            }
+        }
+    }
+
     /// `Generator.uniform(-pi, pi)`: a 53-bit fraction of the interval. It leaves a buffered half word where it is.
     pub(crate) fn angle(&mut self) -> f64 {
         let fraction = (self.bits.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;

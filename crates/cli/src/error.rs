@@ -108,8 +108,34 @@ pub(crate) enum Error {
     #[error("there is a run in {} already: go on with --resume, or choose another folder with --output", .0.display())]
     RunExists(PathBuf),
     #[cfg(feature = "train")]
+    #[error("there is no policy in {}: give the folder of one with --teacher", .0.display())]
+    NoTeacher(PathBuf),
+    #[cfg(feature = "train")]
     #[error(transparent)]
     Train(Box<clearway_planner::train::TrainError>),
+    #[cfg(feature = "train")]
+    #[error(transparent)]
+    TrainPictures(Box<clearway_stable_diffusion::train::TrainError>),
+    #[cfg(feature = "train")]
+    #[error("cannot use the pictures: {0}")]
+    Pictures(Box<clearway_stable_diffusion::dataset::DatasetError>),
+    #[cfg(feature = "train")]
+    #[error("cannot use the {what} in {}: {error}", path.display())]
+    PictureModel {
+        what: &'static str,
+        path: PathBuf,
+        error: Box<clearway_stable_diffusion::LoadError>,
+    },
+    #[cfg(feature = "train")]
+    #[error("the {what} is for {found}; {expected} is needed")]
+    Unlike {
+        what: &'static str,
+        found: String,
+        expected: String,
+    },
+    #[cfg(feature = "train")]
+    #[error("cannot compare pictures: {0}")]
+    Features(#[from] clearway_stable_diffusion::FeatureError),
     #[error("cannot start the threads: {0}")]
     Threads(String),
     #[cfg(feature = "rerun")]
@@ -127,6 +153,11 @@ impl From<GenerateError> for Error {
 }
 
 impl Error {
+    #[cfg(feature = "train")]
+    pub(crate) fn train(error: clearway_planner::train::TrainError) -> Self {
+        Self::Train(Box::new(error))
+    }
+
     pub(crate) fn read(path: &Path, reason: &impl ToString) -> Self {
         Self::Read {
             path: path.to_owned(),

@@ -9,12 +9,18 @@ mod compare;
 #[cfg(feature = "train")]
 mod data;
 mod demo;
+#[cfg(feature = "train")]
+mod distill;
 mod error;
+#[cfg(feature = "train")]
+mod eval;
 mod image;
 mod log;
 mod output;
 mod policy;
 mod precision;
+#[cfg(feature = "train")]
+mod quantize;
 #[cfg(feature = "rerun")]
 mod recording;
 mod replan;
@@ -64,10 +70,20 @@ enum Command {
     /// Make pictures with Stable Diffusion, check a model, or look into one
     #[command(subcommand)]
     Image(Box<image::Command>),
-    /// Train a policy from demonstrations
+    /// Train a policy from demonstrations, or a network of pictures from pictures
     #[cfg(feature = "train")]
     Train(train::Arguments),
-    /// Look into a dataset of demonstrations
+    /// Store a model's weights in fewer bits, and measure what it loses
+    #[cfg(feature = "train")]
+    Quantize(Box<quantize::Arguments>),
+    /// Make a policy that needs fewer steps, or a smaller one, from a policy
+    #[cfg(feature = "train")]
+    Distill(distill::Arguments),
+    /// Evaluate what was trained: quality against steps, bits and guidance
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Eval(eval::Command),
+    /// Look into a dataset of demonstrations or of pictures
     #[cfg(feature = "train")]
     #[command(subcommand)]
     Data(data::Command),
@@ -124,6 +140,12 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
         Command::Image(command) => image::run(&command),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Quantize(arguments) => quantize::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Distill(arguments) => distill::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Eval(command) => eval::run(&command),
         #[cfg(feature = "train")]
         Command::Data(command) => data::run(&command),
         Command::Bench(command) => bench::run(&command),

@@ -11,9 +11,9 @@ use crate::error::{Error, load_policy};
 
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// What the weights are kept in
-    #[arg(long, value_enum, value_name = "NAME", default_value_t = Precision::F32)]
-    precision: Precision,
+    /// What the weights are kept in [default: as they are stored, f32 where that is no codes]
+    #[arg(long, value_enum, value_name = "NAME")]
+    precision: Option<Precision>,
 }
 
 /// What the weights of a network are kept in.
@@ -67,15 +67,27 @@ impl Precision {
 }
 
 impl Arguments {
-    /// What the weights are packed in.
-    pub(crate) fn packed(self) -> Option<clearway_planner::Precision> {
-        self.precision.packed()
+    /// What was asked for; nothing where weights are to be kept as they are stored.
+    pub(crate) fn chosen(self) -> Option<Precision> {
+        self.precision
     }
 
-    /// The policy in a folder, its weights stored so.
+    /// The policy in a folder, its weights kept so.
     pub(crate) fn load(self, path: &Path, device: &Device) -> Result<Policy, Error> {
-        load_packed(path, device, self.precision.packed())
+        match self.precision {
+            Some(precision) => load_packed(path, device, precision.packed()),
+            None => load_stored(path, device),
+        }
     }
+}
+
+/// The policy in a folder, packed as its weights are stored, or in f32.
+pub(crate) fn load_stored(path: &Path, device: &Device) -> Result<Policy, Error> {
+    let mut policy = load_policy(path, device)?;
+    let stored = policy.stored().cloned();
+    let packed = policy.pack(stored.unwrap_or_else(|| clearway_planner::Precision::F32.into()));
+    tracing::info!(?packed, "packed");
+    Ok(policy)
 }
 
 /// The policy in a folder, packed in a precision, or plain.

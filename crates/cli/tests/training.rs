@@ -1,4 +1,4 @@
-//! `clearway train` and `clearway data`: what they write, and how they fail.
+//! `clearway train`, `clearway distill` and `clearway data`: what they write, and how they fail.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::path::{Path, PathBuf};
@@ -216,6 +216,103 @@ fn a_wrong_file_is_one_sentence_with_the_key() {
     );
     assert_fails(&["train", &path, "--data", "nowhere"], &["meta/info.json"]);
     assert_fails(&["train", "nothing.toml"], &["nothing.toml"]);
+}
+
+/// A teacher of some steps, and a file that says what a student of its learns.
+fn lesson(folder: &Path) -> [String; 2] {
+    let output = clearway(&["train", &config(folder, 3)]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let text = format!(
+        "[run]\noutput = {:?}\nlog_every = 2\nvalidate_every = 4\nsave_every = 4\n\
+         [data]\nfolder = {:?}\nbatch = 4\nheld_out = 0.25\n\
+         [distill]\nkind = \"progressive\"\nsteps = 1\nteacher_steps = 4\nconvert = 2\n\
+         [optimizer]\nsteps = 8\nwarm_up = 2\n",
+        folder.join("student").to_str().unwrap(),
+        dataset(),
+    );
+    let path = folder.join("distill.toml");
+    std::fs::write(&path, text).unwrap();
+    let teacher = folder.join("run/policy");
+    [path, teacher].map(|path| path.to_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_student_is_a_policy_that_is_sampled_in_its_own_steps() {
+    let folder = scratch("a_student");
+    let [path, teacher] = lesson(&folder);
+    assert_fails(&["distill", &path], &["`teacher`", "--teacher"]);
+    let output = clearway(&["distill", &path, "--teacher", &teacher]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("done after 8 steps"), "{said}");
+    let again = ["distill", &path, "--teacher", &teacher];
+    assert_fails(&again, &["student already", "--resume"]);
+
+    let policy = folder.join("student/policy");
+    let json = folder.join("report.json");
+    let [policy, json] = [policy, json].map(|path| path.to_str().unwrap().to_owned());
+    let output = clearway(&["policy", "inspect", "--policy", &policy, "--json", &json]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    assert_eq!(report["solver"], "euler");
+    assert_eq!(report["steps"], 1);
+    assert_eq!(report["prediction"], "sample");
+
+    let ours = folder.join("student/policy/clearway.json");
+    for (ours_says, said) in [
+        ("{\"solver\": \"oiler\", \"steps\": 1}", "`solver`"),
+        ("{\"solver\": \"euler\", \"steps\": 0}", "`steps`"),
+        ("{\"solver\": \"euler\"}", "`steps`"),
+        ("{", "clearway.json"),
+    ] {
+        std::fs::write(&ours, ours_says).unwrap();
+        assert_fails(&["policy", "inspect", "--policy", &policy], &[said]);
+    }
+}
+
+#[test]
+fn a_wrong_lesson_is_one_sentence_with_the_key() {
+    let folder = scratch("a_wrong_lesson");
+    let [path, teacher] = lesson(&folder);
+    let good = std::fs::read_to_string(&path).unwrap();
+    for (from, to, said) in [
+        ("steps = 1", "step = 1", &["`step`", "line 12"][..]),
+        (
+            "steps = 1",
+            "steps = \"one\"",
+            &["`distill.steps`", "line 12"],
+        ),
+        ("steps = 1", "steps = 3", &["`distill.teacher_steps`"]),
+        (
+            "\"progressive\"",
+            "\"halving\"",
+            &["`distill.kind`", "halving"],
+        ),
+        (
+            "convert = 2",
+            "skip = 2",
+            &["`distill.skip`", "consistency"],
+        ),
+        ("convert = 2", "convert = 8", &["`distill.convert`"]),
+        ("batch = 4", "batch = 0", &["`data.batch`"]),
+        ("save_every = 4", "save_every = 0", &["`run.save_every`"]),
+        (
+            "[optimizer]",
+            "[student]\ndown_dims = [9]\n[optimizer]",
+            &["`down_dims"],
+        ),
+    ] {
+        assert!(good.contains(from), "{from}");
+        std::fs::write(&path, good.replacen(from, to, 1)).unwrap();
+        assert_fails(&["distill", &path, "--teacher", &teacher], said);
+    }
+    std::fs::write(&path, &good).unwrap();
+    let resumed = ["distill", &path, "--teacher", &teacher, "--resume"];
+    assert_fails(&resumed, &["no checkpoint"]);
+    assert_fails(
+        &["distill", &path, "--teacher", "nowhere"],
+        &["nowhere", "--teacher"],
+    );
 }
 
 #[test]

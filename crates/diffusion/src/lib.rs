@@ -19,11 +19,16 @@
 //! | in which order? | `Inpaint<Guided<Clip<ClassifierFree<Parameterized<Network>>>>>` |
 //! | who draws the noise? | [`Seeded`], [`Torch`], on the host |
 //! | who runs it? | [`Sampler`], an iterator over steps |
+//! | what did a faster network lose? | [`drift`] |
 //! | how is a network trained? | `train`, with the feature of that name |
+//! | how does one learn from another? | `distill`, with the same feature |
 //!
 //! Arithmetic on levels is f64 on the host; tensors are f32.
 
 mod denoiser;
+#[cfg(feature = "train")]
+pub mod distill;
+mod drift;
 mod gaussian;
 mod grid;
 mod level;
@@ -37,6 +42,7 @@ pub mod train;
 mod wrapper;
 
 pub use denoiser::{Denoiser, Estimate, Network};
+pub use drift::{Drift, drift};
 pub use gaussian::Gaussian;
 pub use grid::{End, Grid, GridError, timesteps};
 pub use level::{Level, Point};
@@ -52,6 +58,6 @@ pub use solver::{
     Variance,
 };
 pub use wrapper::{
-    ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled, Stack,
-    Threshold,
+    Bounded, ClassifierFree, Clip, ClippedNoise, Cost, Guidance, Guided, Inpaint, Pins, Rescaled,
+    Stack, Threshold,
 };

@@ -8,8 +8,14 @@
 //!                                  Ema <-- network <-- optimizer <-- WarmUpCosine <--+
 //! ```
 //!
-//! What is drawn depends on the seed and the number of the step alone, so that a run that is interrupted needs to remember
+//! [`Fitting`] is a step of all of these, and the recipes say with which numbers. What is drawn depends on the seed and the
+//! number of the step alone, so that a run that is interrupted needs to remember
 //! nothing but how far it came.
+
+mod fitting;
+mod initialize;
+mod order;
+mod recipe;
 
 use std::f64::consts::PI;
 
@@ -19,6 +25,11 @@ use burn::tensor::Tensor;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal, StandardUniform};
+
+pub use fitting::{Fitting, NonFinite, Step};
+pub use initialize::initialize;
+pub use order::{Batches, Order};
+pub use recipe::{AverageRecipe, OptimizerRecipe, WeightingRecipe, WrongValue};
 
 use crate::parameterization::scaled;
 use crate::{Level, Network, Parameterized, Point, Schedule};
@@ -137,6 +148,16 @@ impl Weighting {
     }
 }
 
+/// A tensor whose samples are multiplied by a factor of their levels.
+fn of_levels<const D: usize>(
+    tensor: &Tensor<D>,
+    points: &[Point],
+    factor: &dyn Fn(Level) -> f64,
+) -> Tensor<D> {
+    let factors: Vec<f64> = points.iter().map(|point| factor(point.level)).collect();
+    scaled(tensor, &factors).unwrap_or_else(|| tensor.zeros_like())
+}
+
 impl<N> Parameterized<N> {
     /// The weighted squared error of what the network answers, number by number: for losses of which parts are masked.
     ///
@@ -156,16 +177,39 @@ impl<N> Parameterized<N> {
     where
         N: Network<D>,
     {
-        let of_levels = |tensor: &Tensor<D>, factor: &dyn Fn(Level) -> f64| {
-            let factors: Vec<f64> = points.iter().map(|point| factor(point.level)).collect();
-            scaled(tensor, &factors).unwrap_or_else(|| tensor.zeros_like())
-        };
-        let input = of_levels(&clean, &|it| it.alpha * self.scalings(it).input)
-            + of_levels(&noise, &|it| it.sigma * self.scalings(it).input);
-        let target = of_levels(&clean, &|it| self.target(it).clean)
-            + of_levels(&noise, &|it| self.target(it).noise);
+        let input = self.shown([clean.clone(), noise.clone()], points);
+        let target = of_levels(&clean, points, &|it| self.target(it).clean)
+            + of_levels(&noise, points, &|it| self.target(it).noise);
         let answer = self.network().forward(input, points, prepared);
-        of_levels(&(answer - target).square(), &|it| weighting.of(self, it))
+        self.weighted((answer - target).square(), points, weighting)
+    }
+
+    /// What the network is shown of samples with so much noise.
+    ///
+    /// # Shapes
+    ///
+    /// As [`errors`](Self::errors).
+    pub fn shown<const D: usize>(
+        &self,
+        [clean, noise]: [Tensor<D>; 2],
+        points: &[Point],
+    ) -> Tensor<D> {
+        of_levels(&clean, points, &|it| it.alpha * self.scalings(it).input)
+            + of_levels(&noise, points, &|it| it.sigma * self.scalings(it).input)
+    }
+
+    /// Squared errors of what the network answers, as much as they count.
+    ///
+    /// # Shapes
+    ///
+    /// As [`errors`](Self::errors).
+    pub fn weighted<const D: usize>(
+        &self,
+        squares: Tensor<D>,
+        points: &[Point],
+        weighting: Weighting,
+    ) -> Tensor<D> {
+        of_levels(&squares, points, &|it| weighting.of(self, it))
     }
 
     /// The mean of [`errors`](Self::errors): what a training step makes smaller.

@@ -1,8 +1,9 @@
 //! What a training step computes on the CPU, as operations of burn's autodiff: kernels forward, and kernels backward.
 //!
-//! Features have the shape `[batch, channels, time]`, as everywhere in this crate, and lie in memory as
-//! `[time, batch, channels]`, which is what the kernels read and write. burn carries the strides along, so that nothing is
-//! laid out anew between two of these operations; what comes from elsewhere is, once.
+//! Features have the shape `[batch, channels, time]` or `[batch, channels, height, width]`, as everywhere in this crate, and
+//! lie in memory as `[time, batch, channels]` or `[height, width, batch, channels]`, which is what the kernels read and write.
+//! burn carries the strides along, so that nothing is laid out anew between two of these operations; what comes from
+//! elsewhere is, once.
 //!
 //! Tensors of other devices, of other types or without gradients go other ways: see [`suits`].
 
@@ -15,12 +16,13 @@ use burn::backend::autodiff::ops::{Backward, NodeGuard, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use rayon::prelude::*;
 
 use crate::Modulation;
 use crate::kernel::training::{
     Correlation, Links, Normalized, Order, Shape, column_sums, has_slope, slope,
 };
-use crate::kernel::{Activation, Affine, Film, Level, Normalization};
+use crate::kernel::{Activation, Affine, Film, Frame, Level, Normalization};
 
 /// burn's tensors on the CPU.
 type CpuTensor = FloatTensor<Flex>;
@@ -36,6 +38,19 @@ pub(crate) struct Geometry {
     pub(crate) transposed: bool,
     /// Whether there is a bias.
     pub(crate) biased: bool,
+}
+
+/// What a convolution over pictures does, and which arguments it has besides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Picture {
+    /// What an output sees.
+    pub(crate) frame: Frame,
+    /// Whether there is a bias.
+    pub(crate) biased: bool,
+    /// Whether there is a shift.
+    pub(crate) shifted: bool,
+    /// Whether there is a residual.
+    pub(crate) added: bool,
 }
 
 /// What is done to features, and which arguments it has besides.
@@ -80,6 +95,71 @@ pub(crate) fn convolve(
     ))
 }
 
+/// A convolution over pictures, to which a shift for each channel of a sample and a residual are added.
+///
+/// Shapes: x `[batch, channels, height, width]`; weight and bias as those of the layer; shift `[batch or 1, channels_out]`;
+/// the residual is like the output.
+pub(crate) fn convolve_pictures(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    shift: Option<Tensor<2>>,
+    residual: Option<Tensor<4>>,
+    frame: Frame,
+) -> Tensor<4> {
+    let [batch, ..] = x.dims();
+    let [channels, ..] = weight.dims();
+    if let Some(shift) = &shift {
+        let [rows, width] = shift.dims();
+        assert!(
+            (rows == 1 || rows == batch) && width == channels,
+            "a modulation of [{rows}, {width}] for {batch} samples of {channels} channels"
+        );
+    }
+    if let Some(residual) = &residual {
+        let [height, width] = frame.output();
+        assert_eq!(
+            residual.dims(),
+            [batch, channels, height, width],
+            "the residual is like the output"
+        );
+    }
+    let picture = Picture {
+        frame,
+        biased: bias.is_some(),
+        shifted: shift.is_some(),
+        added: residual.is_some(),
+    };
+    let weight = weight.into_dispatch();
+    Tensor::from_dispatch(<Dispatch as Training>::convolve_pictures(
+        x.into_dispatch(),
+        weight.clone(),
+        bias.map_or_else(|| weight.clone(), Tensor::into_dispatch),
+        shift.map_or_else(|| weight.clone(), Tensor::into_dispatch),
+        residual.map_or(weight, Tensor::into_dispatch),
+        picture,
+    ))
+}
+
+/// The channels of `a` and then those of `b`.
+///
+/// Shapes: `[batch, channels, height, width]`, of which only the channels differ.
+pub(crate) fn concatenate(a: Tensor<4>, b: Tensor<4>) -> Tensor<4> {
+    let of = |x: &Tensor<4>| {
+        let [batch, _, height, width] = x.dims();
+        [batch, height, width]
+    };
+    assert_eq!(
+        of(&a),
+        of(&b),
+        "pictures of one size have channels together"
+    );
+    Tensor::from_dispatch(<Dispatch as Training>::concatenate(
+        a.into_dispatch(),
+        b.into_dispatch(),
+    ))
+}
+
 /// `x Wᵀ + b` for the rows of `x`.
 ///
 /// Shapes: x `[.., d_input]`, weight `[d_output, d_input]`, bias `[d_output]`.
@@ -112,15 +192,16 @@ pub(crate) fn project<const D: usize>(
 
 /// `activation(normalize(x))`, modulated, and the residual added; `follow` says which of these there are.
 ///
-/// Shapes: x and residual `[batch, channels, time]`; weight and bias `[channels]`.
-pub(crate) fn normalize(
-    x: Tensor<3>,
+/// Shapes: x and residual `[batch, channels, ..]`; weight and bias `[channels]`.
+pub(crate) fn normalize<const D: usize>(
+    x: Tensor<D>,
     [weight, bias]: [Tensor<1>; 2],
     follow: Follow,
     modulation: Option<Modulation>,
-    residual: Option<Tensor<3>>,
-) -> Tensor<3> {
-    let ([batch, channels, _], shape) = (x.dims(), x.dims());
+    residual: Option<Tensor<D>>,
+) -> Tensor<D> {
+    let shape = x.dims();
+    let (batch, channels) = (shape[0], shape[1]);
     if let Some(modulation) = &modulation {
         let [rows, width] = modulation.values.dims();
         assert!(
@@ -175,6 +256,17 @@ pub(crate) trait Training: Backend {
     ) -> FloatTensor<Self>;
 
     fn activate(x: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
+
+    fn convolve_pictures(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        picture: Picture,
+    ) -> FloatTensor<Self>;
+
+    fn concatenate(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
 impl Training for Flex {
@@ -200,6 +292,24 @@ impl Training for Flex {
         let (mut values, restore) = dense(&x);
         crate::kernel::apply(Level::detected(), activation, &mut values);
         restore(values)
+    }
+
+    fn convolve_pictures(
+        x: CpuTensor,
+        weight: CpuTensor,
+        bias: CpuTensor,
+        shift: CpuTensor,
+        residual: CpuTensor,
+        picture: Picture,
+    ) -> CpuTensor {
+        let bias = picture.biased.then_some(&bias);
+        let shift = picture.shifted.then_some(&shift);
+        let residual = picture.added.then_some(&residual);
+        Pictured::new(&x, &weight, shift, picture).forward(bias, shift, residual)
+    }
+
+    fn concatenate(a: CpuTensor, b: CpuTensor) -> CpuTensor {
+        Joined::of(&a, &b).forward(&a, &b)
     }
 }
 
@@ -257,6 +367,40 @@ impl<C: CheckpointStrategy> Training for Autodiff<Flex, C> {
         };
         track::<C, _, 1>([x.node()], state, y)
     }
+
+    fn convolve_pictures(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        shift: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        picture: Picture,
+    ) -> FloatTensor<Self> {
+        let bias = picture.biased.then_some(bias);
+        let shift = picture.shifted.then_some(shift);
+        let residual = picture.added.then_some(residual);
+        let (y, state) = {
+            let [bias, shift, residual] = [&bias, &shift, &residual]
+                .map(|it| it.as_ref().map(<FloatTensor<Self>>::primitive));
+            let state = Pictured::new(x.primitive(), weight.primitive(), shift, picture);
+            (state.forward(bias, shift, residual), state)
+        };
+        let (x, weight) = (x.node(), weight.node());
+        let mut more = [bias, shift, residual].into_iter().flatten();
+        let more = [more.next(), more.next(), more.next()].map(|it| it.map(|it| it.node()));
+        match more {
+            [Some(a), Some(b), Some(c)] => track::<C, _, 5>([x, weight, a, b, c], state, y),
+            [Some(a), Some(b), None] => track::<C, _, 4>([x, weight, a, b], state, y),
+            [Some(a), ..] => track::<C, _, 3>([x, weight, a], state, y),
+            [None, ..] => track::<C, _, 2>([x, weight], state, y),
+        }
+    }
+
+    fn concatenate(a: FloatTensor<Self>, b: FloatTensor<Self>) -> FloatTensor<Self> {
+        let state = Joined::of(a.primitive(), b.primitive());
+        let y = state.forward(a.primitive(), b.primitive());
+        track::<C, _, 2>([a.node(), b.node()], state, y)
+    }
 }
 
 /// An operation that was computed: what its backward needs.
@@ -293,32 +437,58 @@ fn track<C: CheckpointStrategy, T: Computed + Sync, const N: usize>(
     }
 }
 
-/// A tensor `[batch, channels, time]` that lies as `[time, batch, channels]`: the same, where it does so already.
+/// The strides of features of some shape, and how many positions they have: times, or pixels row by row.
+fn layout(shape: &[usize]) -> (Vec<isize>, usize) {
+    let row = shape[0] * shape[1];
+    let mut strides = vec![0; shape.len()];
+    (strides[0], strides[1]) = (shape[1], 1);
+    let mut positions = 1;
+    for axis in (2..shape.len()).rev() {
+        strides[axis] = positions * row;
+        positions *= shape[axis];
+    }
+    let strides = strides.into_iter().map(usize::cast_signed).collect();
+    (strides, positions)
+}
+
+/// How many samples, channels and positions features have.
+fn sizes(x: &CpuTensor) -> [usize; 3] {
+    let shape = x.shape().to_vec();
+    [shape[0], shape[1], shape[2..].iter().product()]
+}
+
+/// A tensor `[batch, channels, ..]` that lies as `[.., batch, channels]`: the same, where it does so already.
 fn laid_out(x: &CpuTensor) -> CpuTensor {
-    let [batch, channels, times] = x.shape().dims();
-    let strides: [isize; 3] = x.layout().strides().try_into().expect("three axes");
-    let wanted = [channels, 1, batch * channels].map(usize::cast_signed);
-    let sizes = [batch, channels, times];
+    let shape = x.shape().to_vec();
+    let strides = x.layout().strides().to_vec();
+    let (wanted, positions) = layout(&shape);
     // An axis of one has no stride that matters.
-    if (0..3).all(|axis| sizes[axis] == 1 || strides[axis] == wanted[axis]) {
+    if (0..shape.len()).all(|axis| shape[axis] == 1 || strides[axis] == wanted[axis]) {
         return x.clone();
     }
     let from: &[f32] = x.storage();
     let start = x.layout().start_offset().cast_signed();
-    let mut to = Vec::with_capacity(batch * channels * times);
-    for t in 0..times.cast_signed() {
-        for b in 0..batch.cast_signed() {
-            let row = start + t * strides[2] + b * strides[0];
+    let (batch, channels) = (shape[0].cast_signed(), shape[1].cast_signed());
+    let mut to = Vec::with_capacity(shape.iter().product());
+    for position in 0..positions {
+        let mut row = start;
+        let mut left = position;
+        for axis in (2..shape.len()).rev() {
+            row += (left % shape[axis]).cast_signed() * strides[axis];
+            left /= shape[axis];
+        }
+        for b in 0..batch {
+            let row = row + b * strides[0];
             if strides[1] == 1 {
                 let row = row.cast_unsigned();
-                to.extend_from_slice(&from[row..row + channels]);
+                to.extend_from_slice(&from[row..row + shape[1]]);
             } else {
                 let at = |c: isize| from[(row + c * strides[1]).cast_unsigned()];
-                to.extend((0..channels.cast_signed()).map(at));
+                to.extend((0..channels).map(at));
             }
         }
     }
-    features(to, [batch, channels, times])
+    features(to, &shape)
 }
 
 /// The values of a tensor that is [laid out](laid_out).
@@ -327,20 +497,18 @@ fn values(x: &CpuTensor) -> &[f32] {
     &x.storage()[start..start + x.shape().num_elements()]
 }
 
-/// A tensor `[batch, channels, time]` of what lies as `[time, batch, channels]`.
-fn features(values: Vec<f32>, [batch, channels, times]: [usize; 3]) -> CpuTensor {
-    CpuTensor::from_data(TensorData::new(values, [times, batch, channels])).permute(&[1, 2, 0])
+/// A tensor `[batch, channels, ..]` of what lies as `[.., batch, channels]`.
+fn features(values: Vec<f32>, shape: &[usize]) -> CpuTensor {
+    let axes = shape.len();
+    let lies: Vec<usize> = [&shape[2..], &shape[..2]].concat();
+    let order: Vec<usize> = (axes - 2..axes).chain(0..axes - 2).collect();
+    CpuTensor::from_data(TensorData::new(values, lies)).permute(&order)
 }
 
 /// A copy of the values of any tensor, in an order of its own, and how to make such a tensor of others.
 fn dense(x: &CpuTensor) -> (Vec<f32>, impl Fn(Vec<f32>) -> CpuTensor + use<>) {
-    let axes = x.shape().num_dims();
-    let shape = x.shape();
-    let is_features = axes == 3 && {
-        let [batch, channels, _] = shape.dims();
-        let wanted = [channels, 1, batch * channels].map(usize::cast_signed);
-        x.layout().strides() == wanted
-    };
+    let shape = x.shape().to_vec();
+    let is_features = shape.len() > 2 && layout(&shape).0 == x.layout().strides();
     let copy = if is_features {
         values(x).to_vec()
     } else {
@@ -348,7 +516,7 @@ fn dense(x: &CpuTensor) -> (Vec<f32>, impl Fn(Vec<f32>) -> CpuTensor + use<>) {
     };
     let restore = move |values: Vec<f32>| {
         if is_features {
-            features(values, shape.dims())
+            features(values, &shape)
         } else {
             CpuTensor::from_data(TensorData::new(values, shape.clone()))
         }
@@ -416,7 +584,7 @@ impl Convolved {
             bias.as_ref().map(values),
             &mut y,
         );
-        features(y, [samples, outputs, times])
+        features(y, &[samples, outputs, times])
     }
 }
 
@@ -427,7 +595,7 @@ impl Computed for Convolved {
         if let Some(x) = parents[0] {
             let mut dx = vec![0.0; self.x.shape().num_elements()];
             correlation.backward_input(level, values(&dy), values(&self.weight), &mut dx);
-            grads.register::<Flex>(x, features(dx, self.x.shape().dims()));
+            grads.register::<Flex>(x, features(dx, &self.x.shape().to_vec()));
         }
         if let Some(weight) = parents[1] {
             let shape = self.weight.shape();
@@ -445,6 +613,167 @@ impl Computed for Convolved {
 fn vector(values: Vec<f32>) -> CpuTensor {
     let n = values.len();
     CpuTensor::from_data(TensorData::new(values, [n]))
+}
+
+/// A convolution over pictures.
+#[derive(Clone, Debug)]
+struct Pictured {
+    x: CpuTensor,
+    weight: CpuTensor,
+    picture: Picture,
+    links: Links,
+    /// How many samples the shift tells apart.
+    shifts: usize,
+}
+
+impl Pictured {
+    fn new(x: &CpuTensor, weight: &CpuTensor, shift: Option<&CpuTensor>, picture: Picture) -> Self {
+        Self {
+            x: laid_out(x),
+            weight: weight.to_contiguous(),
+            picture,
+            links: Links::pictures(&picture.frame),
+            shifts: shift.map_or(0, |shift| shift.shape()[0]),
+        }
+    }
+
+    fn correlation(&self) -> Correlation<'_> {
+        let weight = self.weight.shape();
+        Correlation {
+            samples: self.x.shape()[0],
+            outputs: weight[0],
+            inputs: weight[1],
+            links: &self.links,
+            order: Order::OutputFirst,
+        }
+    }
+
+    fn forward(
+        &self,
+        bias: Option<&CpuTensor>,
+        shift: Option<&CpuTensor>,
+        residual: Option<&CpuTensor>,
+    ) -> CpuTensor {
+        let correlation = self.correlation();
+        let Correlation {
+            samples, outputs, ..
+        } = correlation;
+        let position = samples * outputs;
+        let mut y = vec![0.0; self.links.outputs() * position];
+        let bias = bias.map(CpuTensor::to_contiguous);
+        correlation.forward(
+            Level::detected(),
+            values(&self.x),
+            values(&self.weight),
+            bias.as_ref().map(values),
+            &mut y,
+        );
+        if shift.is_some() || residual.is_some() {
+            let shift = shift.map(CpuTensor::to_contiguous);
+            let residual = residual.map(laid_out);
+            y.par_chunks_mut(position).enumerate().for_each(|(at, y)| {
+                if let Some(shift) = &shift {
+                    // One row is for all samples.
+                    let shift = values(shift);
+                    for y in y.chunks_mut(shift.len()) {
+                        y.iter_mut().zip(shift).for_each(|(y, shift)| *y += shift);
+                    }
+                }
+                if let Some(residual) = &residual {
+                    let residual = &values(residual)[at * position..][..position];
+                    y.iter_mut().zip(residual).for_each(|(y, x)| *y += x);
+                }
+            });
+        }
+        let [height, width] = self.picture.frame.output();
+        features(y, &[samples, outputs, height, width])
+    }
+}
+
+impl Computed for Pictured {
+    fn backward(self, dy: CpuTensor, parents: &[Option<NodeId>], grads: &mut Gradients) {
+        let correlation = self.correlation();
+        let Correlation {
+            samples, outputs, ..
+        } = correlation;
+        let (level, dy) = (Level::detected(), laid_out(&dy));
+        if let Some(x) = parents[0] {
+            let mut dx = vec![0.0; self.x.shape().num_elements()];
+            correlation.backward_input(level, values(&dy), values(&self.weight), &mut dx);
+            grads.register::<Flex>(x, features(dx, &self.x.shape().to_vec()));
+        }
+        if let Some(weight) = parents[1] {
+            let shape = self.weight.shape();
+            let mut dw = vec![0.0; shape.num_elements()];
+            correlation.backward_weight(level, values(&self.x), values(&dy), &mut dw);
+            grads.register::<Flex>(weight, CpuTensor::from_data(TensorData::new(dw, shape)));
+        }
+        let mut more = parents[2..].iter().copied();
+        if self.picture.biased
+            && let Some(bias) = more.next().flatten()
+        {
+            grads.register::<Flex>(bias, vector(column_sums(values(&dy), outputs)));
+        }
+        if self.picture.shifted
+            && let Some(shift) = more.next().flatten()
+        {
+            let sums = column_sums(values(&dy), self.shifts * outputs);
+            let sums = TensorData::new(sums, [self.shifts, outputs]);
+            grads.register::<Flex>(shift, CpuTensor::from_data(sums));
+        }
+        debug_assert!(self.shifts == 0 || self.shifts == 1 || self.shifts == samples);
+        if self.picture.added
+            && let Some(residual) = more.next().flatten()
+        {
+            grads.register::<Flex>(residual, dy);
+        }
+    }
+}
+
+/// The channels of two features, one after another.
+#[derive(Clone, Debug)]
+struct Joined {
+    shapes: [Vec<usize>; 2],
+}
+
+impl Joined {
+    fn of(a: &CpuTensor, b: &CpuTensor) -> Self {
+        Self {
+            shapes: [a, b].map(|it| it.shape().to_vec()),
+        }
+    }
+
+    /// How many channels each has.
+    fn channels(&self) -> [usize; 2] {
+        let [a, b] = &self.shapes;
+        [a[1], b[1]]
+    }
+
+    fn forward(&self, a: &CpuTensor, b: &CpuTensor) -> CpuTensor {
+        let (a, b) = (laid_out(a), laid_out(b));
+        let [of_a, of_b] = self.channels();
+        let rows = values(&a).chunks(of_a).zip(values(&b).chunks(of_b));
+        let y = rows.flat_map(|(a, b)| [a, b]).flatten().copied().collect();
+        let mut shape = self.shapes[0].clone();
+        shape[1] = of_a + of_b;
+        features(y, &shape)
+    }
+}
+
+impl Computed for Joined {
+    fn backward(self, dy: CpuTensor, parents: &[Option<NodeId>], grads: &mut Gradients) {
+        let dy = laid_out(&dy);
+        let [of_a, of_b] = self.channels();
+        let parts = [(0, of_a), (of_a, of_b)];
+        for ((parent, shape), (first, channels)) in parents.iter().zip(&self.shapes).zip(parts) {
+            if let Some(parent) = parent {
+                let rows = values(&dy).chunks(of_a + of_b);
+                let part = rows.flat_map(|row| &row[first..first + channels]);
+                let part = features(part.copied().collect(), shape);
+                grads.register::<Flex>(*parent, part);
+            }
+        }
+    }
 }
 
 /// A normalization and what followed.
@@ -483,11 +812,11 @@ impl Followed {
             residual.as_ref().map(values),
             &mut y,
         );
-        (features(y, this.x.shape().dims()), this)
+        (features(y, &this.x.shape().to_vec()), this)
     }
 
     fn normalized(&self) -> Normalized<'_> {
-        let [samples, channels, times] = self.x.shape().dims();
+        let [samples, channels, times] = sizes(&self.x);
         let film = self.modulation.as_ref().map(|modulation| {
             let [rows, width] = modulation.shape().dims();
             let values = values(modulation);
@@ -529,7 +858,7 @@ impl Computed for Followed {
             values(&dy),
         );
         if let Some(x) = parents[0] {
-            grads.register::<Flex>(x, features(computed.x, self.x.shape().dims()));
+            grads.register::<Flex>(x, features(computed.x, &self.x.shape().to_vec()));
         }
         let mut affine = column_sums(&computed.affine, 2 * channels);
         let offsets = affine.split_off(channels);
@@ -582,13 +911,14 @@ impl Computed for Activated {
 #[cfg(test)]
 mod tests {
     use burn::module::Param;
-    use burn::tensor::module::{conv_transpose1d, conv1d};
+    use burn::tensor::module::{conv_transpose1d, conv1d, conv2d};
     use burn::tensor::ops::{ConvOptions, ConvTransposeOptions};
     use burn::tensor::{Distribution, Gradients};
 
     use super::*;
     use crate::{
-        Conv1dConfig, ConvTranspose1dConfig, Epilogue, GroupNormConfig, LinearConfig, activation,
+        Conv1dConfig, Conv2dConfig, ConvTranspose1dConfig, Epilogue, GroupNormConfig, LinearConfig,
+        Prologue, activation, upsample_nearest_2x,
     };
 
     /// f32, sums of some hundred products of numbers of about 1 in two orders, relative to the largest.
@@ -688,6 +1018,135 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_convolution_over_pictures_has_the_gradients_of_burn() {
+        for (kernel_size, stride, padding, doubled) in [
+            ([3, 3], [1, 1], [1, 1], false),
+            ([3, 3], [1, 1], [1, 1], true),
+            ([3, 3], [2, 2], [1, 1], false),
+            ([1, 1], [1, 1], [0, 0], false),
+            ([2, 3], [3, 1], [0, 2], true),
+        ] {
+            for (batch, channels_in, channels_out, [height, width]) in
+                [(3, 5, 7, [4, 5]), (20, 33, 40, [3, 2])]
+            {
+                let config = Conv2dConfig {
+                    channels_in,
+                    channels_out,
+                    kernel_size,
+                    stride,
+                    padding,
+                    bias: batch == 3,
+                };
+                let mut layer = config.init(&Device::flex());
+                let [rows, columns] = kernel_size;
+                let weight = random([channels_out, channels_in, rows, columns]);
+                layer.weight = Param::from_tensor(weight).into();
+                if config.bias {
+                    layer.bias = Some(Param::from_tensor(random([channels_out])).into());
+                }
+                let weight = layer.weight.val();
+                let bias = layer.bias.as_ref().map(crate::Parameter::val);
+                let x = random([batch, channels_in, height, width]);
+                let options = ConvOptions::new(stride, padding, [1, 1], 1);
+                let seen = |x: Tensor<4>| if doubled { upsample_nearest_2x(x) } else { x };
+                let burns = |x: &Tensor<4>| {
+                    conv2d(
+                        seen(x.clone()),
+                        weight.clone(),
+                        bias.clone(),
+                        options.clone(),
+                    )
+                };
+                let prologue = Prologue {
+                    doubled,
+                    ..Prologue::default()
+                };
+                let ours = |epilogue| layer.forward_between(prologue, x.clone(), epilogue);
+                let what = format!("{config:?}, doubled {doubled}");
+                match &bias {
+                    Some(bias) => {
+                        assert_same!(
+                            what,
+                            ours(Epilogue::default()),
+                            burns(&x),
+                            [x, weight, bias]
+                        );
+                    }
+                    None => assert_same!(what, ours(Epilogue::default()), burns(&x), [x, weight]),
+                }
+                let residual = random(burns(&x).dims());
+                for rows in [1, batch] {
+                    let shift = random([rows, channels_out]);
+                    let epilogue = Epilogue {
+                        modulation: Some(Modulation {
+                            values: shift.clone(),
+                            scales: false,
+                        }),
+                        residual: Some(residual.clone()),
+                        ..Epilogue::default()
+                    };
+                    let added: Tensor<4> = shift.clone().reshape([rows, channels_out, 1, 1]);
+                    assert_same!(
+                        format!("{what}, {rows} shifts and a residual"),
+                        ours(epilogue),
+                        burns(&x) + added + residual.clone(),
+                        [x, weight, shift, residual]
+                    );
+                }
+            }
+        }
+    }
+
+    /// What a U-Net's block does: a normalization before the convolution, what another layer made beside its input, and what
+    /// the kernels of this module do not compute behind it.
+    #[test]
+    fn pictures_between_layers_have_the_gradients_of_burn() {
+        let (batch, height, width) = (3, 3, 4);
+        let mut norm = GroupNormConfig {
+            n_groups: 3,
+            channels: 9,
+            epsilon: 1e-5,
+        }
+        .init(&Device::flex());
+        norm.weight = Param::from_tensor(random([9])).into();
+        norm.bias = Param::from_tensor(random([9])).into();
+        let mut layer = Conv2dConfig::same(9, 4, 3)
+            .without_bias()
+            .init(&Device::flex());
+        layer.weight = Param::from_tensor(random([4, 9, 3, 3])).into();
+        let [scale, offset] = [norm.weight.val(), norm.bias.val()];
+        let weight = layer.weight.val();
+        let (a, b) = (
+            random([batch, 5, height, width]),
+            random([batch, 4, height, width]),
+        );
+        let ours = layer.forward_between(
+            Prologue {
+                normalization: Some(&norm),
+                activation: Activation::Silu,
+                ..Prologue::default()
+            },
+            crate::concatenate(a.clone(), b.clone()),
+            Epilogue {
+                activation: Activation::Silu,
+                residual: Some(b.clone()),
+                ..Epilogue::default()
+            },
+        );
+        let x: Tensor<3> =
+            Tensor::cat(vec![a.clone(), b.clone()], 1).reshape([batch, 3, 3 * height * width]);
+        let centered = x.clone() - x.mean_dim(2);
+        let variance = centered.clone().square().mean_dim(2);
+        let x: Tensor<4> =
+            (centered / variance.add_scalar(1e-5).sqrt()).reshape([batch, 9, height, width]);
+        let x = x * scale.clone().reshape([1, 9, 1, 1]) + offset.clone().reshape([1, 9, 1, 1]);
+        let silu = |x: Tensor<4>| x.clone() / (x.neg().exp().add_scalar(1.0));
+        let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
+        let burns = silu(conv2d(silu(x), weight.clone(), None, options)) + b.clone();
+        assert_same!("a block", ours, burns, [a, b, weight, scale, offset]);
     }
 
     #[test]

@@ -3,8 +3,11 @@
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
+use burn::tensor::ops::{ConvOptions, PadMode};
 
+#[cfg(feature = "train")]
+use crate::autodiff;
+use crate::calibration::observe;
 use crate::epilogue::Film;
 use crate::kernel::{self, Activation, Frame, Level, Panels, Precision, convolve};
 use crate::parameter::{tensor, values};
@@ -186,12 +189,69 @@ impl Conv2d {
                     Epilogue::default(),
                 ))
             }
+            #[cfg(feature = "train")]
+            None if autodiff::suits(&self.weight.val()) => self.trained(prologue, x, epilogue),
             None => {
                 let options = ConvOptions::new(self.stride, self.padding, [1, 1], 1);
                 let bias = self.bias.as_ref().map(Parameter::val);
                 let x = prologue.forward(x.clone());
+                let pointwise = self.weight.dims()[2..] == [1, 1] && self.stride == [1, 1];
+                observe(&self.weight, x.dims()[0], || self.columns(x.clone()));
+                let x = self.weight.input(x, pointwise && self.padding == [0, 0]);
                 epilogue.forward(conv2d(x, self.weight.val(), bias, options))
             }
+        }
+    }
+
+    /// What some of the outputs see, side by side: `[channels_in · rows · columns, outputs]`.
+    fn columns(&self, x: Tensor<4>) -> Tensor<2> {
+        let [_, channels_in, rows, columns] = self.weight.dims();
+        let [row, column] = self.padding;
+        let x = x.pad([(row, row), (column, column)], PadMode::Constant(0.0));
+        let windows: Tensor<5> = x.unfold(2, rows, self.stride[0]);
+        let windows: Tensor<6> = windows.unfold(3, columns, self.stride[1]);
+        let [batch, _, height, width, ..] = windows.dims();
+        windows
+            .permute([1, 4, 5, 0, 2, 3])
+            .reshape([channels_in * rows * columns, batch * height * width])
+    }
+
+    /// Under autodiff on the CPU: one operation with what precedes its input, and one with most of what follows.
+    #[cfg(feature = "train")]
+    fn trained(
+        &self,
+        prologue: Prologue<'_>,
+        x: &Tensor<4>,
+        mut epilogue: Epilogue<'_, 4>,
+    ) -> Tensor<4> {
+        let x = prologue.activated(x.clone());
+        let pointwise = self.weight.dims()[2..] == [1, 1] && self.stride == [1, 1];
+        let x = self.weight.input(x, pointwise && self.padding == [0, 0]);
+        let frame = self.frame(x.dims(), prologue.doubled);
+        let adds = epilogue.normalization.is_none()
+            && epilogue.activation == Activation::Identity
+            && epilogue.modulation.as_ref().is_none_or(|it| !it.scales);
+        let (shift, residual) = if adds {
+            (epilogue.modulation.take(), epilogue.residual.take())
+        } else {
+            (None, None)
+        };
+        let bias = self.bias.as_ref().map(Parameter::val);
+        let shift = shift.map(|it| it.values);
+        let weight = self.weight.val();
+        epilogue.forward(autodiff::convolve_pictures(
+            x, weight, bias, shift, residual, frame,
+        ))
+    }
+
+    fn frame(&self, [_, _, height, width]: [usize; 4], doubled: bool) -> Frame {
+        let [_, _, rows, columns] = self.weight.dims();
+        Frame {
+            size: [height, width],
+            taps: [rows, columns],
+            stride: self.stride,
+            padding: self.padding,
+            doubled,
         }
     }
 
@@ -203,14 +263,7 @@ impl Conv2d {
         epilogue: Epilogue<'_, 4>,
     ) -> Tensor<4> {
         let (shape @ [batch, _, height, width], device) = (x.dims(), x.device());
-        let [_, _, rows, columns] = self.weight.dims();
-        let frame = Frame {
-            size: [height, width],
-            taps: [rows, columns],
-            stride: self.stride,
-            padding: self.padding,
-            doubled: prologue.doubled,
-        };
+        let frame = self.frame(shape, prologue.doubled);
         let [height_out, width_out] = frame.output();
         let channels = weight.rows();
         let shape_out = [batch, channels, height_out, width_out];

@@ -96,7 +96,8 @@ impl ConvTranspose1d {
         if let (Some(phases), Some(bias)) = (self.weight.phases(), self.bias.values()) {
             return self.packed(phases, bias, x);
         }
-        let weight = self.weight.val();
+        let x = self.weight.input(x, false);
+        let weight = self.weight.val_of_phases(self.stride);
         #[cfg(feature = "train")]
         if crate::autodiff::suits(&weight) {
             let geometry = crate::autodiff::Geometry {

@@ -120,13 +120,7 @@ impl<const D: usize> Epilogue<'_, D> {
         if let Some(normalization) = self.normalization
             && normalization.is_trained_with(self.activation)
         {
-            let shape = y.dims();
-            let each: usize = shape[2..].iter().product();
-            let flat = |x: Tensor<D>| x.reshape([shape[0], channels, each]);
-            let residual = self.residual.map(flat);
-            return normalization
-                .then(flat(y), self.activation, self.modulation, residual)
-                .reshape(shape);
+            return normalization.then(y, self.activation, self.modulation, self.residual);
         }
         if let Some(normalization) = self.normalization {
             y = normalization.forward(y);

@@ -103,13 +103,13 @@ impl GroupNorm {
 
     /// Normalizes, activates, modulates and adds in one operation of autodiff.
     #[cfg(feature = "train")]
-    pub(crate) fn then(
+    pub(crate) fn then<const D: usize>(
         &self,
-        x: Tensor<3>,
+        x: Tensor<D>,
         activation: Activation,
         modulation: Option<Modulation>,
-        residual: Option<Tensor<3>>,
-    ) -> Tensor<3> {
+        residual: Option<Tensor<D>>,
+    ) -> Tensor<D> {
         let follow = autodiff::Follow {
             groups: self.n_groups,
             epsilon: self.epsilon,
@@ -159,10 +159,7 @@ impl GroupNorm {
         let weight = self.weight.val();
         #[cfg(feature = "train")]
         if autodiff::suits(&weight) {
-            let x = x.reshape([batch, channels, each]);
-            return self
-                .then(x, Activation::Identity, None, None)
-                .reshape(shape);
+            return self.then(x, Activation::Identity, None, None);
         }
         let x = x.reshape([batch, self.n_groups, channels / self.n_groups * each]);
         // Two passes: the variance of what is left when the mean is gone does not cancel.

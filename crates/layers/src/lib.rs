@@ -10,10 +10,11 @@
 //! | [`SpatialSoftmax`] | where feature maps are active |
 //! | [`Resize`] | pictures of another size |
 //! | [`attention`], [`causal_attention`] | each query reads a mean of values |
-//! | [`Tokens`], [`attend`], [`attend_causally`] | what packed transformers compute on, and its attention |
+//! | [`Tokens`], [`attend`], [`attend_in_codes`], [`attend_causally`] | what packed transformers compute on, and its attention |
 //! | [`Signal`] | what packed networks over time compute on |
 //! | [`GegluFeedForward`] | the gated feed-forward network of transformers |
 //! | [`upsample_nearest_2x`] | larger pictures |
+//! | [`concatenate`] | the channels of two pictures |
 //! | [`activation`] | Mish, SiLU, ReLU, GELU |
 //! | [`SinusoidalEmbedding`] | a diffusion time as a vector |
 //! | [`Work`] | how much a layer computes and reads |
@@ -33,7 +34,7 @@
 //! A network packs by a [policy](PackPolicy): which layers do not become codes.
 //!
 //! With feature `train`, what a training step computes has kernels too, under burn's autodiff on the CPU: the layers above,
-//! forward and backward, and [`AdamW`], which [`ResumableAdamW`] can save.
+//! forward and backward, and [`AdamW`], which [`ResumableAdamW`] can save in a [`Checkpoint`].
 //!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
@@ -44,8 +45,12 @@ mod attention;
 #[cfg(feature = "train")]
 mod autodiff;
 mod batch_norm;
+mod calibration;
+#[cfg(feature = "train")]
+mod checkpoint;
 #[cfg(test)]
 mod coded;
+mod concatenate;
 mod conv1d;
 mod conv2d;
 mod conv_transpose1d;
@@ -63,7 +68,11 @@ mod linear;
 mod packing;
 mod parameter;
 mod prologue;
+mod quantize;
+mod quantized;
+mod rehearsal;
 mod resize;
+pub mod rounding;
 mod signal;
 mod spatial_softmax;
 mod threads;
@@ -76,6 +85,10 @@ mod work;
 pub use adamw::{AdamW, ResumableAdamW};
 pub use attention::{attention, causal_attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
+pub use calibration::{Calibration, CalibrationError, RoundedWeight};
+#[cfg(feature = "train")]
+pub use checkpoint::{Checkpoint, Run, first_difference};
+pub use concatenate::concatenate;
 pub use conv_transpose1d::{ConvTranspose1d, ConvTranspose1dConfig};
 pub use conv1d::{Conv1d, Conv1dConfig};
 pub use conv2d::{Conv2d, Conv2dConfig};
@@ -89,11 +102,14 @@ pub use linear::{Linear, LinearConfig};
 pub use packing::{PackPolicy, Packing};
 pub use parameter::{PackReport, Packed, Parameter, can_pack};
 pub use prologue::Prologue;
+pub use quantize::{PackedWeight, compare_weights};
+pub use quantized::{Quantized, QuantizedError, count_parameters};
+pub use rehearsal::rehearse;
 pub use resize::Resize;
 pub use signal::{Signal, SignalEpilogue, SignalModulation};
 pub use spatial_softmax::{SpatialSoftmax, SpatialSoftmaxConfig};
 pub use threads::{in_pool, in_team};
-pub use tokens::{Tokens, attend, attend_causally};
+pub use tokens::{Tokens, attend, attend_causally, attend_in_codes};
 pub use upsample::upsample_nearest_2x;
 pub use weights::{LowRank, Weights, WeightsError, WeightsWriter};
 pub use work::Work;

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::module::linear;
 
+use crate::calibration::observe;
 use crate::kernel::{
     self, Activation, Layout, Level, Panels, Precision, Window, product, side_by_side,
 };
@@ -68,6 +69,12 @@ impl Linear {
     /// Whether the layer is packed, and can read tokens.
     pub fn is_packed(&self) -> bool {
         self.weight.matrix().is_some()
+    }
+
+    /// Whether the weights are packed as codes.
+    pub fn is_codes(&self) -> bool {
+        let matrix = self.weight.matrix();
+        matrix.is_some_and(|panels| panels.precision().is_codes())
     }
 
     /// `y = activation(x Wᵀ + b)` for tokens.
@@ -229,6 +236,18 @@ impl Linear {
             );
             return tensor(y, shape, &device);
         }
+        let (shape, features) = (x.dims(), x.dims()[D - 1]);
+        let rows = shape[..D - 1].iter().product::<usize>();
+        observe(&self.weight, rows, || {
+            x.clone().reshape([rows, features]).transpose()
+        });
+        let x = match self.weight {
+            Parameter::Rehearsed(..) => {
+                let x: Tensor<2> = x.reshape([rows, features]);
+                self.weight.input(x, false).reshape(shape)
+            }
+            _ => x,
+        };
         // The transpose is a view: the matrix product reads strided weights without a copy.
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(Parameter::val));
         #[cfg(feature = "train")]
@@ -252,6 +271,7 @@ impl Linear {
         if let Some(weight) = self.weight.matrix() {
             return packed_part(weight, start..start + n, x);
         }
+        let x = self.weight.input(x, false);
         // A view again: the columns are not copied.
         let weight = self.weight.val().narrow(1, start, n);
         #[cfg(feature = "train")]

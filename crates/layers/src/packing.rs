@@ -1,6 +1,9 @@
 //! In which precision each layer of a network is packed.
 
 use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::{PackReport, Precision};
 
@@ -16,6 +19,8 @@ pub struct PackPolicy {
     /// Without a list it is the network's own where weights become [codes](Precision::is_codes): the layers that a pass
     /// suffers from most, or that are not computed in every pass. Weights in bf16 need none.
     pub keep: Option<Vec<String>>,
+    /// More of them, besides those of the list or the network's own.
+    pub keep_also: Vec<String>,
 }
 
 impl From<Precision> for PackPolicy {
@@ -23,7 +28,47 @@ impl From<Precision> for PackPolicy {
         Self {
             precision,
             keep: None,
+            keep_also: Vec::new(),
         }
+    }
+}
+
+/// As files keep it: JSON.
+#[derive(Serialize, Deserialize)]
+struct Text {
+    precision: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    keep: Option<Vec<String>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    keep_also: Vec<String>,
+}
+
+impl fmt::Display for PackPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = serde_json::to_string(&Text {
+            precision: self.precision.to_string(),
+            keep: self.keep.clone(),
+            keep_also: self.keep_also.clone(),
+        });
+        f.write_str(&text.map_err(|_| fmt::Error)?)
+    }
+}
+
+impl FromStr for PackPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Text {
+            precision,
+            keep,
+            keep_also,
+        } = serde_json::from_str(text)
+            .map_err(|error| format!("how it was packed cannot be read: {error}"))?;
+        Ok(Self {
+            precision: precision.parse()?,
+            keep,
+            keep_also,
+        })
     }
 }
 
@@ -66,7 +111,7 @@ impl<'a> Packing<'a> {
             Some(keep) => keep.iter().any(|it| keeps(it)),
             None => self.policy.precision.is_codes() && self.own.iter().any(|it| keeps(it)),
         };
-        if kept {
+        if kept || self.policy.keep_also.iter().any(|it| keeps(it)) {
             Precision::F32
         } else {
             self.policy.precision
@@ -162,16 +207,49 @@ mod tests {
         let chosen = |precision| PackPolicy {
             precision,
             keep: Some(vec!["blocks.3.*".into()]),
+            keep_also: vec!["*.also".into()],
         };
         for precision in [Precision::Bf16, Precision::INT4] {
             let policy = chosen(precision);
             assert_eq!(of(&policy, "blocks", "second"), Precision::F32);
+            assert_eq!(of(&policy, "others", "also"), Precision::F32);
             assert_eq!(of(&policy, "", "last"), precision);
         }
         let none = PackPolicy {
             precision: Precision::Int8,
             keep: Some(Vec::new()),
+            keep_also: Vec::new(),
         };
         assert_eq!(of(&none, "", "last"), Precision::Int8);
+        let more = PackPolicy {
+            keep: None,
+            keep_also: vec!["blocks.3.*".into()],
+            ..none
+        };
+        for (place, layer) in [("blocks", "second"), ("", "last")] {
+            assert_eq!(of(&more, place, layer), Precision::F32);
+        }
+        assert_eq!(of(&more, "others", "second"), Precision::Int8);
+    }
+
+    #[test]
+    fn a_file_says_how_it_was_packed() {
+        let policy = PackPolicy {
+            precision: Precision::Int4 { group: 32 },
+            keep: Some(vec!["a.*".into()]),
+            keep_also: vec!["*\"b".into()],
+        };
+        for policy in [policy, Precision::Int8.into(), Precision::Bf16.into()] {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        for text in [
+            "",
+            "{}",
+            r#"{"precision":"int9"}"#,
+            r#"{"precision":"int4/12"}"#,
+            r#"{"precision":"int4/0"}"#,
+        ] {
+            assert!(text.parse::<PackPolicy>().is_err(), "{text}");
+        }
     }
 }

@@ -10,7 +10,8 @@ use burn::module::{
 };
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::kernel::{LANES, Panels, Precision, Window};
+use crate::kernel::{LANES, Level, Panels, Precision, Window, round_inputs, round_weights};
+use crate::quantized::{self, Arrival, Quantized, Shown, Stored};
 
 /// A parameter of a layer.
 ///
@@ -20,6 +21,8 @@ use crate::kernel::{LANES, Panels, Precision, Window};
 pub enum Parameter<const D: usize> {
     /// burn's parameter.
     Plain(Param<Tensor<D>>),
+    /// burn's parameter, which computes as if it was packed in this precision, and so can be trained for it.
+    Rehearsed(Param<Tensor<D>>, Precision),
     /// Laid out for the kernels.
     Packed(Packed<D>),
 }
@@ -36,6 +39,8 @@ pub struct Packed<const D: usize> {
 enum Contents {
     /// As they are, row-major.
     Values(Arc<[f32]>),
+    /// As a file had them; not laid out yet.
+    Codes(Quantized),
     /// `[row, depth, tap]`, or without the taps.
     Matrix(Arc<Panels>),
     /// `[row, depth]`, sixteen rows of the first half beside sixteen of the second.
@@ -95,15 +100,24 @@ impl<const D: usize> Parameter<D> {
     /// The shape; draws no random weights.
     pub fn dims(&self) -> [usize; D] {
         match self {
-            Self::Plain(param) => param.lazy_shape().dims(),
+            Self::Plain(param) | Self::Rehearsed(param, _) => param.lazy_shape().dims(),
             Self::Packed(packed) => packed.shape,
         }
     }
 
-    /// The values; those of a packed parameter are laid out anew in every call.
+    /// The values; those of a packed parameter are laid out anew in every call. One that is rehearsed is rounded as
+    /// `[row, depth, ..]`, with a gradient as if it was not.
     pub fn val(&self) -> Tensor<D> {
         match self {
             Self::Plain(param) => param.val(),
+            Self::Rehearsed(param, precision) => {
+                let shape = self.dims();
+                let taps = shape[2.min(D)..].iter().product();
+                let depth = shape[1.min(D - 1)];
+                straight_through(param.val(), |values| {
+                    round_weights(*precision, values, [depth, taps]);
+                })
+            }
             Self::Packed(packed) => packed.unpack(),
         }
     }
@@ -111,7 +125,7 @@ impl<const D: usize> Parameter<D> {
     /// Where the parameter is.
     pub fn device(&self) -> Device {
         match self {
-            Self::Plain(param) => param.lazy_device(),
+            Self::Plain(param) | Self::Rehearsed(param, _) => param.lazy_device(),
             Self::Packed(packed) => packed.device.clone(),
         }
     }
@@ -121,23 +135,31 @@ impl<const D: usize> Parameter<D> {
         matches!(self, Self::Packed(_))
     }
 
-    /// Packs what `pack` makes of the values; a packed parameter is laid out anew.
-    fn pack(&mut self, pack: impl FnOnce(Vec<f32>) -> Contents) -> PackReport {
-        let shape = self.dims();
-        let device = self.device();
-        // Empty for the moment, so that the values are not copied.
+    /// What the parameter holds; it is empty afterwards, so that nothing is copied. A weight of codes is taken as codes if
+    /// they are wanted in their precision, and as numbers else.
+    fn take(&mut self, precision: Precision) -> Source {
         let empty = Self::Packed(Packed {
-            shape,
-            device: device.clone(),
+            shape: self.dims(),
+            device: self.device(),
             content: Contents::Values(Arc::new([])),
         });
-        let tensor = match std::mem::replace(self, empty) {
-            Self::Plain(param) => param.into_value(),
-            Self::Packed(packed) => packed.unpack(),
-        };
-        let content = pack(values(tensor));
+        match std::mem::replace(self, empty) {
+            Self::Plain(param) | Self::Rehearsed(param, _) => {
+                Source::Values(values(param.into_value()))
+            }
+            Self::Packed(packed) => match packed.stored() {
+                Stored::Codes(codes) if codes.precision() == precision => Source::Codes(codes),
+                stored => Source::Values(stored.values()),
+            },
+        }
+    }
+
+    /// Puts what was made of the values in their place.
+    fn put(&mut self, content: Contents) -> PackReport {
+        let (shape, device) = (self.dims(), self.device());
         let bytes = match &content {
             Contents::Values(values) => size_of_val(&**values),
+            Contents::Codes(weight) => weight.codes().len() + size_of_val(weight.scales()),
             Contents::Matrix(panels) | Contents::Gated(panels) => panels.bytes(),
             Contents::Phases { panels, .. } => panels.iter().map(Panels::bytes).sum(),
         };
@@ -154,10 +176,92 @@ impl<const D: usize> Parameter<D> {
     }
 }
 
+/// What is laid out.
+enum Source {
+    Values(Vec<f32>),
+    Codes(Quantized),
+}
+
+impl Source {
+    /// Lays out the numbers that lie at `index(row, depth, tap)`, in row-major order; zeros where there is none.
+    fn panels(
+        &self,
+        precision: Precision,
+        shape: [usize; 3],
+        index: impl Fn(usize, usize, usize) -> Option<usize> + Sync,
+    ) -> Panels {
+        let of_values = |values: &[f32]| {
+            Panels::new(precision, shape, |row, depth, tap| {
+                index(row, depth, tap).map_or(0.0, |at| values[at])
+            })
+        };
+        match self {
+            Self::Values(values) => of_values(values),
+            Self::Codes(weight) if !fits(weight, shape, &index) => of_values(&weight.values()),
+            Self::Codes(weight) => {
+                let panels = Panels::of_codes(
+                    precision,
+                    shape,
+                    |row, depth, tap| index(row, depth, tap).map_or(0, |at| weight.codes()[at]),
+                    |row, depth, tap| {
+                        index(row, depth, tap)
+                            .map_or(0.0, |at| weight.scales()[weight.scale_of(at)])
+                    },
+                );
+                match weight.balance() {
+                    Some(balance) => panels.balanced(balance),
+                    None => panels,
+                }
+            }
+        }
+    }
+}
+
+/// Whether the scales of codes are those of panels: one for each row of bytes, one for each group of a row of half bytes.
+fn fits(
+    weight: &Quantized,
+    [rows, depth, taps]: [usize; 3],
+    index: impl Fn(usize, usize, usize) -> Option<usize>,
+) -> bool {
+    let scale = |row, depth, tap| Some(weight.scale_of(index(row, depth, tap)?));
+    let value = |scale: Option<usize>| scale.map(|at| weight.scales()[at].to_bits());
+    let most = Panels::largest_byte([rows, depth, taps]);
+    // Kernels of convolutions over time alone multiply their inputs.
+    if weight.balance().is_some() && (weight.shape().len() != 3 || weight.shape()[1] != depth) {
+        return false;
+    }
+    let is_byte = weight.precision() == Precision::Int8;
+    let group = match weight.precision() {
+        Precision::Int4 { group } => group,
+        _ => depth,
+    };
+    if is_byte
+        && weight
+            .codes()
+            .iter()
+            .any(|code| code.unsigned_abs() > most.unsigned_abs())
+    {
+        return false;
+    }
+    (0..rows).all(|row| {
+        (0..taps).all(|tap| {
+            let starts = (0..depth).step_by(group.max(1));
+            // Along an axis there are as many scales as codes, one, or one a group: the ends of a group tell which.
+            let mut groups = starts.map(|first| [first, depth.min(first + group) - 1]);
+            let one = groups.all(|[first, last]| scale(row, first, tap) == scale(row, last, tap));
+            one && (!is_byte || depth == 0 || value(scale(row, 0, tap)) == value(scale(row, 0, 0)))
+        })
+    })
+}
+
 impl Parameter<1> {
     /// Keeps the values as they are: a number for each channel is no matter of speed.
     pub(crate) fn pack_values(&mut self) -> PackReport {
-        self.pack(|values| Contents::Values(values.into()))
+        let values = match self.take(Precision::F32) {
+            Source::Values(values) => values,
+            Source::Codes(weight) => weight.values(),
+        };
+        self.put(Contents::Values(values.into()))
     }
 
     /// The values of a packed parameter.
@@ -178,10 +282,9 @@ impl<const D: usize> Parameter<D> {
         let shape = self.dims();
         let (rows, depth) = (shape[0], shape[1]);
         let taps = shape[2..].iter().product();
-        self.pack(|values| {
-            let at = |row, depth_at, tap| values[(row * depth + depth_at) * taps + tap];
-            Contents::Matrix(Arc::new(Panels::new(precision, [rows, depth, taps], at)))
-        })
+        let at = |row, depth_at, tap| Some((row * depth + depth_at) * taps + tap);
+        let panels = (self.take(precision)).panels(precision, [rows, depth, taps], at);
+        self.put(Contents::Matrix(Arc::new(panels)))
     }
 
     /// The weights that [`pack_matrix`](Self::pack_matrix) packed.
@@ -201,14 +304,11 @@ impl Parameter<2> {
     pub(crate) fn pack_gated(&mut self, precision: Precision) -> PackReport {
         let [rows, depth] = self.dims();
         let hidden = rows / 2;
-        self.pack(|values| {
-            let shape = [2 * hidden.next_multiple_of(LANES), depth, 1];
-            let panels = Panels::new(precision, shape, |row, at, _| match ungated(row, hidden) {
-                Some(row) => values[row * depth + at],
-                None => 0.0,
-            });
-            Contents::Gated(Arc::new(panels))
-        })
+        let shape = [2 * hidden.next_multiple_of(LANES), depth, 1];
+        let panels = self.take(precision).panels(precision, shape, |row, at, _| {
+            Some(ungated(row, hidden)? * depth + at)
+        });
+        self.put(Contents::Gated(Arc::new(panels)))
     }
 
     /// The weights that [`pack_gated`](Self::pack_gated) packed.
@@ -230,23 +330,37 @@ fn ungated(row: usize, hidden: usize) -> Option<usize> {
     (at < hidden).then_some(at + panel % 2 * hidden)
 }
 
+/// Where a row lies in gated panels.
+fn gated(row: usize, hidden: usize) -> usize {
+    let (half, at) = (row / hidden, row % hidden);
+    (at / LANES * 2 + half) * LANES + at % LANES
+}
+
 impl Parameter<3> {
+    /// The values of `[depth, row, tap]`, rounded as [`pack_phases`](Self::pack_phases) does where they are rehearsed.
+    pub(crate) fn val_of_phases(&self, stride: usize) -> Tensor<3> {
+        let Self::Rehearsed(param, precision) = self else {
+            return self.val();
+        };
+        let mut packed = Self::Plain(Param::from_tensor(param.val().detach()));
+        let _ = packed.pack_phases(*precision, stride);
+        let rounded = self::values(packed.val());
+        straight_through(param.val(), |values| values.copy_from_slice(&rounded))
+    }
+
     /// Packs `[depth, row, tap]`, the taps of each remainder of `stride` by themselves.
     pub(crate) fn pack_phases(&mut self, precision: Precision, stride: usize) -> PackReport {
         let [depth, rows, taps] = self.dims();
-        self.pack(|values| {
-            let phase = |phase| {
-                let meeting = Window::taps_of_phase(taps, stride, phase);
-                let shape = [rows, depth, meeting.len()];
-                Panels::new(precision, shape, |row, depth, tap| {
-                    values[(depth * rows + row) * taps + meeting[tap]]
-                })
-            };
-            Contents::Phases {
-                panels: (0..stride).map(phase).collect(),
-                stride,
-            }
-        })
+        let source = self.take(precision);
+        let phase = |phase| {
+            let meeting = Window::taps_of_phase(taps, stride, phase);
+            let shape = [rows, depth, meeting.len()];
+            source.panels(precision, shape, |row, depth, tap| {
+                Some((depth * rows + row) * taps + meeting[tap])
+            })
+        };
+        let panels = (0..stride).map(phase).collect();
+        self.put(Contents::Phases { panels, stride })
     }
 
     /// The weights that [`pack_phases`](Self::pack_phases) packed.
@@ -261,39 +375,152 @@ impl Parameter<3> {
     }
 }
 
+impl Stored {
+    /// The numbers, in row-major order; none of a count.
+    pub(crate) fn values(self) -> Vec<f32> {
+        match self {
+            Self::Count(_) => Vec::new(),
+            Self::F32(_, values) => values,
+            Self::Bf16(_, halves) => {
+                let values = halves
+                    .into_iter()
+                    .map(|it| f32::from_bits(u32::from(it) << 16));
+                values.collect()
+            }
+            Self::Codes(weight) => weight.values(),
+        }
+    }
+}
+
 impl<const D: usize> Packed<D> {
-    fn unpack(&self) -> Tensor<D> {
-        let values: Vec<f32> = match &self.content {
-            Contents::Values(values) => values.to_vec(),
+    /// What a file keeps of it.
+    pub(crate) fn stored(&self) -> Stored {
+        let panels = match &self.content {
+            Contents::Values(values) => return Stored::F32(self.shape.into(), values.to_vec()),
+            Contents::Codes(weight) => return Stored::Codes(weight.clone()),
+            Contents::Matrix(panels) | Contents::Gated(panels) => &**panels,
+            // A stride is at least one.
+            Contents::Phases { panels, .. } => &panels[0],
+        };
+        let numbers = 0..self.shape.iter().product();
+        let weight = |at: usize| {
+            let (panels, [row, depth, tap]) = self.place(at);
+            panels.weight(row, depth, tap)
+        };
+        match panels.precision() {
+            Precision::F32 => Stored::F32(self.shape.into(), numbers.map(weight).collect()),
+            Precision::Bf16 => {
+                let halves = numbers.map(|at| (weight(at).to_bits() >> 16) as u16);
+                Stored::Bf16(self.shape.into(), halves.collect())
+            }
+            precision => Stored::Codes(self.codes(precision)),
+        }
+    }
+
+    fn codes(&self, precision: Precision) -> Quantized {
+        let code = |at: usize| {
+            let (panels, [row, depth, tap]) = self.place(at);
+            panels.code(row, depth, tap)
+        };
+        let codes = (0..self.shape.iter().product()).map(code).collect();
+        let transposed = matches!(self.content, Contents::Phases { .. });
+        let mut scale_shape = self.shape;
+        match precision {
+            Precision::Int4 { group } => {
+                let depth = usize::from(!transposed);
+                scale_shape[depth] = scale_shape[depth].div_ceil(group);
+            }
+            // The taps of a phase have one scale.
+            _ if transposed => scale_shape[0] = 1,
+            _ => scale_shape[1..].fill(1),
+        }
+        let scale = |at: usize| {
+            // Of the first code that it stands for.
+            let (mut rest, mut first, mut stride) = (at, 0, 1);
+            for (&codes, &scales) in self.shape.iter().zip(&scale_shape).rev() {
+                let block = codes.div_ceil(scales);
+                let block = match precision {
+                    Precision::Int4 { group } if scales != codes && scales > 1 => group,
+                    _ => block,
+                };
+                first += rest % scales * block * stride;
+                rest /= scales;
+                stride *= codes;
+            }
+            let (panels, [row, depth, tap]) = self.place(first);
+            panels.scale(row, depth, tap)
+        };
+        let scales = (0..scale_shape.iter().product()).map(scale).collect();
+        let weight = Quantized::new(precision, (&self.shape, codes), (&scale_shape, scales))
+            .expect("panels are made of codes and scales that go together");
+        match &self.content {
+            Contents::Matrix(panels) => match panels.balance() {
+                Some(balance) => weight.balanced(balance).expect("it was looked at before"),
+                None => weight,
+            },
+            _ => weight,
+        }
+    }
+
+    /// Where a number lies, by its place in row-major order: in which panels, and at which row, depth and tap of them.
+    ///
+    /// # Panics
+    ///
+    /// If there are no panels.
+    fn place(&self, at: usize) -> (&Panels, [usize; 3]) {
+        match &self.content {
             Contents::Matrix(panels) => {
                 let (depth, taps) = (panels.depth(), panels.taps());
-                let at = |i| panels.weight(i / (depth * taps), i / taps % depth, i % taps);
-                (0..panels.rows() * depth * taps).map(at).collect()
+                (panels, [at / (depth * taps), at / taps % depth, at % taps])
             }
             Contents::Gated(panels) => {
                 let (depth, hidden) = (panels.depth(), self.shape[0] / 2);
-                let mut values = vec![0.0; 2 * hidden * depth];
-                for packed in 0..panels.rows() {
-                    if let Some(row) = ungated(packed, hidden) {
-                        for (at, value) in values[row * depth..][..depth].iter_mut().enumerate() {
-                            *value = panels.weight(packed, at, 0);
-                        }
-                    }
-                }
-                values
+                (panels, [gated(at / depth, hidden), at % depth, 0])
             }
             Contents::Phases { panels, stride } => {
                 let (rows, taps) = (panels[0].rows(), self.shape[D - 1]);
-                let at = |i: usize| {
-                    let (depth, row, tap) = (i / (rows * taps), i / taps % rows, i % taps);
-                    let phase = &panels[tap % stride];
-                    phase.weight(row, depth, phase.taps() - 1 - tap / stride)
-                };
-                (0..panels[0].depth() * rows * taps).map(at).collect()
+                let (depth, row, tap) = (at / (rows * taps), at / taps % rows, at % taps);
+                let phase = &panels[tap % stride];
+                (phase, [row, depth, phase.taps() - 1 - tap / stride])
             }
-        };
-        tensor(values, self.shape, &self.device)
+            Contents::Values(_) | Contents::Codes(_) => unreachable!("not in panels"),
+        }
     }
+
+    fn unpack(&self) -> Tensor<D> {
+        tensor(self.stored().values(), self.shape, &self.device)
+    }
+}
+
+impl<const D: usize> Parameter<D> {
+    /// What a layer reads, rounded as a packed one does it if the parameter is rehearsed, with a gradient as if it was not.
+    ///
+    /// Shapes: x, returns `[batch, channels, ..]`. `pointwise` says that each position is rounded by itself.
+    pub(crate) fn input<const E: usize>(&self, x: Tensor<E>, pointwise: bool) -> Tensor<E> {
+        match self {
+            Self::Rehearsed(_, precision) if precision.is_codes() => {
+                let shape = x.dims();
+                let positions = shape[2.min(E)..].iter().product();
+                straight_through(x, |values| {
+                    round_inputs(Level::detected(), values, [shape[1], positions], pointwise);
+                })
+            }
+            _ => x,
+        }
+    }
+}
+
+/// What `round` makes of a tensor, with a gradient as if it did nothing.
+///
+/// "Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation", Bengio, Léonard and
+/// Courville, 2013, arXiv:1308.3432: the straight-through estimator.
+fn straight_through<const D: usize>(x: Tensor<D>, round: impl FnOnce(&mut [f32])) -> Tensor<D> {
+    let (shape, device) = (x.dims(), x.device());
+    let still = x.clone().detach();
+    let mut values = values(still.clone());
+    round(&mut values);
+    // Exactly what was rounded: a number less itself is zero.
+    tensor(values, shape, &device) + (x - still)
 }
 
 /// The values of a tensor, without a copy where nothing else refers to them.
@@ -320,7 +547,7 @@ pub(crate) fn tensor<const D: usize>(
 impl<const D: usize> Module for Parameter<D> {
     fn collect_devices(&self, mut devices: Devices) -> Devices {
         match self {
-            Self::Plain(param) => param.collect_devices(devices),
+            Self::Plain(param) | Self::Rehearsed(param, _) => param.collect_devices(devices),
             Self::Packed(packed) => {
                 if !devices.contains(&packed.device) {
                     devices.push(packed.device.clone());
@@ -333,6 +560,7 @@ impl<const D: usize> Module for Parameter<D> {
     fn fork(self, device: &Device) -> Self {
         match self {
             Self::Plain(param) => Self::Plain(param.fork(device)),
+            Self::Rehearsed(param, precision) => Self::Rehearsed(param.fork(device), precision),
             packed @ Self::Packed(_) => packed.to_device(device),
         }
     }
@@ -340,6 +568,9 @@ impl<const D: usize> Module for Parameter<D> {
     fn to_device(self, device: &Device) -> Self {
         match self {
             Self::Plain(param) => Self::Plain(param.to_device(device)),
+            Self::Rehearsed(param, precision) => {
+                Self::Rehearsed(param.to_device(device), precision)
+            }
             Self::Packed(packed) => Self::Packed(Packed {
                 device: device.clone(),
                 ..packed
@@ -350,6 +581,7 @@ impl<const D: usize> Module for Parameter<D> {
     fn train(self) -> Self {
         match self {
             Self::Plain(param) => Self::Plain(param.train()),
+            Self::Rehearsed(param, precision) => Self::Rehearsed(param.train(), precision),
             packed @ Self::Packed(_) => packed,
         }
     }
@@ -357,6 +589,7 @@ impl<const D: usize> Module for Parameter<D> {
     fn valid(&self) -> Self {
         match self {
             Self::Plain(param) => Self::Plain(param.valid()),
+            Self::Rehearsed(param, precision) => Self::Rehearsed(param.valid(), *precision),
             packed @ Self::Packed(_) => packed.clone(),
         }
     }
@@ -364,6 +597,7 @@ impl<const D: usize> Module for Parameter<D> {
     fn materialize(self) -> Self {
         match self {
             Self::Plain(param) => Self::Plain(param.materialize()),
+            Self::Rehearsed(param, precision) => Self::Rehearsed(param.materialize(), precision),
             packed @ Self::Packed(_) => packed,
         }
     }
@@ -372,16 +606,40 @@ impl<const D: usize> Module for Parameter<D> {
         self.dims().iter().product()
     }
 
-    // A packed parameter is not shown to visitors and mappers: it is no parameter to an optimizer or a record.
+    // A packed parameter is not shown to visitors and mappers, but for those that write files: it is no parameter to an
+    // optimizer or a record.
     fn visit<Visitor: ModuleVisitor>(&self, visitor: &mut Visitor) {
-        if let Self::Plain(param) = self {
-            param.visit(visitor);
+        match self {
+            Self::Plain(param) | Self::Rehearsed(param, _) => param.visit(visitor),
+            Self::Packed(packed) => {
+                quantized::show(match quantized::what_is_shown() {
+                    Shown::Nothing => return,
+                    Shown::Counts => Stored::Count(packed.shape.iter().product()),
+                    Shown::Contents => packed.stored(),
+                });
+                let nothing = tensor(vec![0.0], [1; D], &packed.device);
+                visitor.visit_float(&Param::from_tensor(nothing));
+            }
         }
     }
 
     fn map<Mapper: ModuleMapper>(self, mapper: &mut Mapper) -> Self {
         match self {
-            Self::Plain(param) => Self::Plain(Module::map(param, mapper)),
+            Self::Plain(param) => {
+                let param: Param<Tensor<D>> = Module::map(param, mapper);
+                match quantized::receive(param.id) {
+                    Some(Arrival::Codes(weight)) => Self::Packed(Packed {
+                        shape: param.lazy_shape().dims(),
+                        device: param.lazy_device(),
+                        content: Contents::Codes(weight),
+                    }),
+                    Some(Arrival::Rehearsal(precision)) => Self::Rehearsed(param, precision),
+                    None => Self::Plain(param),
+                }
+            }
+            Self::Rehearsed(param, precision) => {
+                Self::Rehearsed(Module::map(param, mapper), precision)
+            }
             packed @ Self::Packed(_) => packed,
         }
     }
@@ -390,7 +648,7 @@ impl<const D: usize> Module for Parameter<D> {
 impl<const D: usize> ModuleDisplayDefault for Parameter<D> {
     fn content(&self, content: Content) -> Option<Content> {
         match self {
-            Self::Plain(param) => content.add_single(param).optional(),
+            Self::Plain(param) | Self::Rehearsed(param, _) => content.add_single(param).optional(),
             Self::Packed(packed) => content
                 .add_formatted(&format!("packed {:?}", packed.shape))
                 .optional(),

@@ -23,14 +23,25 @@ impl Prologue<'_> {
         self.normalization.is_none_or(GroupNorm::is_packed)
     }
 
+    /// What is convolved, but for the doubling.
+    ///
+    /// Shapes: as [`forward`](Self::forward)
+    pub(crate) fn activated(&self, x: Tensor<4>) -> Tensor<4> {
+        match self.normalization {
+            #[cfg(feature = "train")]
+            Some(normalization) if normalization.is_trained_with(self.activation) => {
+                normalization.then(x, self.activation, None, None)
+            }
+            Some(normalization) => self.activation.forward(normalization.forward(x)),
+            None => self.activation.forward(x),
+        }
+    }
+
     /// Computes it operation by operation.
     ///
     /// Shapes: x `[batch, channels, height, width]`; so is the result, which may be doubled.
     pub(crate) fn forward(&self, mut x: Tensor<4>) -> Tensor<4> {
-        if let Some(normalization) = self.normalization {
-            x = normalization.forward(x);
-        }
-        x = self.activation.forward(x);
+        x = self.activated(x);
         if self.doubled {
             upsample_nearest_2x(x)
         } else {

@@ -25,6 +25,9 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
+use crate::quantized::{Arrival, paired_axis, send};
+use crate::{PackPolicy, Precision, Quantized, can_pack};
+
 /// The longest header that is read, in bytes. Stable Diffusion's 1130 tensors need 0.1 MB.
 pub const MAX_HEADER: u64 = 8 << 20;
 
@@ -36,6 +39,14 @@ pub use writer::WeightsWriter;
 
 /// How many bytes are read at a time: whole numbers of any type.
 const BLOCK: usize = 1 << 16;
+
+/// What is added to a key for the scales of its codes.
+const SCALE: &str = ".scale";
+/// And for what inputs are multiplied by.
+const BALANCE: &str = ".balance";
+
+/// Under which key a file says how it was [packed](PackPolicy).
+const PACKING: &str = "clearway.packing";
 
 /// How many keys an error message lists.
 const LISTED_KEYS: usize = 5;
@@ -131,6 +142,14 @@ pub enum WeightsError {
         /// Where, in row-major order.
         index: usize,
     },
+    /// Codes and scales are no weight.
+    #[error("tensor `{key}` and its scales: {error}")]
+    Quantized {
+        /// The key of the codes.
+        key: String,
+        /// What is wrong.
+        error: crate::QuantizedError,
+    },
     /// Tensors that the network has no place for.
     #[error("{}: {}", counted(keys), listed(keys))]
     Unexpected {
@@ -174,6 +193,7 @@ pub struct Weights {
     updates: BTreeMap<String, Vec<LowRank>>,
     used: BTreeSet<String>,
     metadata: BTreeMap<String, String>,
+    packing: Option<PackPolicy>,
 }
 
 /// A tensor that was not read yet.
@@ -278,7 +298,12 @@ impl Weights {
             };
             (key, stored)
         });
+        let packing = match metadata.get(PACKING) {
+            Some(text) => Some(text.parse().map_err(malformed)?),
+            None => None,
+        };
         Ok(Self {
+            packing,
             files: vec![file],
             tensors: tensors.collect(),
             updates: BTreeMap::new(),
@@ -313,6 +338,11 @@ impl Weights {
         &self.metadata
     }
 
+    /// How the file was packed, where it was; then it holds weights of codes, or of bf16.
+    pub fn packing(&self) -> Option<&PackPolicy> {
+        self.packing.as_ref()
+    }
+
     /// The type of a tensor's numbers, as its file calls it.
     pub fn dtype(&self, key: &str) -> Option<String> {
         self.tensors.get(key).map(|stored| stored.dtype.to_string())
@@ -343,6 +373,7 @@ impl Weights {
                 .collect(),
             used: self.used.into_iter().filter_map(inside).collect(),
             metadata: self.metadata,
+            packing: self.packing,
         }
     }
 
@@ -451,12 +482,24 @@ impl Weights {
         })
     }
 
-    /// Reads a tensor as f32 values in row-major order, as the file has them, and marks it as used.
+    /// Reads a tensor as f32 values in row-major order, as the file has them, and marks it as used. Of [codes](Quantized) the
+    /// numbers that they stand for.
     ///
     /// # Errors
     ///
-    /// If it is missing, has another shape or is not of a floating-point type, or a value is not finite in f32.
+    /// If it is missing, has another shape or is neither of a floating-point type nor codes, or a value is not finite in f32.
     pub fn values(&mut self, key: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+        if let Some(weight) = self.quantized(key, shape)? {
+            let values = weight.values();
+            // Two finite numbers, whose product may be too large.
+            return match values.iter().position(|value| !value.is_finite()) {
+                Some(index) => Err(WeightsError::NonFinite {
+                    key: key.into(),
+                    index,
+                }),
+                None => Ok(values),
+            };
+        }
         let stored = self
             .tensors
             .get(key)
@@ -491,6 +534,84 @@ impl Weights {
         Ok(values)
     }
 
+    /// Reads codes and their scales, and marks both as used; nothing if the tensor is of a floating-point type.
+    ///
+    /// | | type | shape |
+    /// |---|---|---|
+    /// | codes of eight bits | `I8` | the weight's |
+    /// | codes of four bits | `U8` | the weight's, but half as many along the axis of the groups, or one more: of two neighbours the first is in the lower half |
+    /// | factors of inputs, at the key and `.balance`, if they are balanced | `F32` | `[channels]` |
+    /// | scales, at the key and `.scale` | `F32` | the weight's, but one, or one for each group, along some axes |
+    ///
+    /// The file says what the group is: `clearway.packing` of its metadata.
+    ///
+    /// # Errors
+    ///
+    /// If the tensor is missing, or of another shape, or codes and scales do not go together.
+    pub fn quantized(
+        &mut self,
+        key: &str,
+        shape: &[usize],
+    ) -> Result<Option<Quantized>, WeightsError> {
+        let missing = |key: &str| WeightsError::Missing { key: key.into() };
+        let stored = self.tensors.get(key).ok_or_else(|| missing(key))?;
+        let precision = match (stored.dtype, &self.packing) {
+            (Dtype::I8, _) => Precision::Int8,
+            (Dtype::U8, Some(packing)) if packing.precision.is_codes() => packing.precision,
+            _ => return Ok(None),
+        };
+        let scale_key = format!("{key}{SCALE}");
+        let scales = (self.tensors.get(&scale_key)).ok_or_else(|| missing(&scale_key))?;
+        let scale_shape = scales.shape.clone();
+        let mut expected = shape.to_vec();
+        let is_half = stored.dtype == Dtype::U8;
+        let axis = paired_axis(shape, &scale_shape);
+        if is_half && let Some(pairs) = expected.get_mut(axis) {
+            *pairs = pairs.div_ceil(2);
+        }
+        if stored.shape != expected {
+            return Err(WeightsError::Shape {
+                key: key.into(),
+                expected,
+                found: stored.shape.clone(),
+            });
+        }
+        let bytes = read(&mut self.files, stored, |[byte]: [u8; 1]| byte)?;
+        let codes = if is_half {
+            unpaired(&bytes, shape, axis)
+        } else {
+            bytes.into_iter().map(u8::cast_signed).collect()
+        };
+        if scales.dtype != Dtype::F32 {
+            return Err(WeightsError::Dtype {
+                found: scales.dtype.to_string(),
+                key: scale_key,
+            });
+        }
+        let scales = read(&mut self.files, scales, f32::from_le_bytes)?;
+        let weight = Quantized::new(precision, (shape, codes), (&scale_shape, scales));
+        let wrong = |error| WeightsError::Quantized {
+            key: key.into(),
+            error,
+        };
+        let mut weight = weight.map_err(wrong)?;
+        let balance_key = format!("{key}{BALANCE}");
+        if let Some(stored) = self.tensors.get(&balance_key) {
+            if stored.dtype != Dtype::F32 {
+                return Err(WeightsError::Dtype {
+                    found: stored.dtype.to_string(),
+                    key: balance_key,
+                });
+            }
+            let factors = read(&mut self.files, stored, f32::from_le_bytes)?;
+            weight = weight.balanced(&factors).map_err(wrong)?;
+            self.used.insert(balance_key);
+        }
+        self.used.insert(key.into());
+        self.used.insert(scale_key);
+        Ok(Some(weight))
+    }
+
     /// Reads a tensor of whole numbers in row-major order, and marks it as used.
     ///
     /// # Errors
@@ -515,6 +636,27 @@ impl Weights {
         };
         self.used.insert(key.into());
         Ok(values)
+    }
+
+    /// The type, the shape and the bytes of a tensor, as they lie in the file.
+    fn bytes(&mut self, key: &str) -> Result<(Dtype, Vec<usize>, Vec<u8>), WeightsError> {
+        let stored =
+            (self.tensors.get(key)).ok_or_else(|| WeightsError::Missing { key: key.into() })?;
+        let Stored { dtype, shape, .. } = stored.clone();
+        let files = &mut self.files;
+        let bytes = match dtype.bitsize() / 8 {
+            1 => read(files, stored, |[byte]: [u8; 1]| [byte])?.concat(),
+            2 => read(files, stored, |bytes: [u8; 2]| bytes)?.concat(),
+            4 => read(files, stored, |bytes: [u8; 4]| bytes)?.concat(),
+            8 => read(files, stored, |bytes: [u8; 8]| bytes)?.concat(),
+            _ => {
+                return Err(WeightsError::Dtype {
+                    key: key.into(),
+                    found: dtype.to_string(),
+                });
+            }
+        };
+        Ok((dtype, shape, bytes))
     }
 
     /// Marks a tensor as used without reading it: one that is known to be of no use here.
@@ -638,6 +780,45 @@ fn read<const N: usize, T: Copy>(
         .collect())
 }
 
+/// Codes of four bits, two in a byte along an axis.
+fn unpaired(bytes: &[u8], shape: &[usize], axis: usize) -> Vec<i8> {
+    let (extent, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
+    let pairs = extent.div_ceil(2);
+    let code = |number: usize| {
+        let (outer, at, inside) = (
+            number / (extent * inner),
+            number / inner % extent,
+            number % inner,
+        );
+        let byte = bytes[(outer * pairs + at / 2) * inner + inside];
+        let half = if at.is_multiple_of(2) {
+            byte << 4
+        } else {
+            byte
+        };
+        half.cast_signed() >> 4
+    };
+    (0..shape.iter().product()).map(code).collect()
+}
+
+/// Undoes [`unpaired`].
+fn paired(codes: &[i8], shape: &[usize], axis: usize) -> Vec<u8> {
+    let (extent, inner) = (shape[axis], shape[axis + 1..].iter().product::<usize>());
+    let pairs = extent.div_ceil(2);
+    let outer = shape[..axis].iter().product::<usize>();
+    let mut bytes = vec![0; outer * pairs * inner];
+    for (number, code) in codes.iter().enumerate() {
+        let (outer, at, inside) = (
+            number / (extent * inner),
+            number / inner % extent,
+            number % inner,
+        );
+        let half = (code.cast_unsigned() & 0xf) << (at % 2 * 4);
+        bytes[(outer * pairs + at / 2) * inner + inside] |= half;
+    }
+    bytes
+}
+
 /// Opens a file that is one.
 fn regular_file(path: &Path) -> Result<File, WeightsError> {
     // Asked before opening: opening a pipe would wait for its writer.
@@ -713,9 +894,23 @@ impl<F: Fn(&str) -> String> ModuleMapper for Loader<'_, F> {
         }
         let shape = param.lazy_shape().to_vec();
         let key = (self.key)(&self.path.join("."));
+        let device = param.lazy_device();
+        // What is updated, or computed elsewhere, is no code any more.
+        if can_pack(&device) && !self.weights.updates.contains_key(&key) {
+            match self.weights.quantized(&key, &shape) {
+                Ok(Some(weight)) => {
+                    send(param.id, Arrival::Codes(weight));
+                    return param;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    self.error = Some(error);
+                    return param;
+                }
+            }
+        }
         match self.weights.values(&key, &shape) {
             Ok(values) => {
-                let device = param.lazy_device();
                 let mut tensor = Tensor::from_data(TensorData::new(values, shape), &device);
                 for update in self.weights.updates.get(&key).into_iter().flatten() {
                     tensor = update.add_to(tensor);

@@ -71,14 +71,19 @@ impl Planner {
     /// Loads a policy from its folder; `period` is the time between two of its actions, which LeRobot's checkpoints do
     /// not say.
     ///
-    /// On the CPU its weights are packed in f32, on other devices they stay plain.
+    /// On the CPU its weights are packed as they are [stored](Policy::stored), or in f32; on other devices they stay plain.
     ///
     /// # Errors
     ///
     /// If the folder holds no policy that can be run, or the period is zero.
     pub fn load(path: &Path, period: Duration, device: &Device) -> Result<Self, PlannerError> {
-        let precision = can_pack(device).then_some(Precision::F32);
-        Self::load_with(path, period, device, precision)
+        let mut policy = Policy::load(path, device)?;
+        if can_pack(device) {
+            let stored = policy.stored().cloned();
+            let packed = policy.pack(stored.unwrap_or_else(|| Precision::F32.into()));
+            tracing::debug!(?packed, "packed");
+        }
+        Self::new(policy, period, device)
     }
 
     /// The same with weights [packed](Policy::pack) in a precision, or plain: then burn computes, on any device.
@@ -113,7 +118,7 @@ impl Planner {
         let config = policy.config();
         let schedule = config.schedule()?;
         let parameterization = config.prediction.into();
-        let sampling = Sampling::of(config);
+        let sampling = policy.sampling();
         let (stages, denoiser) = compile(&policy, parameterization, &schedule, sampling)?;
         Ok(Self {
             stages,

@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::{
     Activation, Linear, LinearConfig, PackReport, Packing, Tokens, attend, attend_causally,
-    attention, causal_attention,
+    attend_in_codes, attention, causal_attention,
 };
 
 /// Makes an [`Attention`].
@@ -135,7 +135,7 @@ impl Attention {
         };
         let Between { h, q, .. } = between;
         self.to_q.write(h, Activation::Identity, q);
-        attend(q, &keys[0], &keys[1], self.heads, h);
+        self.attend(q, &keys[0], &keys[1], h);
         self.to_out.add(h, y);
     }
 
@@ -143,7 +143,7 @@ impl Attention {
     pub(crate) fn add_self(&self, between: &mut Between, y: &mut Tokens) {
         self.project(between);
         let Between { h, q, k, v } = between;
-        attend(q, k, v, self.heads, h);
+        self.attend(q, k, v, h);
         self.to_out.add(h, y);
     }
 
@@ -153,6 +153,15 @@ impl Attention {
         let Between { h, q, k, v } = between;
         attend_causally(q, k, v, self.heads, h);
         self.to_out.add(h, y);
+    }
+
+    /// In codes where queries and keys were products of codes: what those round is as much again.
+    fn attend(&self, q: &Tokens, k: &Tokens, v: &Tokens, y: &mut Tokens) {
+        if self.to_q.is_codes() && self.to_k.is_codes() {
+            attend_in_codes(q, k, v, self.heads, y);
+        } else {
+            attend(q, k, v, self.heads, y);
+        }
     }
 
     fn project(&self, Between { h, q, k, v }: &mut Between) {

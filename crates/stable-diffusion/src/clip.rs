@@ -6,7 +6,7 @@ use burn::prelude::*;
 use clearway_layers::activation::{gelu, quick_gelu};
 use clearway_layers::{
     LayerNorm, LayerNormConfig, Linear, LinearConfig, PackPolicy, PackReport, Packing, Tokens,
-    Weights, WeightsError, in_pool,
+    Weights, WeightsError, WeightsWriter, count_parameters, in_pool,
 };
 
 use crate::LoadError;
@@ -65,9 +65,6 @@ pub struct ClipText {
     final_layer_norm: LayerNorm,
     #[module(skip)]
     end: Option<u32>,
-    /// How many there were before they were packed; burn does not count packed ones everywhere.
-    #[module(skip)]
-    packed_parameters: Option<usize>,
 }
 
 #[derive(Module, Debug)]
@@ -198,7 +195,6 @@ impl ClipTextConfig {
             activation: self.hidden_act,
         };
         ClipText {
-            packed_parameters: None,
             token_embedding: normal.init([self.vocab_size, features], device),
             position_embedding: normal.init([self.max_position_embeddings, features], device),
             layers: (0..self.num_hidden_layers).map(layer).collect(),
@@ -231,9 +227,16 @@ impl ClipText {
         Ok(network)
     }
 
+    /// Adds the weights to a file, under the names that [`load`](Self::load) reads. Packed ones are written as they are.
+    pub fn save(&self, writer: &mut WeightsWriter) {
+        writer.module(self, |path| {
+            format!("text_model.{}", transformers_key(path))
+        });
+    }
+
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.packed_parameters.unwrap_or_else(|| self.num_params())
+        count_parameters(self)
     }
 
     /// The number of layers.
@@ -257,11 +260,9 @@ impl ClipText {
     /// Where weights become codes, all of these stay in f32, if the policy names no layers: a text is encoded once a picture.
     pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
         let policy = policy.into();
-        self.packed_parameters = Some(self.parameters());
         let Self {
             token_embedding: _,
             position_embedding: _,
-            packed_parameters: _,
             layers,
             final_layer_norm,
             end: _,

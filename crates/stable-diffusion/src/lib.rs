@@ -12,6 +12,9 @@
 //! | [`Prompt`] | a prompt and the weights in it |
 //! | [`Tokenizer`] | from prompts to [`Chunk`]s of what CLIP reads |
 //! | [`Picture`] | pixels, and their files |
+//! | [`PictureModel`] | small pictures of a class, by a U-Net that is told one |
+//! | [`Classifier`], [`FeatureStatistics`] | which class a picture is of, and how far two sets of pictures are from each other |
+//! | `dataset`, `train` | pictures to learn from, and networks from them, with the feature `train` |
 //! | [`Parameters`] | how a picture was made, inside of it |
 //!
 //! Networks are built from their configurations, and read weights under diffusers' names; single files in the layout of
@@ -19,27 +22,37 @@
 
 mod attention;
 mod bands;
+mod classifier;
 mod clip;
 mod config;
 mod cost;
+#[cfg(feature = "train")]
+pub mod dataset;
 mod error;
+mod frechet;
 mod lora;
 mod parameters;
 mod picture;
+mod picture_model;
 mod pipeline;
 mod prompt;
 mod resnet;
 mod tokenizer;
+#[cfg(feature = "train")]
+pub mod train;
 pub mod unet;
 pub mod vae;
 pub mod weights;
 
+pub use classifier::{Classifier, ClassifierConfig};
 pub use clip::{Activation, ClipText, ClipTextConfig, EncodeError};
 pub use config::Config;
 pub use error::LoadError;
+pub use frechet::{FeatureError, FeatureStatistics};
 pub use lora::{LoraError, LowRankUpdate};
 pub use parameters::{ControlUse, Lora, Parameters, ParametersError};
 pub use picture::{MAX_PIXELS, MULTIPLE, Picture, PictureError};
+pub use picture_model::{Emphasis, Form, PictureModel};
 pub use pipeline::{
     Control, DECODING_MEMORY, GenerateError, Generation, Made, Method, PictureStep, Plan, Request,
     Sampling, SchedulerConfig, Source, Spacing, StableDiffusion, Steps, Text, UnknownName,

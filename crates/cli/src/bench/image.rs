@@ -238,7 +238,8 @@ impl Networks {
         let features = encoder.cross_attention_dim[0];
         let text = normal(&mut noise, [batch, TOKENS, features], device);
         let condition = Condition {
-            text,
+            text: Some(text),
+            classes: (network.classes() > 0).then(|| vec![0; batch]),
             channels: (beside > 0).then(|| Tensor::zeros([batch, beside, height, width], device)),
             guidance: network.knows_guidance().then(|| vec![7.5]),
         };

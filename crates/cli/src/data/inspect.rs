@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use clearway_planner::dataset::{Dataset, Info};
+use clearway_stable_diffusion::dataset::{DatasetError, Pictures, Split};
 use serde::Serialize;
 
 use crate::Verdict;
@@ -9,7 +10,8 @@ use crate::output::say;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// A `LeRobotDataset` folder, v2.1 or v3.0
+    /// A `LeRobotDataset` folder, v2.1 or v3.0; a folder of IDX files, as Fashion-MNIST's; or a folder of pictures with
+    /// captions
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Write the same as JSON
@@ -49,6 +51,9 @@ struct StatisticsRow {
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
     let path = &arguments.folder;
+    if Pictures::are_in(path) {
+        return pictures(arguments);
+    }
     let unreadable = |error| Error::Dataset {
         path: path.clone(),
         error: Box::new(error),
@@ -93,6 +98,83 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     print(&report);
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
+    }
+    Ok(Verdict::Passed)
+}
+
+#[derive(Serialize)]
+struct PicturesReport {
+    splits: Vec<SplitRow>,
+}
+
+#[derive(Serialize)]
+struct SplitRow {
+    split: &'static str,
+    pictures: usize,
+    height: usize,
+    width: usize,
+    channels: usize,
+    /// Of values from -1 for black to 1 for white.
+    mean: f64,
+    std: f64,
+    classes: Vec<ClassRow>,
+    hash: String,
+}
+
+#[derive(Serialize)]
+struct ClassRow {
+    name: String,
+    pictures: usize,
+}
+
+/// The classes that are printed; the report has all.
+const SHOWN: usize = 20;
+
+fn pictures(arguments: &Arguments) -> Result<Verdict, Error> {
+    let mut splits = Vec::new();
+    for (name, split) in [("train", Split::Train), ("test", Split::Test)] {
+        let pictures = match Pictures::open(&arguments.folder, split) {
+            Ok(pictures) => pictures,
+            Err(DatasetError::NoTest { .. }) => continue,
+            Err(error) => return Err(Error::Pictures(Box::new(error))),
+        };
+        let mut counts = vec![0; pictures.names().len()];
+        for &label in pictures.labels() {
+            counts[label] += 1;
+        }
+        let classes = pictures.names().iter().zip(counts);
+        let ([height, width], [mean, std]) = (pictures.size(), pictures.moments());
+        let row = SplitRow {
+            split: name,
+            pictures: pictures.len(),
+            height,
+            width,
+            channels: pictures.channels(),
+            mean,
+            std,
+            classes: classes
+                .map(|(name, pictures)| ClassRow {
+                    name: name.clone(),
+                    pictures,
+                })
+                .collect(),
+            hash: pictures.hash(),
+        };
+        say!(
+            "{name}: {} pictures of {width} × {height} pixels, {} channels, mean {mean:.4}, deviation {std:.4}",
+            row.pictures,
+            row.channels
+        );
+        for class in row.classes.iter().take(SHOWN) {
+            say!("  {:6} {}", class.pictures, class.name);
+        }
+        if row.classes.len() > SHOWN {
+            say!("  and {} classes more", row.classes.len() - SHOWN);
+        }
+        splits.push(row);
+    }
+    if let Some(path) = &arguments.json {
+        write_json(path, &PicturesReport { splits })?;
     }
     Ok(Verdict::Passed)
 }

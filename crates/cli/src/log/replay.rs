@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use burn::tensor::Device;
 use clearway_log::LogError;
+use clearway_planner::Planner;
 use clearway_planner::replanner::log::Event;
-use clearway_planner::{Planner, Precision};
 use serde::Serialize;
 
 use crate::Verdict;
 use crate::closed_loop::period;
 use crate::error::{Error, check_writable, write_json};
 use crate::output::say;
-use crate::precision::load_packed;
+use crate::precision::{load_packed, load_stored};
 
 /// The arguments of `clearway log replay`.
 #[derive(Debug, clap::Args)]
@@ -55,13 +55,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
     let events = clearway_log::events(&arguments.file)?;
     // The period is that of each plan.
-    let load = |precision| {
-        let device = Device::flex();
-        let policy = load_packed(&arguments.policy, &device, precision)?;
+    let device = Device::flex();
+    let plan_with = |policy| {
         Planner::new(policy, period(), &device)
             .map_err(|error| Error::policy(&arguments.policy, error))
     };
-    let mut planner = load(Some(Precision::F32))?;
+    let mut planner = plan_with(load_stored(&arguments.policy, &device)?)?;
     let mut report = Report {
         finished: true,
         ..Report::default()
@@ -89,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         if *made.plan.model == *planner.policy().hash() {
             let precision = made.plan.arithmetic.map(|it| it.precision);
             if precision != planner.policy().precision() {
-                planner = load(precision)?;
+                planner = plan_with(load_packed(&arguments.policy, &device, precision)?)?;
             }
             // Where this CPU lacks the instructions, the replay says so.
             if let Some(arithmetic) = made.plan.arithmetic {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Network, Point, Sampler, Seeded};
 use clearway_planner::lerobot::{DiffusionConfig, FeatureKind};
-use clearway_planner::{Budget, History, Image, Observation, Planner, Precision, Problem};
+use clearway_planner::{
+    Budget, History, Image, Observation, Planner, Precision, Problem, Sampling,
+};
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
@@ -72,7 +74,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
     let device = Device::flex();
     let policy = arguments.precision.load(&arguments.policy, &device)?;
+    // What was recorded was sampled as the configuration says: of a student's own steps LeRobot knows nothing.
+    let sampling = Sampling::of(policy.config());
     let planner = Planner::new(policy, Duration::from_secs(1), &device)
+        .and_then(|planner| planner.with_sampling(sampling))
         .map_err(|error| Error::policy(&arguments.policy, error))?;
     let path = arguments
         .expected

@@ -1,7 +1,6 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use clearway_planner::Sampling;
 use clearway_planner::lerobot::{DiffusionConfig, Feature, VisionConfig};
 use serde::Serialize;
 
@@ -116,7 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         clip_sample_range,
         ..
     } = *policy.config();
-    let sampling = Sampling::of(policy.config());
+    let sampling = policy.sampling();
     let (precision, level) = precision::of(&policy);
     let report = Report {
         model: policy.hash().to_owned(),

@@ -31,6 +31,15 @@ impl Default for Lcm {
     }
 }
 
+impl Lcm {
+    /// `c_skip` and `c_out`, the shares of the sample and of the clean estimate at a time.
+    pub(crate) fn shares(self, t: f64) -> [f64; 2] {
+        let time = self.timestep_scaling * t;
+        let total = time.hypot(self.sigma_data);
+        [(self.sigma_data / total).powi(2), time / total]
+    }
+}
+
 impl Solver for Lcm {
     fn plan(&self, _: &dyn Schedule, grid: &Grid) -> Result<Vec<Stage>, SolverError> {
         for (name, value) in [
@@ -53,13 +62,12 @@ impl Solver for Lcm {
                 // Whatever the grid's end: the consistency function's answer is the result.
                 to.level = Level::CLEAN;
             }
-            let time = self.timestep_scaling * at.t;
-            let total = time.hypot(self.sigma_data);
+            let [skip, output] = self.shares(at.t);
             Stage {
                 at,
                 to,
-                states: vec![to.level.alpha * (self.sigma_data / total).powi(2)],
-                clean: vec![to.level.alpha * time / total],
+                states: vec![to.level.alpha * skip],
+                clean: vec![to.level.alpha * output],
                 noise: vec![],
                 fresh: to.level.sigma,
             }

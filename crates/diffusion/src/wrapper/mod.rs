@@ -9,12 +9,14 @@
 //! | [`Guided`] | descends on what will be used |
 //! | [`Inpaint`] | outermost: what is known stays as it is |
 
+mod bounded;
 mod classifier_free;
 mod clip;
 mod guided;
 mod inpaint;
 mod rescaled;
 
+pub use bounded::Bounded;
 pub use classifier_free::{ClassifierFree, Guidance, Stack};
 pub use clip::{Clip, ClippedNoise, Threshold};
 pub use guided::{Cost, Guided};

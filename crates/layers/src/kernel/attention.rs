@@ -1,5 +1,7 @@
 //! `softmax(Q Kᵀ / √d) V`, block by block: no more scores exist at a time than stay in the second cache.
 
+mod codes;
+
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -13,6 +15,8 @@ use super::memory::Words;
 use super::panels::CHUNK;
 use super::product::Shared;
 use super::tile::{Tile, format};
+
+pub(crate) use codes::attention_in_codes;
 
 /// The most queries of a task, a multiple of all tiles.
 const QUERIES: usize = 96;
@@ -66,19 +70,7 @@ pub(crate) fn attention(
     causal: bool,
     output: &mut [f32],
 ) {
-    let samples = k.values.len() / (k.n * heads * k.d).max(1);
-    assert!(
-        heads > 0 && q.d > 0 && k.n > 0 && v.d > 0 && k.n == v.n && q.d == k.d,
-        "queries, keys and values do not go together"
-    );
-    assert!(
-        (samples == 1 || samples == batch)
-            && q.values.len() == batch * q.n * heads * q.d
-            && k.values.len() == samples * k.n * heads * k.d
-            && v.values.len() == samples * v.n * heads * v.d
-            && output.len() == batch * q.n * heads * v.d,
-        "queries, keys, values or the output are of another shape"
-    );
+    let samples = check([batch, heads], q, k, v, output.len());
     assert!(
         !causal || q.n == k.n,
         "a query needs a key at its own place"
@@ -116,6 +108,30 @@ pub(crate) fn attention(
         (0..tasks).into_par_iter().for_each(task);
     }
     PANELS.set(panels.words);
+}
+
+/// Makes sure that shapes go together; returns how many samples of keys there are.
+fn check(
+    [batch, heads]: [usize; 2],
+    q: Heads<'_>,
+    k: Heads<'_>,
+    v: Heads<'_>,
+    output: usize,
+) -> usize {
+    let samples = k.values.len() / (k.n * heads * k.d).max(1);
+    assert!(
+        heads > 0 && q.d > 0 && k.n > 0 && v.d > 0 && k.n == v.n && q.d == k.d,
+        "queries, keys and values do not go together"
+    );
+    assert!(
+        (samples == 1 || samples == batch)
+            && q.values.len() == batch * q.n * heads * q.d
+            && k.values.len() == samples * k.n * heads * k.d
+            && v.values.len() == samples * v.n * heads * v.d
+            && output == batch * q.n * heads * v.d,
+        "queries, keys, values or the output are of another shape"
+    );
+    samples
 }
 
 thread_local! {

@@ -11,9 +11,12 @@
 // An indexed loop over sixteen is what the compiler makes vectors of.
 #![allow(clippy::needless_range_loop)]
 
+use rayon::prelude::*;
+
 use super::elementwise::Activation;
 use super::lanes::{LANES, Lanes, SIGNED};
 use super::level::{Level, run_on};
+use super::panels::{Precision, bf16_pair};
 
 /// Numbers below it count as zero where none is larger: the inverse of a step must be finite.
 const TINY: f32 = 1e-36;
@@ -23,10 +26,12 @@ const NO_FRACTION: f32 = 12_582_912.0;
 const INPUT: u8 = 255;
 /// The least code of an input.
 const LEAST: i32 = if SIGNED { -128 } else { 0 };
+/// The largest code of an input above that of zero, where there are as many below.
+const SYMMETRIC: f32 = 127.0;
 
 /// Codes that weights may have.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Codes {
+pub(crate) struct Codes {
     least: f32,
     most: f32,
     /// What is tried: the number of largest magnitude becomes the least code, times the inverse of a factor.
@@ -35,7 +40,7 @@ pub(super) struct Codes {
 
 impl Codes {
     /// Four bits. A factor above one spends no code on the farthest number alone.
-    pub(super) const FOUR_BITS: Self = Self {
+    pub(crate) const FOUR_BITS: Self = Self {
         least: -8.0,
         most: 7.0,
         factors: &[
@@ -44,7 +49,7 @@ impl Codes {
     };
 
     /// Eight bits, or less where a sum of so many products could leave 32 bits.
-    pub(super) fn eight_bits(products: usize) -> Self {
+    pub(crate) fn eight_bits(products: usize) -> Self {
         let most = i32::MAX as usize / usize::from(INPUT) / products.max(1);
         let most = most.clamp(1, 127) as f32;
         Self {
@@ -54,8 +59,13 @@ impl Codes {
         }
     }
 
+    /// The least and the largest.
+    pub(crate) fn ends(&self) -> [f32; 2] {
+        [self.least, self.most]
+    }
+
     /// The scale with the least sum of squared errors of those that are tried. It is NaN where a weight is not finite.
-    pub(super) fn scale(&self, weights: &[f32]) -> f32 {
+    pub(crate) fn scale(&self, weights: &[f32]) -> f32 {
         let mut farthest = 0.0_f32;
         for &w in weights {
             if !w.is_finite() {
@@ -95,7 +105,7 @@ impl Codes {
     }
 
     /// The code of a weight.
-    pub(super) fn code(&self, weight: f32, scale: f32) -> i32 {
+    pub(crate) fn code(&self, weight: f32, scale: f32) -> i32 {
         // NaN becomes zero; its scale is NaN.
         self.nearest(weight * inverse(scale)) as i32
     }
@@ -121,7 +131,8 @@ impl Codes {
         lanes.iter().sum()
     }
 
-    fn nearest(&self, w: f32) -> f32 {
+    /// The code nearest to a weight in units of the scale.
+    pub(crate) fn nearest(&self, w: f32) -> f32 {
         ((w + NO_FRACTION) - NO_FRACTION).clamp(self.least, self.most)
     }
 }
@@ -204,8 +215,11 @@ impl Extent {
     }
 }
 
+/// # Safety
+///
+/// The CPU must have the instruction set of `S`.
 #[inline(always)]
-unsafe fn measure<S: Lanes>(values: &[f32], to: &mut Extent) {
+pub(super) unsafe fn measure<S: Lanes>(values: &[f32], to: &mut Extent) {
     let (whole, rest) = values.as_chunks::<LANES>();
     let Some(&last) = values.last() else {
         return;
@@ -274,6 +288,33 @@ impl Grid {
         }
     }
 
+    /// 255 codes, as many below zero as above: the code of zero is the 129th, whatever the numbers.
+    pub(super) fn symmetric(extent: Extent) -> Self {
+        let most = extent.most.max(-extent.least).max(0.0);
+        let (step, inverse) = if !extent.finite {
+            (f32::NAN, 0.0)
+        } else if most < TINY * SYMMETRIC {
+            (TINY, 0.0)
+        } else {
+            (most / SYMMETRIC, SYMMETRIC / most)
+        };
+        Self {
+            step,
+            zero: 128 + LEAST,
+            inverse,
+        }
+    }
+
+    /// What a code stands for.
+    fn number(&self, code: u8) -> f32 {
+        let code = if SIGNED {
+            i32::from(code.cast_signed())
+        } else {
+            i32::from(code)
+        };
+        self.step * (code - self.zero) as f32
+    }
+
     /// A word of four zeros.
     pub(super) fn nothing(&self) -> u32 {
         u32::from(self.zero as u8) * 0x0101_0101
@@ -290,6 +331,44 @@ impl Grid {
     }
 }
 
+/// A [`Grid`] in vectors.
+pub(super) struct Rounding<S: Lanes> {
+    inverse: S::Vector,
+    zero: S::Vector,
+}
+
+impl<S: Lanes> Rounding<S> {
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`.
+    #[inline(always)]
+    pub(super) unsafe fn new(grid: &Grid) -> Self {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            Self {
+                inverse: S::splat(grid.inverse),
+                zero: S::splat(grid.zero as f32),
+            }
+        }
+    }
+
+    /// The codes of sixteen numbers, as numbers.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`.
+    #[inline(always)]
+    pub(super) unsafe fn codes(&self, x: S::Vector) -> S::Vector {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            // Product and sum are rounded apart, so that every level makes the same codes.
+            let x = S::add(S::round(S::mul(x, self.inverse)), self.zero);
+            let most = LEAST as f32 + f32::from(INPUT);
+            S::min(S::max(x, S::splat(LEAST as f32)), S::splat(most))
+        }
+    }
+}
+
 /// # Safety
 ///
 /// The CPU must have the instruction set of `S`.
@@ -299,34 +378,95 @@ pub(super) unsafe fn encode<S: Lanes>(grid: Grid, from: &[f32], to: &mut [u8]) {
     let (codes, codes_rest) = to.as_chunks_mut::<LANES>();
     // SAFETY: the caller grants the instruction set; a chunk is sixteen values, and sixteen bytes.
     unsafe {
-        let (inverse, zero) = (S::splat(grid.inverse), S::splat(grid.zero as f32));
-        let least = S::splat(LEAST as f32);
-        let most = S::splat(LEAST as f32 + f32::from(INPUT));
-        // Product and sum are rounded apart, so that every level makes the same codes.
+        let rounding = Rounding::<S>::new(&grid);
         for (x, to) in whole.iter().zip(codes) {
-            let x = S::round(S::mul(S::load(x.as_ptr()), inverse));
-            let x = S::min(S::max(S::add(x, zero), least), most);
-            S::store_bytes(to.as_mut_ptr(), x);
+            S::store_bytes(to.as_mut_ptr(), rounding.codes(S::load(x.as_ptr())));
         }
         if !rest.is_empty() {
             let mut padded = [0.0; LANES];
             let mut bytes = [0; LANES];
             padded[..rest.len()].copy_from_slice(rest);
-            let x = S::round(S::mul(S::load(padded.as_ptr()), inverse));
-            let x = S::min(S::max(S::add(x, zero), least), most);
+            let x = rounding.codes(S::load(padded.as_ptr()));
             S::store_bytes(bytes.as_mut_ptr(), x);
             codes_rest.copy_from_slice(&bytes[..rest.len()]);
         }
     }
 }
 
-/// Codes of four rows, side by side in words.
-#[inline(always)]
-pub(super) fn weave(rows: [&[u8]; 4], to: &mut [u32]) {
-    let n = to.len();
-    let [a, b, c, d] = rows.map(|row| &row[..n]);
-    for i in 0..n {
-        to[i] = u32::from_le_bytes([a[i], b[i], c[i], d[i]]);
+/// Rounds numbers to what their codes stand for: those of a sample together, or, where layers have one tap, those of each
+/// position by themselves. Where one is not finite, all that are rounded with it are NaN.
+///
+/// Shapes: `[sample][channels][positions]`.
+pub(crate) fn round_inputs(
+    level: Level,
+    values: &mut [f32],
+    [channels, positions]: [usize; 2],
+    pointwise: bool,
+) {
+    let round = |values: &mut [f32], codes: &mut Vec<u8>| {
+        let grid = Grid::new(Extent::new(level, values));
+        codes.resize(values.len(), 0);
+        grid.encode(level, values, codes);
+        for (value, code) in values.iter_mut().zip(codes) {
+            *value = grid.number(*code);
+        }
+    };
+    values
+        .par_chunks_mut((channels * positions).max(1))
+        .for_each(|sample| {
+            let mut codes = Vec::new();
+            if !pointwise || positions == 1 {
+                return round(sample, &mut codes);
+            }
+            let mut column = vec![0.0; channels];
+            for position in 0..positions {
+                let places = || (position..channels * positions).step_by(positions);
+                for (to, at) in column.iter_mut().zip(places()) {
+                    *to = sample[at];
+                }
+                round(&mut column, &mut codes);
+                for (from, at) in column.iter().zip(places()) {
+                    sample[at] = *from;
+                }
+            }
+        });
+}
+
+/// Rounds weights to what their codes stand for, as [`Panels`](super::Panels) do.
+///
+/// Shapes: `[row][depth][tap]`.
+pub(crate) fn round_weights(precision: Precision, values: &mut [f32], [depth, taps]: [usize; 2]) {
+    let nearest = |codes: Codes, row: &mut [f32], places: &[usize], part: &mut Vec<f32>| {
+        part.clear();
+        part.extend(places.iter().map(|&at| row[at]));
+        let scale = codes.scale(part);
+        for &at in places {
+            row[at] = codes.code(row[at], scale) as f32 * scale;
+        }
+    };
+    let rows = values.par_chunks_mut((depth * taps).max(1));
+    match precision {
+        Precision::Int4 { group } => rows.for_each(|row| {
+            let mut part = Vec::new();
+            for first in (0..depth).step_by(group) {
+                for tap in 0..taps {
+                    let depths = first..depth.min(first + group);
+                    let places: Vec<usize> = depths.map(|at| at * taps + tap).collect();
+                    nearest(Codes::FOUR_BITS, row, &places, &mut part);
+                }
+            }
+        }),
+        Precision::Int8 => {
+            let (codes, places) = (Codes::eight_bits(depth * taps), 0..depth * taps);
+            let places: Vec<usize> = places.collect();
+            rows.for_each(|row| nearest(codes, row, &places, &mut Vec::new()));
+        }
+        Precision::Bf16 => rows.for_each(|row| {
+            for value in row {
+                *value = f32::from_bits(bf16_pair(*value, 0.0) << 16);
+            }
+        }),
+        Precision::F32 => {}
     }
 }
 

@@ -142,6 +142,7 @@ impl Packed {
                 .min(reach.saturating_sub(before)),
             before,
             row,
+            balance: panels.balance().map(|balance| &balance[part.clone()]),
         };
         let sample = width * row;
         let mut words = INPUTS.take();
@@ -228,6 +229,8 @@ struct Source<'a> {
     /// How many positions of zeros come before them.
     before: usize,
     row: usize,
+    /// What each channel is multiplied by before it is rounded.
+    balance: Option<&'a [f32]>,
 }
 
 impl Source<'_> {
@@ -253,6 +256,15 @@ impl Source<'_> {
         // [seen][depth]
         let inputs = if seen == 0 {
             &[][..]
+        } else if let Some(balance) = self.balance {
+            values.resize(depth * seen, 0.0);
+            for (channel, factor) in balance.iter().enumerate() {
+                let input = &self.input[start + channel * from.channel..];
+                for position in 0..seen {
+                    values[position * depth + channel] = input[position * from.position] * factor;
+                }
+            }
+            &values[..]
         } else if from.channel == 1 && (from.position == depth || seen == 1) {
             &self.input[start..][..depth * seen]
         } else {

@@ -117,6 +117,22 @@ pub(super) trait Lanes {
             Self::load_words(sums.as_ptr())
         }
     }
+    /// `sum + w₀ x₀ + w₁ x₁`, of whole numbers of sixteen bits with a sign. Exact, modulo 2³².
+    #[inline(always)]
+    unsafe fn product_of_shorts(sum: Self::Word, w: Self::Word, x: Self::Word) -> Self::Word {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            let (w, x) = (words_of::<Self>(w), words_of::<Self>(x));
+            let mut sums = words_of::<Self>(sum);
+            for i in 0..LANES {
+                let lower = i32::from(w[i] as i16) * i32::from(x[i] as i16);
+                let upper = (w[i].cast_signed() >> 16) * (x[i].cast_signed() >> 16);
+                let all = lower.wrapping_add(upper);
+                sums[i] = sums[i].wrapping_add(all.cast_unsigned());
+            }
+            Self::load_words(sums.as_ptr())
+        }
+    }
     /// The upper four bits of each byte: a code with a sign, times what [`of_codes`](Self::of_codes) knows of.
     #[inline(always)]
     unsafe fn upper_codes(words: Self::Word) -> Self::Word {
@@ -149,6 +165,18 @@ pub(super) trait Lanes {
             let (mut a, b) = (words_of::<Self>(a), words_of::<Self>(b));
             for i in 0..LANES {
                 a[i] = a[i].wrapping_add(b[i]);
+            }
+            Self::load_words(a.as_ptr())
+        }
+    }
+    /// The products of whole numbers, modulo 2³².
+    #[inline(always)]
+    unsafe fn mul_words(a: Self::Word, b: Self::Word) -> Self::Word {
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            let (mut a, b) = (words_of::<Self>(a), words_of::<Self>(b));
+            for i in 0..LANES {
+                a[i] = a[i].wrapping_mul(b[i]);
             }
             Self::load_words(a.as_ptr())
         }
@@ -212,6 +240,16 @@ pub(super) trait Lanes {
         // SAFETY: the caller grants the instruction set.
         unsafe { Self::product_of_bytes(sum, w, one_of::<Self, I>(four)) }
     }
+    /// [`product_of_shorts`](Self::product_of_shorts) with the `I`-th of four words.
+    #[inline(always)]
+    unsafe fn product_of_shorts_with_one<const I: i32>(
+        sum: Self::Word,
+        w: Self::Word,
+        four: Self::Word,
+    ) -> Self::Word {
+        // SAFETY: the caller grants the instruction set.
+        unsafe { Self::product_of_shorts(sum, w, one_of::<Self, I>(four)) }
+    }
     /// Writes whole numbers in `-128..=255` as bytes, those below zero with a sign.
     #[inline(always)]
     unsafe fn store_bytes(to: *mut u8, x: Self::Vector) {
@@ -224,6 +262,50 @@ pub(super) trait Lanes {
                 bytes[i] = numbers[i].to_int_unchecked::<i32>() as u8;
             }
             to.cast::<[u8; LANES]>().write_unaligned(bytes);
+        }
+    }
+    /// The nearest whole number; the even one of two. For `|x| < 2²²`.
+    #[inline(always)]
+    unsafe fn nearest(x: Self::Vector) -> Self::Word {
+        let mut numbers = [0.0; LANES];
+        let mut words = [0; LANES];
+        // SAFETY: the caller grants the instruction set, and numbers that are small.
+        unsafe {
+            Self::store(numbers.as_mut_ptr(), Self::round(x));
+            for i in 0..LANES {
+                words[i] = numbers[i].to_int_unchecked::<i32>().cast_unsigned();
+            }
+            Self::load_words(words.as_ptr())
+        }
+    }
+    /// Writes the lower halves of words.
+    #[inline(always)]
+    unsafe fn store_shorts(to: *mut u16, x: Self::Word) {
+        let mut shorts = [0; LANES];
+        // SAFETY: the caller grants the instruction set, and room for sixteen.
+        unsafe {
+            let words = words_of::<Self>(x);
+            for i in 0..LANES {
+                shorts[i] = words[i] as u16;
+            }
+            to.cast::<[u16; LANES]>().write_unaligned(shorts);
+        }
+    }
+    /// Words of four whole numbers each, the first in the lowest byte: in `-128..=127` where bytes of inputs are [`SIGNED`],
+    /// and in `0..=255` elsewhere.
+    #[inline(always)]
+    unsafe fn words_of_bytes(x: [Self::Vector; 4]) -> Self::Word {
+        let mut bytes = [[0_u8; LANES]; 4];
+        let mut words = [0; LANES];
+        // SAFETY: the caller grants the instruction set, and numbers that are whole and small; there are sixteen bytes each.
+        unsafe {
+            for (bytes, x) in bytes.iter_mut().zip(x) {
+                Self::store_bytes(bytes.as_mut_ptr(), x);
+            }
+            for i in 0..LANES {
+                words[i] = u32::from_le_bytes([bytes[0][i], bytes[1][i], bytes[2][i], bytes[3][i]]);
+            }
+            Self::load_words(words.as_ptr())
         }
     }
     /// Sixteen vectors of sixteen: the i-th number of the j-th vector changes place with the j-th of the i-th.

@@ -9,6 +9,7 @@
 //! | `panels` | weights, laid out once in the order in which they are read |
 //! | `groups` | the statistics of groups of channels |
 //! | `picture` | convolutions over pictures |
+//! | `pixels` | those whose weights are codes |
 //! | `winograd` | those of three by three, with a quarter of the products |
 //! | `peak` | multiply-adds in registers alone, and reading alone: the most that a kernel can reach |
 //! | `window` | which inputs an output of a convolution sees |
@@ -19,7 +20,7 @@
 //! | `memory` | memory that vectors like to read |
 //! | `training` | what a training step computes, with feature `train` |
 //! | `positions` | the same at many positions, where arithmetic takes the time |
-//! | `attention` | every query reads a mean of values, and no score is stored |
+//! | `attention` | every query reads a mean of values, and no score is stored; of numbers or of codes |
 //! | `rows` | layer normalization |
 //!
 //! Every output is a sum in one fixed order, whatever the number of threads and whatever else is in the batch: bits do
@@ -39,6 +40,7 @@ mod memory;
 mod panels;
 mod peak;
 mod picture;
+mod pixels;
 mod positions;
 mod product;
 mod rows;
@@ -49,9 +51,10 @@ pub(crate) mod training;
 mod window;
 mod winograd;
 
-pub(crate) use attention::{Heads, attention};
+pub(crate) use attention::{Heads, attention, attention_in_codes};
 #[cfg(test)]
 pub(crate) use codes::tests::rounded;
+pub(crate) use codes::{Codes, round_inputs, round_weights};
 pub use elementwise::Activation;
 pub(crate) use elementwise::apply;
 pub(crate) use groups::{modulate, statistics};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use rayon::prelude::*;
 
@@ -89,6 +90,25 @@ impl fmt::Display for Precision {
     }
 }
 
+impl FromStr for Precision {
+    type Err = String;
+
+    /// Undoes [`Display`](fmt::Display).
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            "int8" => Ok(Self::Int8),
+            "int4" => Ok(Self::INT4),
+            _ => (text.strip_prefix("int4/"))
+                .and_then(|group| group.parse().ok())
+                .filter(|&group| group > 0 && usize::is_multiple_of(group, 8))
+                .map(|group| Self::Int4 { group })
+                .ok_or_else(|| format!("`{text}` is none of f32, bf16, int8, int4 and int4/GROUP, with a group of 8, 16, ..")),
+        }
+    }
+}
+
 /// A matrix of weights for each tap, in panels of sixteen rows.
 ///
 /// ```text
@@ -108,6 +128,9 @@ pub(crate) struct Panels {
     taps: usize,
     /// A scale for each row, where weights are bytes.
     scales: Vec<f32>,
+    /// What inputs are multiplied by before they are rounded, one for each of depth; nothing where they are rounded as they
+    /// are.
+    balance: Vec<f32>,
     /// What a row sums to, where weights are codes: a whole number for bytes, an f32 for half bytes.
     totals: Vec<u32>,
 }
@@ -120,54 +143,28 @@ impl Panels {
     /// If a group is not a multiple of eight.
     pub(crate) fn new(
         precision: Precision,
-        [rows, depth, taps]: [usize; 3],
+        shape: [usize; 3],
         weight: impl Fn(usize, usize, usize) -> f32 + Sync,
     ) -> Self {
-        if let Precision::Int4 { group } = precision {
-            assert!(
-                group > 0 && group.is_multiple_of(8),
-                "a group is a multiple of 8 weights, not {group}"
-            );
+        let mut panels = Self::empty(precision, shape);
+        if precision.is_codes() {
+            panels.fill_codes(|panels, row, words| {
+                let weight = |depth, tap| weight(row, depth, tap);
+                match precision {
+                    Precision::Int8 => panels.fill_bytes(words, weight),
+                    _ => (1.0, panels.fill_half_bytes(words, weight)),
+                }
+            });
+            return panels;
         }
-        let mut panels = Self {
-            words: Words::zeros(0),
-            precision,
-            rows,
-            depth,
-            taps,
-            scales: Vec::new(),
-            totals: Vec::new(),
-        };
         let each = panels.panel_words();
         let mut words = Words::zeros(panels.count() * each);
-        let rows_of = |panel: usize| rows.min((panel + 1) * LANES) - panel * LANES;
-        if precision.is_codes() {
-            let mut scales = vec![0.0; panels.count() * LANES];
-            let mut totals = vec![0; panels.count() * LANES];
-            // Without taps there are no words; sums are those of nothing.
-            (words.par_chunks_mut(each.max(1)))
-                .zip(scales.par_chunks_mut(LANES))
-                .zip(totals.par_chunks_mut(LANES))
-                .enumerate()
-                .for_each(|(panel, ((words, scales), totals))| {
-                    for lane in 0..rows_of(panel) {
-                        let weight = |depth, tap| weight(panel * LANES + lane, depth, tap);
-                        let words = &mut words[lane..];
-                        (scales[lane], totals[lane]) = match precision {
-                            Precision::Int8 => panels.fill_bytes(words, weight),
-                            _ => (1.0, panels.fill_half_bytes(words, weight)),
-                        };
-                    }
-                });
-            (panels.scales, panels.totals) = (scales, totals);
-            if precision != Precision::Int8 {
-                panels.scales = Vec::new();
-            }
-        } else if each > 0 {
+        if each > 0 {
             let fill = |(panel, words): (usize, &mut [u32])| {
-                for lane in 0..rows_of(panel) {
-                    let weight = |depth, tap| weight(panel * LANES + lane, depth, tap);
-                    panels.fill_row(&mut words[lane..], weight);
+                for row in panels.rows_of(panel) {
+                    panels.fill_row(&mut words[row % LANES..], |depth, tap| {
+                        weight(row, depth, tap)
+                    });
                 }
             };
             words.par_chunks_mut(each).enumerate().for_each(fill);
@@ -176,7 +173,123 @@ impl Panels {
         panels
     }
 
-    /// Writes one row of bytes, `LANES` words apart; returns its scale, and the sum of its codes.
+    /// Lays out `code(row, depth, tap)`, which stand for numbers with `scale(row, depth, tap)`: one for each row where codes
+    /// are bytes, and for each group of a row where they are half bytes.
+    ///
+    /// # Panics
+    ///
+    /// If weights in this precision are no codes, or a group is not a multiple of eight.
+    pub(crate) fn of_codes(
+        precision: Precision,
+        shape: [usize; 3],
+        code: impl Fn(usize, usize, usize) -> i8 + Sync,
+        scale: impl Fn(usize, usize, usize) -> f32 + Sync,
+    ) -> Self {
+        assert!(precision.is_codes(), "weights in {precision} are no codes");
+        let mut panels = Self::empty(precision, shape);
+        let [_, depth, taps] = shape;
+        panels.fill_codes(|panels, row, words| {
+            let code = |depth, tap| i32::from(code(row, depth, tap));
+            match precision {
+                Precision::Int8 => {
+                    let scale = if depth * taps == 0 {
+                        0.0
+                    } else {
+                        scale(row, 0, 0)
+                    };
+                    (scale, panels.write_bytes(words, code))
+                }
+                _ => {
+                    let total = panels.write_half_bytes(words, |depths, tap, codes| {
+                        let scale = scale(row, depths.start, tap);
+                        codes.extend(depths.map(|depth| code(depth, tap)));
+                        scale
+                    });
+                    (1.0, total)
+                }
+            }
+        });
+        panels
+    }
+
+    /// Without words.
+    fn empty(precision: Precision, [rows, depth, taps]: [usize; 3]) -> Self {
+        if let Precision::Int4 { group } = precision {
+            assert!(
+                group > 0 && group.is_multiple_of(8),
+                "a group is a multiple of 8 weights, not {group}"
+            );
+        }
+        Self {
+            words: Words::zeros(0),
+            precision,
+            rows,
+            depth,
+            taps,
+            scales: Vec::new(),
+            balance: Vec::new(),
+            totals: Vec::new(),
+        }
+    }
+
+    /// The same, of inputs that are multiplied by these numbers first: then the weights that codes stand for are their products
+    /// with the same numbers.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one for each of depth, or weights are no codes.
+    pub(crate) fn balanced(self, balance: &[f32]) -> Self {
+        assert!(
+            self.precision.is_codes(),
+            "what is not rounded needs no balance"
+        );
+        assert_eq!(balance.len(), self.depth, "a number for each input");
+        Self {
+            balance: balance.to_vec(),
+            ..self
+        }
+    }
+
+    /// What inputs are multiplied by, if they are.
+    pub(crate) fn balance(&self) -> Option<&[f32]> {
+        (!self.balance.is_empty()).then_some(&self.balance)
+    }
+
+    /// The largest code of a byte, so that sums stay within 32 bits.
+    pub(crate) fn largest_byte([_, depth, taps]: [usize; 3]) -> i8 {
+        Codes::eight_bits(depth * taps).ends()[1] as i8
+    }
+
+    /// Which rows a panel has.
+    fn rows_of(&self, panel: usize) -> Range<usize> {
+        panel * LANES..self.rows.min((panel + 1) * LANES)
+    }
+
+    /// Lets `fill` write each row, `LANES` words apart, and keeps the scale and the sum that it returns.
+    fn fill_codes(&mut self, fill: impl Fn(&Self, usize, &mut [u32]) -> (f32, u32) + Sync) {
+        let each = self.panel_words();
+        let mut words = Words::zeros(self.count() * each);
+        let mut scales = vec![0.0; self.count() * LANES];
+        let mut totals = vec![0; self.count() * LANES];
+        // Without taps there are no words; sums are those of nothing.
+        (words.par_chunks_mut(each.max(1)))
+            .zip(scales.par_chunks_mut(LANES))
+            .zip(totals.par_chunks_mut(LANES))
+            .enumerate()
+            .for_each(|(panel, ((words, scales), totals))| {
+                for row in self.rows_of(panel) {
+                    let lane = row % LANES;
+                    (scales[lane], totals[lane]) = fill(self, row, &mut words[lane..]);
+                }
+            });
+        self.words = words;
+        self.totals = totals;
+        if self.precision == Precision::Int8 {
+            self.scales = scales;
+        }
+    }
+
+    /// Chooses the codes of one row of bytes and writes them, `LANES` words apart; returns the scale, and the sum of the codes.
     fn fill_bytes(&self, words: &mut [u32], weight: impl Fn(usize, usize) -> f32) -> (f32, u32) {
         let taps = 0..self.taps;
         let values: Vec<f32> = (0..self.depth)
@@ -185,33 +298,57 @@ impl Panels {
             .collect();
         let codes = Codes::eight_bits(values.len());
         let scale = codes.scale(&values);
+        let code = |depth, tap| codes.code(values[depth * self.taps + tap], scale);
+        (scale, self.write_bytes(words, code))
+    }
+
+    /// Writes one row of bytes, `LANES` words apart; returns the sum of the codes.
+    fn write_bytes(&self, words: &mut [u32], code: impl Fn(usize, usize) -> i32) -> u32 {
         let mut total = 0_i32;
-        for (index, value) in values.into_iter().enumerate() {
-            let (depth, tap) = (index / self.taps, index % self.taps);
-            let code = codes.code(value, scale);
-            total += code;
-            let byte = code.cast_unsigned() & 0xff;
-            words[self.place(depth / 4, tap) * LANES] |= byte << (depth % 4 * 8);
+        for depth in 0..self.depth {
+            for tap in 0..self.taps {
+                let code = code(depth, tap);
+                total += code;
+                let byte = code.cast_unsigned() & 0xff;
+                words[self.place(depth / 4, tap) * LANES] |= byte << (depth % 4 * 8);
+            }
         }
-        (scale, total.cast_unsigned())
+        total.cast_unsigned()
+    }
+
+    /// Chooses the codes and scales of one row of half bytes and writes them, `LANES` words apart; returns what the row sums
+    /// to, as the bits of an f32.
+    fn fill_half_bytes(&self, words: &mut [u32], weight: impl Fn(usize, usize) -> f32) -> u32 {
+        let codes = Codes::FOUR_BITS;
+        let mut values = Vec::new();
+        self.write_half_bytes(words, |depths, tap, row| {
+            values.clear();
+            values.extend(depths.map(|depth| weight(depth, tap)));
+            let scale = codes.scale(&values);
+            row.extend(values.iter().map(|&value| codes.code(value, scale)));
+            scale
+        })
     }
 
     /// Writes one row of half bytes and its scales, `LANES` words apart; returns what the row sums to, as the bits of an f32.
-    fn fill_half_bytes(&self, words: &mut [u32], weight: impl Fn(usize, usize) -> f32) -> u32 {
-        let codes = Codes::FOUR_BITS;
+    ///
+    /// `group` adds the codes of neighbours in depth at a tap to a list, and returns their scale.
+    fn write_half_bytes(
+        &self,
+        words: &mut [u32],
+        mut group: impl FnMut(Range<usize>, usize, &mut Vec<i32>) -> f32,
+    ) -> u32 {
         let mut total = 0.0;
-        let mut values = Vec::new();
+        let mut codes = Vec::new();
         for chunk in self.chunks(0..self.depth_words()) {
             let depths = chunk.start * 8..self.depth.min(chunk.end * 8);
             for tap in 0..self.taps {
-                values.clear();
-                values.extend(depths.clone().map(|depth| weight(depth, tap)));
+                codes.clear();
                 // Codes are in the upper halves of bytes when they are multiplied.
-                let scale = codes.scale(&values) / 16.0;
+                let scale = group(depths.clone(), tap, &mut codes) / 16.0;
                 let at = self.place(chunk.start, tap);
                 words[(at - 1) * LANES] = scale.to_bits();
-                for (index, value) in values.iter().enumerate() {
-                    let code = codes.code(*value, 16.0 * scale);
+                for (index, &code) in codes.iter().enumerate() {
                     total += f64::from(scale) * f64::from(16 * code);
                     let half = code.cast_unsigned() & 0xf;
                     words[(at + index / 8) * LANES] |= half << shift(index);
@@ -264,16 +401,20 @@ impl Panels {
         *totals.expect("totals are those of whole panels")
     }
 
-    /// What makes numbers of the sums of a panel.
-    pub(super) fn factors(&self, panel: usize, grid: &Grid) -> [f32; LANES] {
+    /// The scales of sixteen rows, where weights are bytes; one where sums are scaled by themselves.
+    pub(super) fn scales(&self, panel: usize) -> [f32; LANES] {
         match self.precision {
             Precision::Int8 => {
-                let scales: Option<&[f32; LANES]> = self.scales[panel * LANES..].first_chunk();
-                let scales = scales.expect("scales are those of whole panels");
-                scales.map(|scale| scale * grid.step)
+                let scales = self.scales[panel * LANES..].first_chunk();
+                *scales.expect("scales are those of whole panels")
             }
-            _ => [grid.step; LANES],
+            _ => [1.0; LANES],
         }
+    }
+
+    /// What makes numbers of the sums of a panel.
+    pub(super) fn factors(&self, panel: usize, grid: &Grid) -> [f32; LANES] {
+        self.scales(panel).map(|scale| scale * grid.step)
     }
 
     /// Writes one row, `LANES` words apart.
@@ -304,23 +445,44 @@ impl Panels {
 
     /// A weight, as it was rounded.
     pub(crate) fn weight(&self, row: usize, depth: usize, tap: usize) -> f32 {
-        let word = depth / self.precision.numbers_a_word();
-        let lane = row / LANES * self.panel_words() + row % LANES;
-        let bits = self.words[lane + self.place(word, tap) * LANES];
+        let bits = self.word(row, depth, tap);
         match self.precision {
             Precision::F32 => f32::from_bits(bits),
             Precision::Bf16 if depth.is_multiple_of(2) => f32::from_bits(bits << 16),
             Precision::Bf16 => f32::from_bits(bits & 0xffff_0000),
-            Precision::Int8 => {
-                let code = bits.to_le_bytes()[depth % 4].cast_signed();
-                f32::from(code) * self.scales[row]
+            _ => {
+                let weight = f32::from(self.code(row, depth, tap)) * self.scale(row, depth, tap);
+                weight * self.balance().map_or(1.0, |balance| balance[depth])
             }
+        }
+    }
+
+    /// The word that a weight lies in.
+    fn word(&self, row: usize, depth: usize, tap: usize) -> u32 {
+        let word = depth / self.precision.numbers_a_word();
+        let lane = row / LANES * self.panel_words() + row % LANES;
+        self.words[lane + self.place(word, tap) * LANES]
+    }
+
+    /// The code of a weight, where weights are codes.
+    pub(crate) fn code(&self, row: usize, depth: usize, tap: usize) -> i8 {
+        let bits = self.word(row, depth, tap);
+        match self.precision {
+            Precision::Int8 => bits.to_le_bytes()[depth % 4].cast_signed(),
+            // The lowest four bits, with their sign.
+            _ => ((bits >> shift(depth) << 4) as u8).cast_signed() >> 4,
+        }
+    }
+
+    /// The scale of a weight's code.
+    pub(crate) fn scale(&self, row: usize, depth: usize, tap: usize) -> f32 {
+        match self.precision {
             Precision::Int4 { group } => {
                 let first = self.place(depth / group * group / 8, tap) - 1;
-                let scale = f32::from_bits(self.words[lane + first * LANES]);
-                let code = (bits >> shift(depth) << 4) as u8;
-                f32::from(code.cast_signed()) * scale
+                let lane = row / LANES * self.panel_words() + row % LANES;
+                f32::from_bits(self.words[lane + first * LANES]) * 16.0
             }
+            _ => self.scales[row],
         }
     }
 
@@ -346,7 +508,10 @@ impl Panels {
 
     /// The memory that the weights take, in bytes.
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.words) + size_of_val(&*self.scales) + size_of_val(&*self.totals)
+        size_of_val(&*self.words)
+            + size_of_val(&*self.scales)
+            + size_of_val(&*self.balance)
+            + size_of_val(&*self.totals)
     }
 
     /// How many panels there are.

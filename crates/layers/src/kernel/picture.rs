@@ -1,8 +1,9 @@
 //! Convolutions over pictures, with what may come before and after.
 //!
-//! Outputs are computed in quads: four neighbours, or four neighbouring tiles of four by four. What the products read of
-//! the input is laid out quad by quad, for some rows of quads at a time, so that memory stays bounded; the products then
-//! read weights and inputs alike from their first word to their last.
+//! Where weights are codes, `pixels` computes them. Here outputs are computed in quads: four neighbours, or four
+//! neighbouring tiles of four by four. What the products read of the input is laid out quad by quad, for some rows of quads
+//! at a time, so that memory stays bounded; the products then read weights and inputs alike from their first word to their
+//! last.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Level;
-use super::codes::{Extent, Grid, encode, weave};
+use super::codes::{Extent, Grid};
 use super::elementwise::{Activation, activate};
 use super::lanes::{LANES, Lanes};
 use super::level::run_on;
@@ -18,7 +19,7 @@ use super::memory::Words;
 use super::panels::{CHUNK, Panels, Precision, chunks};
 use super::product::{Epilogue, Film, Shared, lanes_of};
 use super::tile::{Tile, format};
-use super::winograd;
+use super::{pixels, winograd};
 
 /// How many outputs, or tiles of outputs, are computed side by side.
 pub(super) const QUAD: usize = 4;
@@ -36,8 +37,6 @@ pub(super) const STAGGER: usize = 16;
 const TASKS_A_THREAD: usize = 4;
 /// How many channels are laid out together, so that whole lines of a cache are written. Two neighbours may share a word.
 pub(super) const TOGETHER: usize = 4;
-/// How many fours of channels are laid out together where they are codes: a line of a cache again.
-const FOURS: usize = 4;
 /// How many channels are worth a task of their own.
 const CHANNELS_A_TASK: usize = 8;
 
@@ -172,14 +171,28 @@ pub(super) fn convolve_by(
     if output.is_empty() {
         return;
     }
-    let products = match (method, panels.precision()) {
-        (Method::Winograd, _) => winograd::PRODUCTS,
-        (Method::Direct, _) => 1,
+    let layer = &Layer {
+        panels,
+        frame,
+        input,
+        prologue,
+        epilogue,
+        output: Shared(output.as_mut_ptr()),
+        size: [height, width],
+        grids: grids(level, panels, frame, batch, input, prologue),
     };
-    let words = match (method, panels.precision()) {
-        (Method::Winograd, _) => depth.next_multiple_of(TOGETHER),
-        (Method::Direct, precision) => {
-            panels.depth_words() * inputs_a_word(precision) * panels.taps()
+    if panels.precision().is_codes() {
+        pixels::convolve(level, layer, batch);
+        return;
+    }
+    let products = match method {
+        Method::Winograd => winograd::PRODUCTS,
+        Method::Direct => 1,
+    };
+    let words = match method {
+        Method::Winograd => depth.next_multiple_of(TOGETHER),
+        Method::Direct => {
+            panels.depth_words() * panels.precision().numbers_a_word() * panels.taps()
         }
     };
     let (down, across) = match method {
@@ -194,18 +207,11 @@ pub(super) fn convolve_by(
     let at_a_time = (LAID_OUT / (across * products * quad)).clamp(1, batch * down);
     let mut job = Job {
         method,
-        panels,
-        frame,
-        input,
-        prologue,
-        epilogue,
-        output: Shared(output.as_mut_ptr()),
-        size: [height, width],
+        layer,
         down,
         across,
         lines: 0..0,
         laid_out: Shared(std::ptr::null_mut()),
-        grids: grids(level, panels, frame, batch, input, prologue),
         quad,
         product,
         block: products * product,
@@ -218,14 +224,6 @@ pub(super) fn convolve_by(
         job.run(level);
     }
     LAID_OUT_INPUTS.set(laid_out);
-}
-
-/// How many words of a quad meet a word of weights, each with four positions.
-fn inputs_a_word(precision: Precision) -> usize {
-    match precision {
-        Precision::F32 | Precision::Int8 => 1,
-        Precision::Bf16 | Precision::Int4 { .. } => 2,
-    }
 }
 
 /// How each sample is rounded to codes, where weights are codes.
@@ -297,17 +295,25 @@ thread_local! {
     static SUMS: Cell<Words> = Cell::new(Words::zeros(0));
 }
 
-/// A convolution, and which of its lines of quads are computed now.
-pub(super) struct Job<'a> {
-    method: Method,
+/// A convolution: what it reads, and what it writes.
+pub(super) struct Layer<'a> {
     pub(super) panels: &'a Panels,
     pub(super) frame: &'a Frame,
-    input: &'a [f32],
-    prologue: Option<&'a Prologue<'a>>,
+    /// `[batch, channels, height, width]`
+    pub(super) input: &'a [f32],
+    pub(super) prologue: Option<&'a Prologue<'a>>,
     epilogue: &'a Epilogue<'a>,
     output: Shared,
     /// The height and the width of the output.
     pub(super) size: [usize; 2],
+    /// How each sample is rounded to codes, where it is.
+    pub(super) grids: Vec<Grid>,
+}
+
+/// A convolution of numbers, and which of its lines of quads are computed now.
+pub(super) struct Job<'a> {
+    method: Method,
+    pub(super) layer: &'a Layer<'a>,
     /// How many lines of quads a sample has.
     pub(super) down: usize,
     /// How many quads a line has.
@@ -318,8 +324,6 @@ pub(super) struct Job<'a> {
     /// [block][product][quad][words][4]
     /// ```
     laid_out: Shared,
-    /// How each sample is rounded to codes, where it is.
-    grids: Vec<Grid>,
     /// Between two quads.
     pub(super) quad: usize,
     /// Between two products.
@@ -330,22 +334,18 @@ pub(super) struct Job<'a> {
 
 impl Job<'_> {
     fn run(&self, level: Level) {
-        let depth = self.panels.depth();
+        let depth = self.layer.panels.depth();
         let threads = rayon::current_num_threads();
         let channels = CHANNELS_A_TASK
             .max(depth.div_ceil(threads * TASKS_A_THREAD))
-            .next_multiple_of(if self.panels.precision().is_codes() {
-                FOURS * TOGETHER
-            } else {
-                TOGETHER
-            });
+            .next_multiple_of(TOGETHER);
         let job = self;
         let lay_out = |task: usize| {
             let range = task * channels..depth.min((task + 1) * channels);
             run_on!(level, lay_out(job: &Job<'_>, range: Range<usize>));
         };
         let quads = self.lines.len() * self.across;
-        let units = quads.div_ceil(BLOCK) * self.panels.count().div_ceil(PANELS);
+        let units = quads.div_ceil(BLOCK) * self.layer.panels.count().div_ceil(PANELS);
         let tasks = units.min(threads * TASKS_A_THREAD);
         let compute = |task: usize| {
             job.compute(level, units * task / tasks..units * (task + 1) / tasks);
@@ -371,7 +371,9 @@ impl Job<'_> {
         // SAFETY: there is room for all quads that are computed now.
         unsafe { self.laid_out.0.add(at).cast() }
     }
+}
 
+impl Layer<'_> {
     /// Reads a row of what is convolved, with its zeros, into `line`: `row` counts from the first row of zeros. The zeros
     /// before and behind a row must be there.
     ///
@@ -485,7 +487,7 @@ pub(super) struct Finish<S: Lanes> {
     scale: S::Vector,
     shift: S::Vector,
     /// What sums of codes begin with, and what makes numbers of them.
-    start: S::Vector,
+    start: [f32; LANES],
     factor: S::Vector,
 }
 
@@ -494,10 +496,10 @@ impl<S: Lanes> Finish<S> {
     ///
     /// The CPU must have the instruction set of `S`.
     #[inline(always)]
-    pub(super) unsafe fn new(job: &Job<'_>, panel: usize, sample: usize) -> Self {
-        let (row, rows) = (panel * LANES, job.panels.rows());
-        let bias = lanes_of(job.epilogue.bias, row, 0.0);
-        let (scale, shift) = match &job.epilogue.film {
+    pub(super) unsafe fn new(layer: &Layer<'_>, panel: usize, sample: usize) -> Self {
+        let (row, rows) = (panel * LANES, layer.panels.rows());
+        let bias = lanes_of(layer.epilogue.bias, row, 0.0);
+        let (scale, shift) = match &layer.epilogue.film {
             Some(Film {
                 scale,
                 shift,
@@ -508,10 +510,10 @@ impl<S: Lanes> Finish<S> {
             ),
             None => ([1.0; LANES], [0.0; LANES]),
         };
-        let (start, factor) = match job.grids.get(sample) {
+        let (start, factor) = match layer.grids.get(sample) {
             Some(grid) => (
-                job.panels.start(&job.panels.totals(panel), grid),
-                job.panels.factors(panel, grid),
+                layer.panels.start(&layer.panels.totals(panel), grid),
+                layer.panels.factors(panel, grid),
             ),
             None => ([0.0; LANES], [1.0; LANES]),
         };
@@ -523,7 +525,7 @@ impl<S: Lanes> Finish<S> {
                 bias: S::load(bias.as_ptr()),
                 scale: S::load(scale.as_ptr()),
                 shift: S::load(shift.as_ptr()),
-                start: S::load(start.as_ptr()),
+                start,
                 factor: S::load(factor.as_ptr()),
             }
         }
@@ -535,19 +537,20 @@ impl<S: Lanes> Finish<S> {
     ///
     /// The CPU must have the instruction set of `S`, and there must be sixteen sums.
     #[inline(always)]
-    unsafe fn decode(&self, precision: Precision, sum: *const f32) -> S::Vector {
+    pub(super) unsafe fn decode(&self, precision: Precision, sum: *const f32) -> S::Vector {
         // SAFETY: the caller grants the instruction set and the sums.
         unsafe {
             match precision {
                 Precision::F32 | Precision::Bf16 => S::load(sum),
                 Precision::Int8 => {
-                    let mut start = [0.0; LANES];
-                    S::store(start.as_mut_ptr(), self.start);
-                    let start = S::load_words(start.as_ptr().cast());
+                    let start = S::load_words(self.start.as_ptr().cast());
                     let sum = S::add_words(S::load_words(sum.cast()), start);
                     S::mul(S::numbers(sum), self.factor)
                 }
-                Precision::Int4 { .. } => S::mul(S::add(S::load(sum), self.start), self.factor),
+                Precision::Int4 { .. } => {
+                    let sum = S::add(S::load(sum), S::load(self.start.as_ptr()));
+                    S::mul(sum, self.factor)
+                }
             }
         }
     }
@@ -594,9 +597,6 @@ unsafe fn lay_out<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
     unsafe {
         match job.method {
             Method::Winograd => winograd::lay_out::<S>(job, channels),
-            Method::Direct if job.panels.precision().is_codes() => {
-                lay_out_codes::<S>(job, channels);
-            }
             Method::Direct => lay_out_directly::<S>(job, channels),
         }
     }
@@ -654,17 +654,13 @@ impl Job<'_> {
                 Method::Direct => 0,
             };
             let together = &Together {
-                panels: first..self.panels.count().min(first + PANELS),
+                panels: first..self.layer.panels.count().min(first + PANELS),
                 blocks: block..block + many,
                 weights: weights.floats(room).as_mut_ptr(),
                 sums: sums.floats(many * block_sums).as_mut_ptr(),
                 block_sums,
             };
-            if self.panels.precision().is_codes() {
-                run_on!(level, bytes: multiply_codes(job: &Job<'_>, together: &Together));
-            } else {
-                run_on!(level, multiply_numbers(job: &Job<'_>, together: &Together));
-            }
+            run_on!(level, multiply_numbers(job: &Job<'_>, together: &Together));
             run_on!(level, finish(job: &Job<'_>, together: &Together));
             unit += many;
         }
@@ -704,11 +700,11 @@ unsafe fn multiply_numbers<S: Lanes>(job: &Job<'_>, together: &Together) {
             let room = winograd::PRODUCTS * winograd::PRODUCT_WORDS;
             // SAFETY: there is so much room, and no one else has it.
             let weights = unsafe { std::slice::from_raw_parts_mut(*weights, room) };
-            for chunk in winograd::chunks(job.panels.depth()) {
+            for chunk in winograd::chunks(job.layer.panels.depth()) {
                 // SAFETY: the caller grants the instruction set.
                 unsafe {
                     winograd::transform_weights::<S>(
-                        job.panels,
+                        job.layer.panels,
                         panels.clone(),
                         chunk.clone(),
                         weights,
@@ -735,40 +731,20 @@ unsafe fn multiply_numbers<S: Lanes>(job: &Job<'_>, together: &Together) {
             }
         }
         Method::Direct => {
-            let panel = job.panels.panel_words();
-            let weights = &job.panels.words()[panels.start * panel..];
+            let panel = job.layer.panels.panel_words();
+            let weights = &job.layer.panels.words()[panels.start * panel..];
             let (weights, size) = (weights.as_ptr(), [panels.len(), panel, panel / LANES]);
             for block in blocks.clone() {
                 // SAFETY: as above.
                 unsafe {
                     let inputs = (job.inputs_of(block, 0), job.quads_of(block).len());
                     let sums = together.sums(block, 0);
-                    if job.panels.precision() == Precision::Bf16 {
+                    if job.layer.panels.precision() == Precision::Bf16 {
                         multiply::<S, { format::WIDENED }>(job, weights, size, inputs, sums, true);
                     } else {
                         multiply::<S, { format::F32 }>(job, weights, size, inputs, sums, true);
                     }
                 }
-            }
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn multiply_codes<S: Lanes>(job: &Job<'_>, together: &Together) {
-    let range = &together.panels;
-    let panel = job.panels.panel_words();
-    let weights = &job.panels.words()[range.start * panel..];
-    let (weights, size) = (weights.as_ptr(), [range.len(), panel, panel / LANES]);
-    for block in together.blocks.clone() {
-        // SAFETY: the caller grants the instruction set; weights, inputs and sums are those of the block.
-        unsafe {
-            let inputs = (job.inputs_of(block, 0), job.quads_of(block).len());
-            let sums = together.sums(block, 0);
-            if job.panels.precision() == Precision::Int8 {
-                multiply::<S, { format::BYTES }>(job, weights, size, inputs, sums, true);
-            } else {
-                multiply_half_bytes::<S>(job, range.clone(), inputs, sums);
             }
         }
     }
@@ -831,136 +807,6 @@ unsafe fn multiply<S: Lanes, const FORMAT: u8>(
     }
 }
 
-/// [`multiply`] for weights of half bytes, chunk by chunk of those that share a scale.
-///
-/// # Safety
-///
-/// As for [`multiply`].
-#[inline(always)]
-unsafe fn multiply_half_bytes<S: Lanes>(
-    job: &Job<'_>,
-    range: Range<usize>,
-    (inputs, quads): (*const u32, usize),
-    sums: *mut f32,
-) {
-    let panels = job.panels;
-    let panel = panels.panel_words();
-    let mut word = 0;
-    for chunk in panels.chunks(0..panels.depth_words()) {
-        for tap in 0..panels.taps() {
-            let at = range.start * panel + panels.place(chunk.start, tap) * LANES;
-            for quad in 0..quads {
-                // SAFETY: the caller grants all of it, as in `multiply`.
-                unsafe {
-                    let tile = Tile {
-                        weights: panels.words()[at..].as_ptr(),
-                        scales: panels.scales_of(range.start, chunk.start, tap),
-                        panel,
-                        depth: chunk.len(),
-                        inputs: inputs.add(quad * job.quad + word * 2 * QUAD),
-                        row: QUAD,
-                        sums: sums.add(quad * QUAD * LANES),
-                        next_panel: PANEL_SUMS,
-                        next_position: LANES,
-                        first: word == 0,
-                    };
-                    tile.cover_quad::<S, { format::HALF_BYTES }>(range.len());
-                }
-            }
-            word += chunk.len();
-        }
-    }
-}
-
-/// As [`lay_out_directly`], for codes: a word has four channels at a position.
-///
-/// # Safety
-///
-/// The CPU must have the instruction set of `S`, and no one else may write these channels.
-#[inline(always)]
-unsafe fn lay_out_codes<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
-    let (panels, [taps_down, taps_across]) = (job.panels, job.frame.taps);
-    let [stride_down, stride_across] = job.frame.stride;
-    let taps = taps_down * taps_across;
-    let rows_a_word = inputs_a_word(panels.precision());
-    let length = (job.across * QUAD - 1) * stride_across + taps_across;
-    let length = length.max(job.frame.padding[1] + job.frame.seen()[1]);
-    let mut line = vec![0.0; length];
-    let mut codes: [Vec<u8>; TOGETHER] = std::array::from_fn(|_| vec![0; length]);
-    // [four channels][row][position], the rows going round
-    let mut words = vec![0; FOURS * taps_down * length];
-    // What lies behind the depth in the last word counts as zero.
-    let end = if channels.end == panels.depth() {
-        panels.depth_words() * panels.precision().numbers_a_word()
-    } else {
-        channels.end
-    };
-    for first_channel in (channels.start..end).step_by(FOURS * TOGETHER) {
-        let fours = (end - first_channel).div_ceil(TOGETHER).min(FOURS);
-        // Where the words of each tap lie in a quad.
-        let places: Vec<[usize; FOURS]> = (0..taps)
-            .map(|tap| {
-                std::array::from_fn(|four| {
-                    let row = (first_channel / TOGETHER + four).min(end / TOGETHER - 1);
-                    let (word, half) = (row / rows_a_word, row % rows_a_word);
-                    (panels.input(word, tap) * rows_a_word + half) * QUAD
-                })
-            })
-            .collect();
-        // Which row each place holds; none yet.
-        let mut held = vec![(usize::MAX, 0); taps_down];
-        for (number, index) in job.lines.clone().enumerate() {
-            let (sample, first) = (index / job.down, index % job.down * stride_down);
-            let grid = &job.grids[sample];
-            for row in first..first + taps_down {
-                let place = row % taps_down;
-                if held[place] == (sample, row) {
-                    continue;
-                }
-                held[place] = (sample, row);
-                for four in 0..fours {
-                    for (channel, codes) in codes.iter_mut().enumerate() {
-                        let channel = first_channel + four * TOGETHER + channel;
-                        if channel < panels.depth() {
-                            // SAFETY: the caller grants the instruction set.
-                            unsafe {
-                                job.read::<S>(sample, channel, row, &mut line);
-                                encode::<S>(*grid, &line, codes);
-                            }
-                        } else {
-                            codes.fill(grid.zero as u8);
-                        }
-                    }
-                    let rows = [&codes[0][..], &codes[1], &codes[2], &codes[3]];
-                    let at = (four * taps_down + place) * length;
-                    weave(rows, &mut words[at..][..length]);
-                }
-            }
-            for quad in 0..job.across {
-                // SAFETY: the quad is computed now.
-                let to = unsafe { job.place(number, quad) };
-                for (tap, places) in places.iter().enumerate() {
-                    let row = (first + tap / taps_across) % taps_down;
-                    let start = quad * QUAD * stride_across + tap % taps_across;
-                    for (four, place) in places.iter().enumerate().take(fours) {
-                        let from = &words[(four * taps_down + row) * length..][..length];
-                        let mut words = [0; QUAD];
-                        if stride_across == 1 {
-                            words.copy_from_slice(&from[start..start + QUAD]);
-                        } else {
-                            for (n, x) in words.iter_mut().enumerate() {
-                                *x = from[start + n * stride_across];
-                            }
-                        }
-                        // SAFETY: a quad has room for four words of each four channels and tap, and these are this task's.
-                        unsafe { to.add(*place).cast::<[u32; QUAD]>().write_unaligned(words) };
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// The words of a quad are the panels': for each word of weights the inputs that they meet.
 ///
 /// # Safety
@@ -968,17 +814,17 @@ unsafe fn lay_out_codes<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
 /// The CPU must have the instruction set of `S`, and no one else may write these channels.
 #[inline(always)]
 unsafe fn lay_out_directly<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
-    let [taps_down, taps_across] = job.frame.taps;
-    let [stride_down, stride_across] = job.frame.stride;
+    let [taps_down, taps_across] = job.layer.frame.taps;
+    let [stride_down, stride_across] = job.layer.frame.stride;
     let taps = taps_down * taps_across;
-    let numbers = job.panels.precision().numbers_a_word();
-    let depth_words = job.panels.depth_words();
+    let numbers = job.layer.panels.precision().numbers_a_word();
+    let depth_words = job.layer.panels.depth_words();
     let length = (job.across * QUAD - 1) * stride_across + taps_across;
-    let length = length.max(job.frame.padding[1] + job.frame.seen()[1]);
+    let length = length.max(job.layer.frame.padding[1] + job.layer.frame.seen()[1]);
     // [channel][row], the rows going round
     let mut rows = vec![0.0; TOGETHER * taps_down * length];
     // The second half of the last word, where the depth is odd, is zero.
-    let end = if channels.end == job.panels.depth() {
+    let end = if channels.end == job.layer.panels.depth() {
         depth_words * numbers
     } else {
         channels.end
@@ -997,9 +843,10 @@ unsafe fn lay_out_directly<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
                 held[place] = (sample, row);
                 for channel in 0..together {
                     let to = &mut rows[(channel * taps_down + place) * length..][..length];
-                    if first_channel + channel < job.panels.depth() {
+                    if first_channel + channel < job.layer.panels.depth() {
+                        let channel = first_channel + channel;
                         // SAFETY: the caller grants the instruction set.
-                        unsafe { job.read::<S>(sample, first_channel + channel, row, to) };
+                        unsafe { job.layer.read::<S>(sample, channel, row, to) };
                     } else {
                         to.fill(0.0);
                     }
@@ -1049,7 +896,7 @@ unsafe fn finish_directly<S: Lanes>(
     quads: Range<usize>,
     sums: *const f32,
 ) {
-    let [_, width] = job.size;
+    let [_, width] = job.layer.size;
     let mut quad = quads.start;
     while quad < quads.end {
         let (line, column) = (quad / job.across, quad % job.across);
@@ -1065,12 +912,13 @@ unsafe fn finish_directly<S: Lanes>(
         // SAFETY: the caller grants the instruction set, the sums, and the outputs, of which `count` lie in the row.
         unsafe {
             let from = sums.add((quad - quads.start) * QUAD * LANES);
-            let finish = Finish::<S>::new(job, panel, sample);
+            let finish = Finish::<S>::new(job.layer, panel, sample);
             let mut values = [S::splat(0.0); LANES];
             for (i, value) in values.iter_mut().enumerate().take(together * QUAD) {
-                *value = finish.decode(job.panels.precision(), from.add(i * LANES));
+                *value = finish.decode(job.layer.panels.precision(), from.add(i * LANES));
             }
-            job.finish::<S>(&finish, values, [row, column * QUAD], count);
+            job.layer
+                .finish::<S>(&finish, values, [row, column * QUAD], count);
         }
         quad += together;
     }

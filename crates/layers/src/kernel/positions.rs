@@ -8,13 +8,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::codes::{Extent, Grid};
+use super::codes::{Extent, Grid, encode, measure};
 use super::elementwise::{Activation, activate};
 use super::lanes::{LANES, Lanes};
 use super::level::run_on;
 use super::memory::Words;
 use super::panels::{Panels, Precision, bf16_pair};
-use super::product::{Shared, decode, lanes_of};
+use super::product::{Shared, lanes_of};
 use super::tile::{Tile, format};
 use super::{Epilogue, Layout, Level, Window, product};
 
@@ -257,25 +257,16 @@ impl<'a> Inputs<'a> {
         let mut words = INPUTS.take();
         let all = words.at_least(batch * positions * row);
         let fill = |(index, (to, grids)): (usize, (&mut [u32], &mut [Grid]))| {
-            let mut values = Vec::new();
-            let mut codes = vec![0; 4 * row];
-            for (at, (to, grid)) in to.chunks_exact_mut(row).zip(grids).enumerate() {
-                let at = index * PAIRED_AT_A_TIME + at;
-                let start = at / positions * from.sample + at % positions * from.position;
-                let x = if from.channel == 1 {
-                    &input[start..start + depth]
-                } else {
-                    values.clear();
-                    values.extend((0..depth).map(|d| input[start + d * from.channel]));
-                    &values[..]
-                };
-                *grid = Grid::new(Extent::new(level, x));
-                grid.encode(level, x, &mut codes);
-                codes[depth..].fill(grid.zero as u8);
-                for (to, four) in to.iter_mut().zip(codes.as_chunks().0) {
-                    *to = u32::from_le_bytes(*four);
-                }
-            }
+            let rows = &mut Rows {
+                input,
+                from,
+                positions,
+                first: index * PAIRED_AT_A_TIME,
+                depth,
+                to,
+                grids,
+            };
+            run_on!(level, encode_rows(rows: &mut Rows<'_>));
         };
         all.par_chunks_mut(PAIRED_AT_A_TIME * row)
             .zip(grids.par_chunks_mut(PAIRED_AT_A_TIME))
@@ -291,6 +282,60 @@ impl<'a> Inputs<'a> {
     fn give_back(self) {
         if let Self::Anew { words, .. } = self {
             INPUTS.set(words);
+        }
+    }
+}
+
+/// Some rows of words, which become the codes of as many positions.
+struct Rows<'a> {
+    input: &'a [f32],
+    from: Layout,
+    /// How many positions a sample has.
+    positions: usize,
+    /// The first position, counted over all samples.
+    first: usize,
+    depth: usize,
+    to: &'a mut [u32],
+    grids: &'a mut [Grid],
+}
+
+/// # Safety
+///
+/// The CPU must have the instruction set of `S`.
+#[inline(always)]
+unsafe fn encode_rows<S: Lanes>(rows: &mut Rows<'_>) {
+    let Rows {
+        input,
+        from,
+        positions,
+        first,
+        depth,
+        ..
+    } = *rows;
+    let row = rows.to.len() / rows.grids.len();
+    let mut values = Vec::new();
+    let mut codes = vec![0; 4 * row];
+    let rows = rows.to.chunks_exact_mut(row).zip(&mut *rows.grids);
+    for (at, (to, grid)) in rows.enumerate() {
+        let at = first + at;
+        let start = at / positions * from.sample + at % positions * from.position;
+        let x = if from.channel == 1 {
+            &input[start..start + depth]
+        } else {
+            values.clear();
+            values.extend((0..depth).map(|d| input[start + d * from.channel]));
+            &values[..]
+        };
+        let mut extent = Extent::EMPTY;
+        // SAFETY: the caller grants the instruction set.
+        unsafe {
+            measure::<S>(x, &mut extent);
+            *grid = Grid::new(extent);
+            encode::<S>(*grid, x, &mut codes[..depth]);
+        }
+        codes[depth..].fill(grid.zero as u8);
+        for (to, four) in to.iter_mut().zip(codes.as_chunks().0) {
+            *to = u32::from_le_bytes(*four);
         }
     }
 }
@@ -367,10 +412,54 @@ unsafe fn multiply_half_bytes<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, su
 unsafe fn conclude<S: Lanes>(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32]) {
     // SAFETY: the caller grants the instruction set, the rows and the places.
     unsafe {
-        if sweep.panels.precision().is_codes() {
+        let codes = sweep.panels.precision().is_codes();
+        if codes && sweep.to.channel == 1 && sweep.rows.is_multiple_of(LANES) {
+            sweep.finish_codes::<S>(block, sums);
+            return;
+        }
+        if codes {
             sweep.end_codes::<S>(&block.panels, sums, block.grids);
         }
         sweep.finish::<S>(&block.panels, block.sample, block.places, sums);
+    }
+}
+
+/// What makes numbers of the sums of the codes of sixteen rows: `y = (sum - zero · total) · (scale · step) + bias`.
+struct Decoding<S: Lanes> {
+    /// Whether sums are whole numbers that began with nothing.
+    bytes: bool,
+    /// With the other sign.
+    totals: S::Word,
+    scales: S::Vector,
+    bias: S::Vector,
+}
+
+impl<S: Lanes> Clone for Decoding<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Lanes> Copy for Decoding<S> {}
+
+impl<S: Lanes> Decoding<S> {
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`, and there must be sixteen sums.
+    #[inline(always)]
+    unsafe fn number(&self, sums: *const f32, grid: &Grid) -> S::Vector {
+        // SAFETY: the caller grants the instruction set and the sums.
+        unsafe {
+            let sum = if self.bytes {
+                let zero = S::splat_word(grid.zero.cast_unsigned());
+                let start = S::mul_words(self.totals, zero);
+                S::numbers(S::add_words(S::load_words(sums.cast()), start))
+            } else {
+                S::load(sums)
+            };
+            let factor = S::mul(self.scales, S::splat(grid.step));
+            S::mul_add(sum, factor, self.bias)
+        }
     }
 }
 
@@ -425,10 +514,11 @@ impl Sweep<'_> {
                 grids,
             };
             let sums = &mut sums[..block.panels.len() * places.len() * LANES];
-            if precision.is_codes() {
-                self.begin_codes(&block.panels, sums, grids);
-            } else {
-                self.begin(&block.panels, sums, places.len());
+            match precision {
+                // What the codes of zero add up to is taken off in the end.
+                Precision::Int8 => {}
+                Precision::Int4 { .. } => self.begin_codes(&block.panels, sums, grids),
+                _ => self.begin(&block.panels, sums, places.len()),
             }
             match precision {
                 Precision::F32 => run_on!(
@@ -491,16 +581,95 @@ impl Sweep<'_> {
         }
     }
 
+    /// What makes numbers of the sums of a panel.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`.
+    #[inline(always)]
+    unsafe fn decoding<S: Lanes>(&self, panel: usize) -> Decoding<S> {
+        let bytes = self.panels.precision() == Precision::Int8;
+        let (scales, bias) = (self.panels.scales(panel), self.bias(panel));
+        let mut totals = [0; LANES];
+        if bytes {
+            totals = self.panels.totals(panel).map(|it| 0_u32.wrapping_sub(it));
+        }
+        // SAFETY: the caller grants the instruction set, and all are sixteen.
+        unsafe {
+            Decoding {
+                bytes,
+                totals: S::load_words(totals.as_ptr()),
+                scales: S::load(scales.as_ptr()),
+                bias: S::load(bias.as_ptr()),
+            }
+        }
+    }
+
     /// Makes numbers of the sums, and adds the offsets.
+    ///
+    /// # Safety
+    ///
+    /// The CPU must have the instruction set of `S`.
     #[inline(always)]
     unsafe fn end_codes<S: Lanes>(&self, group: &Range<usize>, sums: &mut [f32], grids: &[Grid]) {
         let panels = sums.chunks_exact_mut(grids.len() * LANES);
         for (panel, sums) in group.clone().zip(panels) {
-            let bias = self.bias(panel);
-            for (sum, grid) in sums.as_chunks_mut().0.iter_mut().zip(grids) {
-                let factors = self.panels.factors(panel, grid);
-                // SAFETY: the caller grants the instruction set.
-                unsafe { decode::<S>(self.panels.precision(), sum, &factors, &bias) };
+            // SAFETY: the caller grants the instruction set, and a position has sixteen sums.
+            unsafe {
+                let decoding = self.decoding::<S>(panel);
+                for (sum, grid) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(grids) {
+                    let y = decoding.number(sum.as_ptr(), grid);
+                    S::store(sum.as_mut_ptr(), y);
+                }
+            }
+        }
+    }
+
+    /// [`end_codes`](Self::end_codes) and [`finish`](Self::finish) at once, where all rows of a panel are neighbours: what a
+    /// position gets of all panels is written in a row.
+    ///
+    /// # Safety
+    ///
+    /// As for [`finish`](Self::finish).
+    #[inline(always)]
+    unsafe fn finish_codes<S: Lanes>(&self, block: &Block<'_>, sums: &[f32]) {
+        let Epilogue {
+            activation,
+            residual,
+            accumulates,
+            ..
+        } = *self.epilogue;
+        let (group, each) = (&block.panels, block.places.len() * LANES);
+        let panels = if self.gated { 2 } else { 1 };
+        let start = block.sample * self.to.sample + group.start / panels * LANES;
+        // SAFETY: the caller grants the instruction set, and sums of each panel at each place. `check` made sure that the
+        // layout ends within the output; what other tasks write lies elsewhere.
+        unsafe {
+            let mut decodings = [self.decoding::<S>(group.start); GROUP];
+            for (index, panel) in group.clone().enumerate() {
+                decodings[index] = self.decoding::<S>(panel);
+            }
+            let places = block.places.clone().zip(block.grids);
+            for (index, (place, grid)) in places.enumerate() {
+                let sums = &sums[index * LANES..];
+                for first in (0..group.len()).step_by(panels) {
+                    let mut y = decodings[first].number(sums[first * each..].as_ptr(), grid);
+                    if self.gated {
+                        let g = &sums[(first + 1) * each..];
+                        let g = decodings[first + 1].number(g.as_ptr(), grid);
+                        y = S::mul(y, activate::<S>(Activation::Gelu, g));
+                    }
+                    y = activate::<S>(activation, y);
+                    let at = start + place * self.to.position + first / panels * LANES;
+                    let to = self.output.0.add(at);
+                    if let Some(residual) = residual {
+                        y = S::add(y, S::load(residual[at..at + LANES].as_ptr()));
+                    }
+                    if accumulates {
+                        y = S::add(y, S::load(to));
+                    }
+                    S::store(to, y);
+                }
             }
         }
     }
@@ -539,7 +708,7 @@ impl Sweep<'_> {
                     sums: sums.as_mut_ptr(),
                     next_panel: positions * LANES,
                     next_position: LANES,
-                    first: false,
+                    first: FORMAT == format::BYTES && chunk.start == 0,
                 };
                 tile.cover::<S, FORMAT, LAST>(group.len(), positions);
             }

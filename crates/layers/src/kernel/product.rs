@@ -175,7 +175,9 @@ pub(crate) fn side_by_side(
     }
     let mut to = output.as_mut_ptr();
     // Inputs are read as the weights are stored.
-    for alike in layers.chunk_by(|(a, _), (b, _)| a.precision() == b.precision()) {
+    let alike =
+        |a: &Panels, b: &Panels| a.precision() == b.precision() && a.balance() == b.balance();
+    for alike in layers.chunk_by(|(a, _), (b, _)| alike(a, b)) {
         alike_side_by_side(level, alike, part, rows, input, (Shared(to), width));
         let rows: usize = alike.iter().map(|(panels, _)| panels.rows()).sum();
         to = to.wrapping_add(rows);

@@ -15,6 +15,8 @@ pub(super) mod format {
     pub(in super::super) const PAIRS: u8 = 2;
     /// Four codes of a byte and four of a byte: sums are whole numbers, in the same memory.
     pub(in super::super) const BYTES: u8 = 3;
+    /// Two codes of a short and two of a short: sums as for bytes.
+    pub(in super::super) const SHORTS: u8 = 5;
     /// Eight codes of four bits and twice four of a byte, with a scale of weights for a chunk of depth.
     pub(in super::super) const HALF_BYTES: u8 = 4;
 }
@@ -62,9 +64,9 @@ impl Tile {
     >(
         &self,
     ) {
-        if const { FORMAT == format::BYTES || FORMAT == format::HALF_BYTES } {
+        if const { FORMAT >= format::BYTES } {
             // SAFETY: as the caller grants.
-            unsafe { self.add_codes::<S, FORMAT, LAST, M, N>() };
+            unsafe { self.add_codes::<S, FORMAT, LAST, M, N>(&[0]) };
             return;
         }
         // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.
@@ -79,7 +81,8 @@ impl Tile {
             let mut done = 0;
             if const { S::FOURS && (LAST || N == 4) } {
                 done = self.fours::<LAST>(rows);
-                self.add_fours::<S, FORMAT, LAST, M, N>(rows, done, &mut sums);
+                let from = [self.weights, self.inputs];
+                self.add_fours::<S, FORMAT, LAST, M, N>(from, rows, done, &mut sums);
             }
             let mut weights = self.weights.add(done * LANES);
             let mut inputs = self.inputs.wrapping_add(done * rows * next_depth);
@@ -132,7 +135,7 @@ impl Tile {
         }
     }
 
-    /// [`add`](Self::add) for codes.
+    /// [`add`](Self::add) for codes, at some taps, which see their inputs from so many words on.
     #[allow(clippy::needless_range_loop)]
     #[inline(always)]
     unsafe fn add_codes<
@@ -143,70 +146,76 @@ impl Tile {
         const N: usize,
     >(
         &self,
+        taps: &[usize],
     ) {
         // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.
         unsafe {
             let mut sums = [[S::splat_word(0); N]; M];
+            let mut weights = self.weights;
             let rows = if FORMAT == format::HALF_BYTES { 2 } else { 1 };
             let (next_depth, next_position) = if LAST { (1, self.row) } else { (self.row, 1) };
-            let mut done = 0;
-            if const { S::FOURS && (LAST || N == 4) } {
-                done = self.fours::<LAST>(rows);
-                let mut bits = sums.map(|sums| sums.map(|sum| S::as_f32(sum)));
-                self.add_fours::<S, FORMAT, LAST, M, N>(rows, done, &mut bits);
-                sums = bits.map(|sums| sums.map(|sum| S::as_words(sum)));
-            }
-            let mut weights = self.weights.add(done * LANES);
-            let mut inputs = self.inputs.wrapping_add(done * rows * next_depth);
-            for _ in done..self.depth {
-                let mut w = [S::splat_word(0); M];
-                for (m, w) in w.iter_mut().enumerate() {
-                    let from = weights.add(m * self.panel);
-                    S::prefetch(from.wrapping_add(AHEAD));
-                    *w = S::load_words(from);
+            for tap in taps {
+                let mut inputs = self.inputs.wrapping_add(*tap);
+                let mut done = 0;
+                if const { S::FOURS && (LAST || N == 4) } {
+                    done = self.fours::<LAST>(rows);
+                    let from = [weights, inputs];
+                    let mut bits = sums.map(|sums| sums.map(|sum| S::as_f32(sum)));
+                    self.add_fours::<S, FORMAT, LAST, M, N>(from, rows, done, &mut bits);
+                    sums = bits.map(|sums| sums.map(|sum| S::as_words(sum)));
+                    weights = weights.add(done * LANES);
+                    inputs = inputs.wrapping_add(done * rows * next_depth);
                 }
-                if FORMAT == format::BYTES {
-                    for n in 0..N {
-                        let x = S::splat_word(*inputs.add(n * next_position));
+                for _ in done..self.depth {
+                    let mut w = [S::splat_word(0); M];
+                    for (m, w) in w.iter_mut().enumerate() {
+                        let from = weights.add(m * self.panel);
+                        S::prefetch(from.wrapping_add(AHEAD));
+                        *w = S::load_words(from);
+                    }
+                    if FORMAT == format::BYTES {
+                        for n in 0..N {
+                            let x = S::splat_word(*inputs.add(n * next_position));
+                            for m in 0..M {
+                                sums[m][n] = S::product_of_bytes(sums[m][n], w[m], x);
+                            }
+                        }
+                    } else if FORMAT == format::SHORTS {
+                        for n in 0..N {
+                            let x = S::splat_word(*inputs.add(n * next_position));
+                            for m in 0..M {
+                                sums[m][n] = S::product_of_shorts(sums[m][n], w[m], x);
+                            }
+                        }
+                    } else {
+                        let mut codes = w;
                         for m in 0..M {
-                            sums[m][n] = S::product_of_bytes(sums[m][n], w[m], x);
+                            codes[m] = S::upper_codes(w[m]);
+                        }
+                        for n in 0..N {
+                            let x = S::splat_word(*inputs.add(n * next_position));
+                            for m in 0..M {
+                                sums[m][n] = S::product_of_bytes(sums[m][n], codes[m], x);
+                            }
+                        }
+                        for m in 0..M {
+                            codes[m] = S::lower_codes(w[m]);
+                        }
+                        for n in 0..N {
+                            let x = S::splat_word(*inputs.add(n * next_position + next_depth));
+                            for m in 0..M {
+                                sums[m][n] = S::product_of_bytes(sums[m][n], codes[m], x);
+                            }
                         }
                     }
-                } else {
-                    let mut codes = w;
-                    for m in 0..M {
-                        codes[m] = S::upper_codes(w[m]);
-                    }
-                    for n in 0..N {
-                        let x = S::splat_word(*inputs.add(n * next_position));
-                        for m in 0..M {
-                            sums[m][n] = S::product_of_bytes(sums[m][n], codes[m], x);
-                        }
-                    }
-                    for m in 0..M {
-                        codes[m] = S::lower_codes(w[m]);
-                    }
-                    for n in 0..N {
-                        let x = S::splat_word(*inputs.add(n * next_position + next_depth));
-                        for m in 0..M {
-                            sums[m][n] = S::product_of_bytes(sums[m][n], codes[m], x);
-                        }
-                    }
+                    weights = weights.add(LANES);
+                    inputs = inputs.wrapping_add(rows * next_depth);
                 }
-                weights = weights.add(LANES);
-                inputs = inputs.wrapping_add(rows * next_depth);
             }
             for (m, sums) in sums.iter().enumerate() {
                 for (n, sum) in sums.iter().enumerate() {
                     let to = self.sums.add(m * self.next_panel + n * self.next_position);
-                    if FORMAT == format::BYTES {
-                        let sum = if self.first {
-                            *sum
-                        } else {
-                            S::add_words(S::load_words(to.cast()), *sum)
-                        };
-                        S::store(to, S::as_f32(sum));
-                    } else {
+                    if FORMAT == format::HALF_BYTES {
                         let scale = S::load(self.scales.add(m * self.panel));
                         let sum = S::of_codes(*sum);
                         let sum = if self.first {
@@ -215,6 +224,13 @@ impl Tile {
                             S::mul_add(sum, scale, S::load(to))
                         };
                         S::store(to, sum);
+                    } else {
+                        let sum = if self.first {
+                            *sum
+                        } else {
+                            S::add_words(S::load_words(to.cast()), *sum)
+                        };
+                        S::store(to, S::as_f32(sum));
                     }
                 }
             }
@@ -233,8 +249,8 @@ impl Tile {
         }
     }
 
-    /// Adds the first so many words of depth to the sums, with inputs that are read in fours: in the order of
-    /// [`add`](Self::add), and so to the same bits.
+    /// Adds so many words of depth to the sums, the first of weights and of inputs being these, with inputs that are read in
+    /// fours: in the order of [`add`](Self::add), and so to the same bits.
     ///
     /// # Safety
     ///
@@ -249,11 +265,11 @@ impl Tile {
         const N: usize,
     >(
         &self,
+        [mut weights, mut inputs]: [*const u32; 2],
         rows: usize,
         depth: usize,
         sums: &mut [[S::Vector; N]; M],
     ) {
-        let (mut weights, mut inputs) = (self.weights, self.inputs);
         // Which of four it is must be known when it is compiled.
         macro_rules! for_each_of_four {
             ($i:ident => $body:expr) => {
@@ -393,6 +409,91 @@ impl Tile {
         }
     }
 
+    /// Adds the products of codes at some taps, whose weights follow each other: each sees its inputs from another word on,
+    /// and positions lie apart, as where channels are last.
+    ///
+    /// # Safety
+    ///
+    /// As [`add`](Self::add), with `panels` and `positions` for `M` and `N`, and inputs and weights for each tap.
+    #[inline(always)]
+    pub(super) unsafe fn cover_taps<S: Lanes, const FORMAT: u8>(
+        &self,
+        taps: &[usize],
+        panels: usize,
+        positions: usize,
+    ) {
+        let mut panel = 0;
+        while panel < panels {
+            let (m, widest) = shape::<S>(panels - panel);
+            let mut position = 0;
+            while position < positions {
+                let n = match positions - position {
+                    // Four and four are faster than six and two.
+                    8 if widest == 6 => 4,
+                    left if left >= widest => widest,
+                    6.. => 6,
+                    4.. => 4,
+                    left => left.min(2),
+                };
+                // SAFETY: the caller grants the instruction set and all tiles that are within panels and positions.
+                unsafe {
+                    let tile = Self {
+                        weights: self.weights.add(panel * self.panel),
+                        scales: self.scales.wrapping_add(panel * self.panel),
+                        inputs: self.inputs.add(position * self.row),
+                        sums: self
+                            .sums
+                            .add(panel * self.next_panel + position * self.next_position),
+                        ..*self
+                    };
+                    if const { S::SUMS >= 16 } {
+                        match (m, n) {
+                            (4, 6) => tile.add_codes::<S, FORMAT, true, 4, 6>(taps),
+                            (4, 4) => tile.add_codes::<S, FORMAT, true, 4, 4>(taps),
+                            (4, 2) => tile.add_codes::<S, FORMAT, true, 4, 2>(taps),
+                            (4, _) => tile.add_codes::<S, FORMAT, true, 4, 1>(taps),
+                            (3, 8) => tile.add_codes::<S, FORMAT, true, 3, 8>(taps),
+                            (3, 6) => tile.add_codes::<S, FORMAT, true, 3, 6>(taps),
+                            (3, 4) => tile.add_codes::<S, FORMAT, true, 3, 4>(taps),
+                            (3, 2) => tile.add_codes::<S, FORMAT, true, 3, 2>(taps),
+                            (3, _) => tile.add_codes::<S, FORMAT, true, 3, 1>(taps),
+                            (2, 12) => tile.add_codes::<S, FORMAT, true, 2, 12>(taps),
+                            (2, 6) => tile.add_codes::<S, FORMAT, true, 2, 6>(taps),
+                            (2, 4) => tile.add_codes::<S, FORMAT, true, 2, 4>(taps),
+                            (2, 2) => tile.add_codes::<S, FORMAT, true, 2, 2>(taps),
+                            (2, _) => tile.add_codes::<S, FORMAT, true, 2, 1>(taps),
+                            (_, 12) => tile.add_codes::<S, FORMAT, true, 1, 12>(taps),
+                            (_, 6) => tile.add_codes::<S, FORMAT, true, 1, 6>(taps),
+                            (_, 4) => tile.add_codes::<S, FORMAT, true, 1, 4>(taps),
+                            (_, 2) => tile.add_codes::<S, FORMAT, true, 1, 2>(taps),
+                            (_, _) => tile.add_codes::<S, FORMAT, true, 1, 1>(taps),
+                        }
+                    } else if const { S::FOURS } {
+                        match n {
+                            4 => tile.add_codes::<S, FORMAT, true, 1, 4>(taps),
+                            2 => tile.add_codes::<S, FORMAT, true, 1, 2>(taps),
+                            _ => tile.add_codes::<S, FORMAT, true, 1, 1>(taps),
+                        }
+                    } else if const { S::SUMS >= 4 } {
+                        match n {
+                            6 => tile.add_codes::<S, FORMAT, true, 1, 6>(taps),
+                            4 => tile.add_codes::<S, FORMAT, true, 1, 4>(taps),
+                            2 => tile.add_codes::<S, FORMAT, true, 1, 2>(taps),
+                            _ => tile.add_codes::<S, FORMAT, true, 1, 1>(taps),
+                        }
+                    } else {
+                        match n {
+                            2 => tile.add_codes::<S, FORMAT, true, 1, 2>(taps),
+                            _ => tile.add_codes::<S, FORMAT, true, 1, 1>(taps),
+                        }
+                    }
+                }
+                position += n;
+            }
+            panel += m;
+        }
+    }
+
     /// [`cover`](Self::cover) of four positions.
     ///
     /// # Safety
@@ -455,6 +556,11 @@ unsafe fn multiply_one<S: Lanes, const FORMAT: u8, const I: i32, const ROW: i32>
             (format::WIDENED, 0) => S::mul_add_one::<I>(S::first(w), four, sum),
             (format::WIDENED, _) => S::mul_add_one::<I>(S::second(w), four, sum),
             (format::BYTES, _) => whole(w),
+            (format::SHORTS, _) => S::as_f32(S::product_of_shorts_with_one::<I>(
+                S::as_words(sum),
+                w,
+                four,
+            )),
             (format::HALF_BYTES, 0) => whole(S::upper_codes(w)),
             (format::HALF_BYTES, _) => whole(S::lower_codes(w)),
             _ => S::product_of_pairs_with_one::<I>(sum, w, four),

@@ -239,7 +239,8 @@ pub(super) unsafe fn lay_out<S: Lanes>(job: &Job<'_>, channels: Range<usize>) {
                 // SAFETY: the caller grants the instruction set.
                 unsafe {
                     for at in from..first + INPUTS {
-                        job.read::<S>(sample, first_channel + channel, at, &mut line);
+                        job.layer
+                            .read::<S>(sample, first_channel + channel, at, &mut line);
                         part::<S>(&line, &mut rows[at % INPUTS * row..][..row]);
                     }
                     transform_rows::<S>(rows, first % INPUTS, transformed);
@@ -333,7 +334,7 @@ pub(super) unsafe fn finish<S: Lanes>(
     sums: *const f32,
 ) {
     debug_assert!(quads.len() <= BLOCK);
-    let [height, width] = job.size;
+    let [height, width] = job.layer.size;
     for (index, quad) in quads.enumerate() {
         let (line, across) = (quad / job.across, quad % job.across);
         let line = job.lines.start + line;
@@ -343,7 +344,7 @@ pub(super) unsafe fn finish<S: Lanes>(
         let count = LANES.min(width - column);
         // SAFETY: the caller grants the instruction set, the sums, and the outputs, of which so many rows and columns exist.
         unsafe {
-            let finish = Finish::<S>::new(job, panel, sample);
+            let finish = Finish::<S>::new(job.layer, panel, sample);
             let mut out = [[S::splat(0.0); LANES]; TILE];
             for tile in 0..QUAD {
                 let from = sums.add((index * QUAD + tile) * LANES);
@@ -365,7 +366,8 @@ pub(super) unsafe fn finish<S: Lanes>(
                 }
             }
             for (i, values) in out.into_iter().enumerate().take(rows) {
-                job.finish::<S>(&finish, values, [row + i, column], count);
+                job.layer
+                    .finish::<S>(&finish, values, [row + i, column], count);
             }
         }
     }

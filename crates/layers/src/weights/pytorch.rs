@@ -63,6 +63,7 @@ impl Weights {
             updates: BTreeMap::new(),
             used: BTreeSet::new(),
             metadata: BTreeMap::new(),
+            packing: None,
         })
     }
 }

@@ -9,13 +9,25 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use safetensors::tensor::{Dtype, TensorView};
 
+use super::{BALANCE, PACKING, SCALE, Weights, WeightsError, paired};
+use crate::quantized::{Shown, Stored, showing, take_shown};
+use crate::{PackPolicy, Quantized};
+
 /// Tensors that are to become a safetensors file.
 ///
 /// What it writes, [`Weights`](super::Weights) reads, number for number.
 #[derive(Clone, Debug, Default)]
 pub struct WeightsWriter {
-    tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
+    tensors: Vec<Written>,
     metadata: HashMap<String, String>,
+}
+
+#[derive(Clone, Debug)]
+struct Written {
+    key: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
 }
 
 impl WeightsWriter {
@@ -30,29 +42,87 @@ impl WeightsWriter {
             values.len(),
             "`{key}` is of another shape than its values"
         );
-        assert!(
-            self.tensors.iter().all(|(taken, ..)| taken != key),
-            "two tensors are called `{key}`"
-        );
         let bytes = values.iter().flat_map(|value| value.to_le_bytes());
-        self.tensors
-            .push((key.into(), shape.to_vec(), bytes.collect()));
+        self.push(key, Dtype::F32, shape, bytes.collect());
     }
 
-    /// The parameters of a module, as they are.
+    fn push(&mut self, key: &str, dtype: Dtype, shape: &[usize], bytes: Vec<u8>) {
+        assert!(
+            self.tensors.iter().all(|taken| taken.key != key),
+            "two tensors are called `{key}`"
+        );
+        self.tensors.push(Written {
+            key: key.into(),
+            dtype,
+            shape: shape.to_vec(),
+            bytes,
+        });
+    }
+
+    /// Codes and their scales, as [`Weights::quantized`](super::Weights::quantized) reads them.
+    ///
+    /// # Panics
+    ///
+    /// If a key is taken.
+    pub fn quantized(&mut self, key: &str, weight: &Quantized) {
+        let mut shape = weight.shape().to_vec();
+        if weight.precision() == crate::Precision::Int8 {
+            let bytes = weight.codes().iter().map(|code| code.cast_unsigned());
+            self.push(key, Dtype::I8, &shape, bytes.collect());
+        } else {
+            let axis = weight.paired_axis();
+            let bytes = paired(weight.codes(), &shape, axis);
+            shape[axis] = shape[axis].div_ceil(2);
+            self.push(key, Dtype::U8, &shape, bytes);
+        }
+        let scale_key = format!("{key}{SCALE}");
+        self.tensor(&scale_key, weight.scale_shape(), weight.scales());
+        if let Some(factors) = weight.balance() {
+            self.tensor(&format!("{key}{BALANCE}"), &[factors.len()], factors);
+        }
+    }
+
+    /// Says how the module was packed, so that it is [packed](super::Weights::packing) so again.
+    pub fn packing(&mut self, policy: &PackPolicy) {
+        self.metadata(PACKING, policy.to_string());
+    }
+
+    /// The parameters of a module, as they are: of packed ones what they were rounded to, in as many bits.
     ///
     /// `key` turns the path of a parameter in the module into its key in the file, as in
     /// [`Weights::load`](super::Weights::load).
     ///
     /// # Panics
     ///
-    /// If a parameter is not f32, or a key is taken.
+    /// If a plain parameter is not f32, or a key is taken.
     pub fn module<M: Module>(&mut self, module: &M, key: impl Fn(&str) -> String) {
-        module.visit(&mut Reader {
+        let mut reader = Reader {
             writer: self,
             key,
             path: Vec::new(),
-        });
+        };
+        showing(Shown::Contents, || module.visit(&mut reader));
+    }
+
+    /// Copies those tensors of a file that have no key here, as they are; but for what belongs to codes that have one.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be read.
+    pub fn copy_others(&mut self, from: &mut Weights) -> Result<(), WeightsError> {
+        let is_taken = |key: &str| self.tensors.iter().any(|taken| taken.key == key);
+        let belongs = |key: &str| {
+            [SCALE, BALANCE]
+                .iter()
+                .any(|suffix| key.strip_suffix(suffix).is_some_and(is_taken))
+        };
+        let is_left = |key: &&str| !is_taken(key) && !belongs(key);
+        let keys: Vec<String> = from.keys().filter(is_left).map(str::to_owned).collect();
+        for key in keys {
+            let (dtype, shape, bytes) = from.bytes(&key)?;
+            self.push(&key, dtype, &shape, bytes);
+        }
+        Ok(())
     }
 
     /// A text beside the tensors. Several are written in any order.
@@ -72,9 +142,9 @@ impl WeightsWriter {
         let views: Result<Vec<_>, _> = self
             .tensors
             .iter()
-            .map(|(key, shape, bytes)| {
-                let view = TensorView::new(Dtype::F32, shape.clone(), bytes)?;
-                Ok((key.as_str(), view))
+            .map(|it| {
+                let view = TensorView::new(it.dtype, it.shape.clone(), &it.bytes)?;
+                Ok((it.key.as_str(), view))
             })
             .collect();
         let views = views.map_err(|error: safetensors::SafeTensorError| io::Error::other(error))?;
@@ -109,9 +179,20 @@ impl<F: Fn(&str) -> String> ModuleVisitor for Reader<'_, F> {
     }
 
     fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        let values: Vec<f32> = (parameter.val().into_data().try_to_vec()).expect("weights are f32");
         let key = (self.key)(&self.path.join("."));
-        self.writer.tensor(&key, &parameter.dims(), &values);
+        match take_shown() {
+            Some(Stored::F32(shape, values)) => self.writer.tensor(&key, &shape, &values),
+            Some(Stored::Bf16(shape, halves)) => {
+                let bytes = halves.into_iter().flat_map(u16::to_le_bytes).collect();
+                self.writer.push(&key, Dtype::BF16, &shape, bytes);
+            }
+            Some(Stored::Codes(weight)) => self.writer.quantized(&key, &weight),
+            Some(Stored::Count(_)) | None => {
+                let values: Vec<f32> =
+                    (parameter.val().into_data().try_to_vec()).expect("weights are f32");
+                self.writer.tensor(&key, &parameter.dims(), &values);
+            }
+        }
     }
 }
 
@@ -120,7 +201,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::{LinearConfig, Weights};
+    use crate::LinearConfig;
 
     #[test]
     fn what_is_written_is_read() {

@@ -15,9 +15,9 @@
 //!
 //! The layout was read in LeRobot's source, version 0.4.4.
 
+mod demonstrations;
 mod error;
 mod info;
-mod order;
 mod statistics;
 mod table;
 mod window;
@@ -28,9 +28,10 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+pub use clearway_diffusion::train::{Batches, Order};
+pub use demonstrations::{Demonstrations, DemonstrationsError};
 pub use error::DatasetError;
 pub use info::{FeatureInfo, Info, Version};
-pub use order::{Batches, Order};
 pub use statistics::Statistics;
 pub use window::Window;
 

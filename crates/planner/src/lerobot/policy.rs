@@ -4,7 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use burn::tensor::Device;
-use clearway_layers::{PackPolicy, PackReport, Precision, Weights};
+use clearway_layers::{
+    Calibration, CalibrationError, PackPolicy, PackReport, Precision, RoundedWeight, Weights,
+    WeightsWriter,
+};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -14,9 +17,12 @@ use super::statistics::{MODEL, Normalization, weights};
 use super::vision::Vision;
 use crate::network::ConditionalUnet1d;
 use crate::normalization::Normalizer;
-use crate::{History, LoadError, Observation, ObservationError};
+use crate::{History, LoadError, Method, Observation, ObservationError, Sampling};
 
 pub(super) const CONFIG: &str = "config.json";
+
+/// What LeRobot's configuration has no words for; LeRobot reads no file of this name.
+pub(super) const OURS: &str = "clearway.json";
 
 /// Where LeRobot keeps the network's weights.
 pub(super) const UNET: &str = "diffusion.unet.";
@@ -41,7 +47,9 @@ pub struct Policy {
     names: Vec<String>,
     vision: Option<Vision>,
     action: Normalizer,
+    sampling: Sampling,
     hash: String,
+    stored: Option<PackPolicy>,
 }
 
 impl Policy {
@@ -90,7 +98,12 @@ impl Policy {
             None => None,
         };
         model.finish().map_err(in_model)?;
+        let sampling = match sampling(path, &config)? {
+            Some(sampling) => sampling,
+            None => Sampling::of(&config),
+        };
         Ok(Self {
+            sampling,
             config,
             network,
             inputs: normalization.inputs,
@@ -98,6 +111,7 @@ impl Policy {
             vision,
             action: normalization.action,
             hash: format!("{:x}", hash.finalize()),
+            stored: model.packing().cloned(),
         })
     }
 
@@ -115,17 +129,77 @@ impl Policy {
             names: config.inputs.iter().map(|it| it.name.clone()).collect(),
             vision: None,
             action: identity(&config.action),
+            sampling: Sampling::of(&config),
             hash: String::new(),
+            stored: None,
             config,
         }
     }
 
     /// Lays the networks' weights out for the CPU's kernels, see [`ConditionalUnet1d::pack`] and
     /// [`RgbEncoder::pack`](crate::network::RgbEncoder::pack). What cannot be packed stays as it is.
+    ///
+    /// Where the file's weights are [stored](Self::stored) in that precision, and the policy names no layers, the file says
+    /// which are.
     pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
-        let policy = policy.into();
+        let mut policy = policy.into();
+        if let Some(stored) = &self.stored
+            && policy.keep.is_none()
+            && stored.precision == policy.precision
+        {
+            policy = stored.clone();
+        }
         let vision = self.vision.as_mut().map(|vision| vision.pack(&policy));
         self.network.pack(policy) + vision.unwrap_or_default()
+    }
+
+    /// Makes codes of the network's weights for what its layers read in a calibration, see [`ConditionalUnet1d::round`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Calibration::round`].
+    pub fn round(
+        self,
+        calibration: &Calibration,
+        policy: &PackPolicy,
+    ) -> Result<(Self, Vec<RoundedWeight>), CalibrationError> {
+        let (network, rounded) = self.network.round(calibration, policy)?;
+        Ok((Self { network, ..self }, rounded))
+    }
+
+    /// How the weights are packed in the file, where they are: in codes, or bf16.
+    pub fn stored(&self) -> Option<&PackPolicy> {
+        self.stored.as_ref()
+    }
+
+    /// Writes the policy's weights as they are, packed ones in as many bits, to a file that takes the place of `model`'s:
+    /// whatever else that one holds is copied.
+    ///
+    /// The other files of the folder know nothing of packing and can be copied.
+    ///
+    /// # Errors
+    ///
+    /// If the folder of the policy that this one was loaded from cannot be read any more, or the file not be written.
+    pub fn save_weights(
+        &self,
+        from: &Path,
+        to: &Path,
+        policy: &PackPolicy,
+    ) -> Result<(), LoadError> {
+        let mut writer = WeightsWriter::default();
+        self.network.save(&mut writer, UNET);
+        if let Some(vision) = &self.vision {
+            vision.save(&mut writer);
+        }
+        writer.packing(policy);
+        let in_model = |error| weights(MODEL, error);
+        let model = Weights::open(&from.join(MODEL)).map_err(in_model)?;
+        let mut model = model
+            .rename(|key| key.replace(COMPILED, ""))
+            .map_err(in_model)?;
+        writer.copy_others(&mut model).map_err(in_model)?;
+        let written = writer.write(&to.join(MODEL));
+        written.map_err(|error| in_model(error.into()))
     }
 
     /// What the network's weights are packed in; nothing where they are plain.
@@ -136,6 +210,14 @@ impl Policy {
     /// The configuration.
     pub fn config(&self) -> &DiffusionConfig {
         &self.config
+    }
+
+    /// How it is meant to be sampled: as `clearway.json` says where the folder has one, else as the configuration does.
+    ///
+    /// A student of few steps has that file, since LeRobot's configuration knows neither its solver nor its grid:
+    /// `{ "solver": "consistency", "steps": 2 }`, with the names of [`Method`].
+    pub fn sampling(&self) -> Sampling {
+        self.sampling
     }
 
     /// The network.
@@ -275,6 +357,21 @@ impl Policy {
     pub fn normalized_actions(&self, actions: &[f64]) -> Vec<f32> {
         self.action.normalize(actions).map(|y| y as f32).collect()
     }
+}
+
+/// What `clearway.json` says, where there is one.
+fn sampling(folder: &Path, config: &DiffusionConfig) -> Result<Option<Sampling>, LoadError> {
+    if !folder.join(OURS).exists() {
+        return Ok(None);
+    }
+    let json = json::read(folder, OURS)?;
+    let json = Entry::root(OURS, &json);
+    let solver = json.get("solver")?;
+    let steps = json.get("steps")?;
+    Ok(Some(Sampling {
+        method: solver.one_of(&Method::ALL.map(|method| (method.name(), method)))?,
+        steps: steps.integer(1..=config.num_train_timesteps)?,
+    }))
 }
 
 /// The values of a feature, normalized.

@@ -8,8 +8,9 @@ use clearway_layers::WeightsWriter;
 use serde_json::{Value, json};
 
 use super::config::DiffusionConfig;
-use super::policy::{CONFIG, UNET};
+use super::policy::{CONFIG, OURS, UNET};
 use super::statistics::{MODEL, POSTPROCESSOR, PREPROCESSOR};
+use crate::Sampling;
 use crate::network::ConditionalUnet1d;
 
 /// The names that LeRobot gives the states of its normalizers: the step's place in the pipeline is part of them.
@@ -27,6 +28,8 @@ pub(crate) struct Saved<'a> {
     /// The statistics of each feature that is normalized, by feature and LeRobot's name.
     pub(crate) statistics: &'a BTreeMap<String, BTreeMap<String, Vec<f32>>>,
     pub(crate) network: &'a ConditionalUnet1d,
+    /// How it is meant to be sampled, where the configuration does not say it.
+    pub(crate) sampling: Option<Sampling>,
 }
 
 impl Saved<'_> {
@@ -53,6 +56,9 @@ impl Saved<'_> {
             std::fs::write(folder.join(file), text)
         };
         text(CONFIG, self.json)?;
+        if let Some(Sampling { method, steps }) = self.sampling {
+            text(OURS, &json!({ "solver": method.name(), "steps": steps }))?;
+        }
         let map = &self.json["normalization_mapping"];
         let action = self.config.action.name.as_str();
         let outputs = &self.json["output_features"];

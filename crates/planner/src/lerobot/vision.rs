@@ -1,7 +1,7 @@
 //! How a policy looks at what its cameras saw.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use clearway_layers::{PackPolicy, PackReport, Resize, Weights, WeightsError};
+use clearway_layers::{PackPolicy, PackReport, Resize, Weights, WeightsError, WeightsWriter};
 
 use super::config::VisionConfig;
 use crate::image::Window;
@@ -26,6 +26,17 @@ pub struct Vision {
     device: Device,
 }
 
+/// What the keys of each network begin with.
+fn prefixes(config: &VisionConfig) -> Vec<String> {
+    if config.separate_encoders {
+        let cameras = 0..config.cameras.len();
+        let prefix = |camera| format!("{ENCODER}{camera}.");
+        cameras.map(prefix).collect()
+    } else {
+        vec![ENCODER.into()]
+    }
+}
+
 impl Vision {
     pub(super) fn load(
         config: &VisionConfig,
@@ -44,15 +55,7 @@ impl Vision {
             size: config.seen(),
             keypoints: config.keypoints,
         };
-        let prefixes: Vec<String> = if config.separate_encoders {
-            let cameras = 0..config.cameras.len();
-            cameras
-                .map(|camera| format!("{ENCODER}{camera}."))
-                .collect()
-        } else {
-            vec![ENCODER.into()]
-        };
-        let encoders: Result<_, _> = prefixes
+        let encoders: Result<_, _> = prefixes(config)
             .iter()
             .map(|prefix| encoder.init(device).load(weights, prefix))
             .collect();
@@ -90,6 +93,13 @@ impl Vision {
     pub(super) fn pack(&mut self, policy: &PackPolicy) -> PackReport {
         let encoders = self.encoders.iter_mut();
         encoders.map(|it| it.pack(policy.clone())).sum()
+    }
+
+    /// Adds the weights of the networks to a file, under LeRobot's keys.
+    pub(super) fn save(&self, writer: &mut WeightsWriter) {
+        for (encoder, prefix) in self.encoders.iter().zip(prefixes(&self.config)) {
+            encoder.save(writer, &prefix);
+        }
     }
 
     /// The number of the networks' parameters.

@@ -9,9 +9,10 @@ use burn::prelude::*;
 use clearway_diffusion::{Network, Point};
 use clearway_layers::activation::mish;
 use clearway_layers::{
-    Activation, Conv1d, Conv1dConfig, ConvTranspose1d, ConvTranspose1dConfig, Epilogue, GroupNorm,
-    GroupNormConfig, Linear, LinearConfig, Modulation, Order, PackPolicy, PackReport, Packing,
-    Precision, SinusoidalEmbedding, Tokens, Weights, WeightsError, WeightsWriter, in_team,
+    Activation, Calibration, CalibrationError, Conv1d, Conv1dConfig, ConvTranspose1d,
+    ConvTranspose1dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig, Modulation,
+    Order, PackPolicy, PackReport, Packing, Precision, RoundedWeight, SinusoidalEmbedding, Tokens,
+    Weights, WeightsError, WeightsWriter, count_parameters, in_team, rehearse,
 };
 
 use packed::Packed;
@@ -287,7 +288,8 @@ impl ConditionalUnet1d {
         weights.load(self, |path| format!("{prefix}{}", lerobot_key(path)))
     }
 
-    /// Adds the weights to a file, under LeRobot's keys behind `prefix`: what [`load`](Self::load) reads.
+    /// Adds the weights to a file, under LeRobot's keys behind `prefix`: what [`load`](Self::load) reads. Packed ones are
+    /// written as they are.
     pub fn save(&self, writer: &mut WeightsWriter, prefix: &str) {
         writer.module(self, |path| format!("{prefix}{}", lerobot_key(path)));
     }
@@ -321,8 +323,28 @@ impl ConditionalUnet1d {
         let last = to.at("final_conv");
         let last = block.pack(&last.at("block")) + project.pack(last.of("project"));
         let report = encoder + down + mid + up + last;
-        self.packed = Some(Packed::new(report, policy.precision));
+        self.packed = Some(Packed::new(policy.precision));
         report
+    }
+
+    /// Makes codes of weights for what the layers read in a calibration; [packing](Self::pack) by the same policy then lays them
+    /// out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Calibration::round`].
+    pub fn round(
+        self,
+        calibration: &Calibration,
+        policy: &PackPolicy,
+    ) -> Result<(Self, Vec<RoundedWeight>), CalibrationError> {
+        calibration.round(self, &Packing::new(policy, &KEEP))
+    }
+
+    /// The network as it is trained for codes, see [`rehearse`].
+    #[must_use]
+    pub fn rehearse(self, policy: &PackPolicy) -> Self {
+        rehearse(self, &Packing::new(policy, &KEEP))
     }
 
     /// What the weights are packed in, but for layers that are kept in f32; nothing where they are plain.
@@ -332,11 +354,7 @@ impl ConditionalUnet1d {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        match &self.packed {
-            // burn does not count packed parameters everywhere.
-            Some(packed) => packed.report.parameters,
-            None => self.num_params(),
-        }
+        count_parameters(self)
     }
 
     /// The residual blocks in the order of use.
@@ -601,6 +619,7 @@ mod tests {
         let none = PackPolicy {
             precision: Precision::Int8,
             keep: Some(Vec::new()),
+            keep_also: Vec::new(),
         };
         for policy in [Precision::Bf16.into(), none] {
             let mut packed = plain.clone();
@@ -614,6 +633,7 @@ mod tests {
         let _ = packed.pack(PackPolicy {
             precision: Precision::Int8,
             keep: Some(vec!["*".into()]),
+            keep_also: Vec::new(),
         });
         assert_eq!(kept_and_others(&packed), before);
     }

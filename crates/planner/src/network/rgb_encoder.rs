@@ -5,7 +5,7 @@ use burn::prelude::*;
 use clearway_layers::activation::relu;
 use clearway_layers::{
     Linear, LinearConfig, PackPolicy, PackReport, Packing, SpatialSoftmax, SpatialSoftmaxConfig,
-    Weights, WeightsError,
+    Weights, WeightsError, WeightsWriter, count_parameters,
 };
 
 use super::resnet::{self, Depth, Normalization, ResNet, ResNetConfig};
@@ -37,9 +37,6 @@ pub struct RgbEncoder {
     out: Linear,
     #[module(skip)]
     size: [usize; 2],
-    /// burn does not count packed parameters everywhere.
-    #[module(skip)]
-    parameters: usize,
 }
 
 impl RgbEncoderConfig {
@@ -56,7 +53,7 @@ impl RgbEncoderConfig {
             keypoints,
         } = *self;
         let features = 2 * keypoints;
-        let mut encoder = RgbEncoder {
+        RgbEncoder {
             backbone: ResNetConfig {
                 depth,
                 normalization,
@@ -75,11 +72,7 @@ impl RgbEncoderConfig {
             }
             .init(device),
             size,
-            parameters: 0,
-        };
-        let grid = encoder.pool.pos_grid.lazy_shape().num_elements();
-        encoder.parameters = encoder.num_params() - grid - encoder.backbone.buffers();
-        encoder
+        }
     }
 }
 
@@ -100,10 +93,12 @@ impl RgbEncoder {
         for key in counts {
             weights.ignore(&key);
         }
-        weights.load(self, |path| match path.strip_prefix("backbone.") {
-            Some(path) => format!("{prefix}backbone.{}", resnet::lerobot_key(path)),
-            None => format!("{prefix}{path}"),
-        })
+        weights.load(self, |path| lerobot_key(path, prefix))
+    }
+
+    /// Adds the weights to a file, under LeRobot's keys behind `prefix`. Packed ones are written as they are.
+    pub fn save(&self, writer: &mut WeightsWriter, prefix: &str) {
+        writer.module(self, |path| lerobot_key(path, prefix));
     }
 
     /// Lays the weights out for the CPU's kernels; batch normalizations stay plain.
@@ -134,11 +129,20 @@ impl RgbEncoder {
 
     /// The number of the network's parameters; what is kept beside them and not trained is not counted.
     pub fn parameters(&self) -> usize {
-        self.parameters
+        let grid = self.pool.pos_grid.lazy_shape().num_elements();
+        count_parameters(self) - grid - self.backbone.buffers()
     }
 }
 
 /// The running mean beside a count of batches: without it, the count belongs to nothing.
 fn statistic_beside(count: &str) -> String {
     count.replace("num_batches_tracked", "running_mean")
+}
+
+/// LeRobot's key of the parameter at a path of ours.
+fn lerobot_key(path: &str, prefix: &str) -> String {
+    match path.strip_prefix("backbone.") {
+        Some(path) => format!("{prefix}backbone.{}", resnet::lerobot_key(path)),
+        None => format!("{prefix}{path}"),
+    }
 }

@@ -1,4 +1,6 @@
-use clearway_diffusion::ScheduleError;
+use clearway_diffusion::distill::LessonError;
+use clearway_diffusion::train::{NonFinite, WrongValue};
+use clearway_diffusion::{GridError, ScheduleError};
 use clearway_layers::WeightsError;
 
 use crate::LoadError;
@@ -28,6 +30,62 @@ pub enum TrainError {
         /// What it must be.
         expected: &'static str,
     },
+    /// A key that other kinds of distillation have.
+    #[error("`{key}` is for {}, and not for {kind}", of.join(" and "))]
+    Foreign {
+        /// The key.
+        key: &'static str,
+        /// Who has it.
+        of: Vec<&'static str>,
+        /// Who was asked for.
+        kind: &'static str,
+    },
+    /// A policy to learn from, or to begin with, cannot be loaded.
+    #[error("cannot load the policy in {folder}: {error}")]
+    Load {
+        /// Its folder.
+        folder: String,
+        /// Why.
+        error: LoadError,
+    },
+    /// The teacher sees images, of which demonstrations are not read.
+    #[error("the teacher sees `{camera}`: policies of vectors are distilled")]
+    Sees {
+        /// The camera.
+        camera: String,
+    },
+    /// The teacher was trained on other data than it shall teach on.
+    #[error(
+        "the teacher normalizes `{feature}` otherwise than the dataset's statistics: distil on the data that it was trained on"
+    )]
+    OtherStatistics {
+        /// The feature.
+        feature: String,
+    },
+    /// The dataset has other features than the teacher.
+    #[error("the dataset's `{feature}` has shape {found:?}, and the teacher's [{expected}]")]
+    OtherShape {
+        /// The feature.
+        feature: String,
+        /// How many values the teacher's has.
+        expected: usize,
+        /// The dataset's shape.
+        found: Vec<usize>,
+    },
+    /// The policy to begin with is of another task than the teacher.
+    #[error("{folder} is no beginning for a student of this teacher: its `{key}` is another")]
+    OtherTask {
+        /// Its folder.
+        folder: String,
+        /// What differs.
+        key: &'static str,
+    },
+    /// The teacher cannot be sampled in so many steps.
+    #[error(transparent)]
+    Grid(#[from] GridError),
+    /// Its steps make no lessons.
+    #[error(transparent)]
+    Lesson(#[from] LessonError),
     /// A policy reads something that is not trained here, or something twice.
     #[error(
         "`policy.inputs` has `{found}`; `observation.state` and `observation.environment_state` are trained, each once"
@@ -67,17 +125,8 @@ pub enum TrainError {
         dropped: usize,
     },
     /// Training left the numbers.
-    #[error(
-        "step {step}: the loss is {loss} and the gradient's norm {norm}: a smaller learning rate may help"
-    )]
-    NonFinite {
-        /// The step, counted from zero.
-        step: u64,
-        /// The loss.
-        loss: f64,
-        /// The norm of all gradients.
-        norm: f64,
-    },
+    #[error(transparent)]
+    NonFinite(#[from] NonFinite),
     /// A file cannot be written.
     #[error("cannot write {file}: {error}")]
     Write {
@@ -102,4 +151,19 @@ pub enum TrainError {
         /// What differs.
         what: String,
     },
+}
+
+impl From<WrongValue> for TrainError {
+    fn from(wrong: WrongValue) -> Self {
+        let WrongValue {
+            key,
+            found,
+            expected,
+        } = wrong;
+        Self::Value {
+            key,
+            found,
+            expected,
+        }
+    }
 }

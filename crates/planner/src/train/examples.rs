@@ -118,7 +118,7 @@ impl Examples {
 }
 
 /// How a feature is normalized, from its statistics as they are saved: in f32.
-fn normalizer(
+pub(super) fn normalizer(
     dataset: &Dataset,
     feature: &Feature,
     kept: &mut Kept,

@@ -10,12 +10,16 @@
 //!                         \--save_policy--> a folder of LeRobot's
 //! ```
 //!
+//! A [`Distiller`] is the same loop's body for a student that learns from a policy what demonstrations alone do not say.
+//!
 //! Everything that is drawn depends on the recipe's seed and the number of the step alone, so that a run that was
 //! interrupted and resumed is the run that was not, to the bit.
 
 mod checkpoint;
+mod distill;
 mod error;
 mod examples;
+#[cfg(test)]
 mod initialize;
 mod recipe;
 mod task;
@@ -23,22 +27,21 @@ mod task;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::module::Module;
-use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor};
 use clearway_diffusion::Point;
-use clearway_diffusion::train::{Ema, Levels, WarmUpCosine, clip};
+use clearway_diffusion::train::{Fitting, Levels, initialize};
 use clearway_layers::{AdamW, ResumableAdamW, in_pool};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
-pub use clearway_diffusion::train::{Decay, Weighting};
-pub use error::TrainError;
-pub use recipe::{
-    AverageRecipe, DataRecipe, LossRecipe, OptimizerRecipe, PolicyRecipe, Recipe, WeightingRecipe,
+pub use clearway_diffusion::train::{
+    AverageRecipe, Decay, OptimizerRecipe, Step, Weighting, WeightingRecipe,
 };
+pub use distill::{DistillRecipe, Distillation, Distiller, EmphasisRecipe, Kind, StudentRecipe};
+pub use error::TrainError;
+pub use recipe::{DataRecipe, LossRecipe, PolicyRecipe, Recipe};
 
 use crate::dataset::{Batches, Dataset};
 use crate::lerobot::DiffusionConfig;
@@ -46,19 +49,6 @@ use crate::lerobot::save::Saved;
 use crate::network::ConditionalUnet1d;
 use examples::Examples;
 use task::Task;
-
-/// What a training step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
-    /// Which one, counted from zero.
-    pub step: u64,
-    /// The loss of its batch, before it.
-    pub loss: f64,
-    /// The norm of all gradients, before they were clipped.
-    pub norm: f64,
-    /// The learning rate.
-    pub rate: f64,
-}
 
 /// The seeds of what is drawn, all from one.
 #[derive(Clone, Copy, Debug)]
@@ -99,10 +89,8 @@ pub struct Trainer {
     training: Vec<usize>,
     held_out: Vec<usize>,
     batches: Batches,
-    network: ConditionalUnet1d,
+    fitting: Fitting<ConditionalUnet1d>,
     optimizer: ResumableAdamW,
-    average: Ema<ConditionalUnet1d>,
-    step: u64,
 }
 
 impl Trainer {
@@ -131,31 +119,18 @@ impl Trainer {
         let parameterization = config.prediction.into();
         let seeds = Seeds::new(recipe.seed);
 
-        let mut episodes: Vec<usize> = (0..dataset.episodes().len()).collect();
-        episodes.shuffle(&mut ChaCha8Rng::seed_from_u64(seeds.held_out));
-        let share = recipe.data.held_out;
-        let aside = (share * episodes.len() as f64).round() as usize;
-        // Who asks for a validation shall have one.
-        let aside = aside.max(usize::from(share > 0.0));
-        let (aside, trained) = episodes.split_at_mut(aside);
-        aside.sort_unstable();
-        trained.sort_unstable();
-        let dropped = recipe.dropped();
-        let training = dataset.frames(trained, dropped);
-        let held_out = dataset.frames(aside, dropped);
-        if training.is_empty() {
-            return Err(TrainError::NoWindow {
-                episodes: dataset.episodes().len(),
-                held_out: aside.len(),
-                dropped,
-            });
-        }
+        let [training, held_out] = split(
+            &dataset,
+            seeds.held_out,
+            recipe.data.held_out,
+            recipe.dropped(),
+        )?;
         let batches = recipe.data.order.of(seeds.order, training.len());
         let dataset_hash = dataset.hash();
         let (examples, statistics) = Examples::new(dataset, &config)?;
-        let network = initialize::initialize(config.network().init(device), seeds.weights).train();
-        let average = Ema::new(&network, recipe.average.clone().into());
-        let optimizer = ResumableAdamW::new(adamw(&recipe));
+        let network = initialize(config.network().init(device), seeds.weights);
+        let fitting = Fitting::new(network, recipe.average.clone().into());
+        let optimizer = ResumableAdamW::new(adamw(&recipe.optimizer));
         let task = Task {
             schedule,
             parameterization,
@@ -174,10 +149,8 @@ impl Trainer {
             training,
             held_out,
             batches,
-            network,
+            fitting,
             optimizer,
-            average,
-            step: 0,
         })
     }
 
@@ -198,7 +171,7 @@ impl Trainer {
 
     /// How many steps were made.
     pub fn steps(&self) -> u64 {
-        self.step
+        self.fitting.steps()
     }
 
     /// How many windows are trained on, and how many are held out.
@@ -208,7 +181,7 @@ impl Trainer {
 
     /// The network of averaged weights: what is validated and saved.
     pub fn network(&self) -> &ConditionalUnet1d {
-        self.average.network()
+        self.fitting.average()
     }
 
     /// Makes a step.
@@ -217,7 +190,7 @@ impl Trainer {
     ///
     /// If the loss or the gradient is not finite; then nothing has changed.
     pub fn step(&mut self) -> Result<Step, TrainError> {
-        let (step, batch) = (self.step, self.recipe.data.batch);
+        let (step, batch) = (self.steps(), self.recipe.data.batch);
         let windows = self.batches.draw(step, batch);
         let frames: Vec<usize> = windows.iter().map(|&at| self.training[at]).collect();
         let points = Levels::Timesteps.draw(&self.task.schedule, self.seeds.levels, step, batch);
@@ -232,32 +205,21 @@ impl Trainer {
         points: &[Point],
         noise: Tensor<3>,
     ) -> Result<Step, TrainError> {
-        let step = self.step;
-        let loss = self.task.loss(&self.network, frames, points, noise);
-        let value: f32 = loss.clone().into_scalar();
-        let mut gradients = GradientsParams::from_grads(loss.backward(), &self.network);
-        let norm = clip(&mut gradients, &self.network, self.recipe.optimizer.clip);
-        let loss = f64::from(value);
-        if !(loss.is_finite() && norm.is_finite()) {
-            return Err(TrainError::NonFinite { step, loss, norm });
-        }
-        let rate = WarmUpCosine {
-            peak: self.recipe.optimizer.rate,
-            warm_up: self.recipe.optimizer.warm_up,
-            steps: self.recipe.optimizer.steps,
-        }
-        .rate(step);
-        // Who holds weights alone changes them in place; the average stands in meanwhile.
-        let network = std::mem::replace(&mut self.network, self.average.network().clone());
-        self.network = self.optimizer.step(rate, network, gradients);
-        self.average.update(&self.network);
-        self.step += 1;
-        Ok(Step {
-            step,
-            loss,
-            norm,
-            rate,
-        })
+        let Self {
+            recipe,
+            task,
+            fitting,
+            optimizer,
+            ..
+        } = self;
+        let OptimizerRecipe { clip, .. } = recipe.optimizer;
+        let step = fitting.step(
+            recipe.optimizer.rates(),
+            clip,
+            |network| task.loss(network, frames, points, noise),
+            |rate, network, gradients| optimizer.step(rate, network, gradients),
+        );
+        Ok(step?)
     }
 
     /// The loss of the averaged network on the windows that are held out, at levels and with noise that are the same every
@@ -295,7 +257,8 @@ impl Trainer {
             json: &self.json,
             config: &self.config,
             statistics: &self.statistics,
-            network: self.average.network(),
+            network: self.fitting.average(),
+            sampling: None,
         };
         saved.write(folder).map_err(|error| TrainError::Write {
             file: folder.display().to_string(),
@@ -304,8 +267,34 @@ impl Trainer {
     }
 }
 
-fn adamw(recipe: &Recipe) -> AdamW {
-    let optimizer = &recipe.optimizer;
+/// The frames that are trained on, and those that are held out: whole episodes.
+fn split(
+    dataset: &Dataset,
+    seed: u64,
+    share: f64,
+    dropped: usize,
+) -> Result<[Vec<usize>; 2], TrainError> {
+    let mut episodes: Vec<usize> = (0..dataset.episodes().len()).collect();
+    episodes.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let aside = (share * episodes.len() as f64).round() as usize;
+    // Who asks for a validation shall have one.
+    let aside = aside.max(usize::from(share > 0.0));
+    let (aside, trained) = episodes.split_at_mut(aside);
+    aside.sort_unstable();
+    trained.sort_unstable();
+    let training = dataset.frames(trained, dropped);
+    let held_out = dataset.frames(aside, dropped);
+    if training.is_empty() {
+        return Err(TrainError::NoWindow {
+            episodes: dataset.episodes().len(),
+            held_out: aside.len(),
+            dropped,
+        });
+    }
+    Ok([training, held_out])
+}
+
+fn adamw(optimizer: &OptimizerRecipe) -> AdamW {
     AdamW {
         betas: optimizer.betas,
         epsilon: optimizer.epsilon,
@@ -315,7 +304,7 @@ fn adamw(recipe: &Recipe) -> AdamW {
 
 #[cfg(test)]
 mod tests {
-    use burn::module::{ModuleVisitor, Param};
+    use burn::module::{Module, ModuleVisitor, Param};
     use burn::tensor::TensorData;
     use clearway_diffusion::Schedule;
     use clearway_layers::Weights;
@@ -404,8 +393,7 @@ mod tests {
 
         let decay = trainer.recipe.average.clone().into();
         let first = values(&before);
-        trainer.network = before.train();
-        trainer.average = Ema::new(&trainer.network, decay);
+        trainer.fitting = Fitting::new(before, decay);
         for step in 0..STEPS {
             let at = step * BATCH..(step + 1) * BATCH;
             let frames: Vec<usize> = frames[at.clone()].iter().map(|&it| it as usize).collect();
@@ -421,9 +409,10 @@ mod tests {
             let noise = Tensor::<3>::from_data(TensorData::new(noise, shape), &device);
             if step == 0 {
                 trainer.task.recipe.do_mask_loss_for_padding = false;
-                let loss = trainer
-                    .task
-                    .loss(&trainer.network, &frames, &points, noise.clone());
+                let loss =
+                    trainer
+                        .task
+                        .loss(trainer.fitting.network(), &frames, &points, noise.clone());
                 let loss: f32 = loss.into_scalar();
                 assert!((f64::from(loss) - plain).abs() < LOSS, "{loss} {plain}");
                 trainer.task.recipe.do_mask_loss_for_padding = true;

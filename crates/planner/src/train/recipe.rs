@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clearway_diffusion::train::{Decay, Weighting};
+use clearway_diffusion::train::{AverageRecipe, OptimizerRecipe, WeightingRecipe};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -149,189 +149,29 @@ pub struct LossRecipe {
     pub do_mask_loss_for_padding: bool,
 }
 
-/// How much the error at a level counts, see [`Weighting`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WeightingRecipe {
-    /// As much everywhere.
-    #[default]
-    Uniform,
-    /// By the ratio of signal to noise, up to gamma.
-    MinSnr(f64),
-    /// EDM's, for data of this standard deviation. It is for networks that predict the sample, the velocity or the flow:
-    /// where hardly any signal is left, the error of a network that predicts noise would count a million times as much.
-    Edm(f64),
-}
-
-impl From<WeightingRecipe> for Weighting {
-    fn from(recipe: WeightingRecipe) -> Self {
-        match recipe {
-            WeightingRecipe::Uniform => Self::Uniform,
-            WeightingRecipe::MinSnr(gamma) => Self::MinSnr { gamma },
-            WeightingRecipe::Edm(sigma_data) => Self::Edm { sigma_data },
-        }
-    }
-}
-
-/// How the loss is made smaller: AdamW, a learning rate that warms up and falls as a cosine, gradients that are clipped.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct OptimizerRecipe {
-    /// How many steps the learning rate takes to fall to zero; what comes after does not learn.
-    pub steps: u64,
-    /// The largest learning rate.
-    pub rate: f64,
-    /// How many steps it rises.
-    pub warm_up: u64,
-    /// How fast the averages of gradients and of their squares forget.
-    pub betas: [f64; 2],
-    /// Is added to the root of the average of squares.
-    pub epsilon: f64,
-    /// By which share of the learning rate weights shrink in a step.
-    pub weight_decay: f64,
-    /// The most that the norm of all gradients may be.
-    pub clip: f64,
-}
-
-impl Default for OptimizerRecipe {
-    fn default() -> Self {
-        Self {
-            steps: 100_000,
-            rate: 1e-4,
-            warm_up: 500,
-            betas: [0.95, 0.999],
-            epsilon: 1e-8,
-            weight_decay: 1e-6,
-            clip: 10.0,
-        }
-    }
-}
-
-/// How fast the average of weights forgets, see [`Decay`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AverageRecipe {
-    /// What the decay never exceeds.
-    pub most: f64,
-    /// The scale of time, in steps.
-    pub inverse_gamma: f64,
-    /// How fast the decay approaches one.
-    pub power: f64,
-}
-
-impl Default for AverageRecipe {
-    fn default() -> Self {
-        let Decay {
-            most,
-            inverse_gamma,
-            power,
-        } = Decay::default();
-        Self {
-            most,
-            inverse_gamma,
-            power,
-        }
-    }
-}
-
-impl From<AverageRecipe> for Decay {
-    fn from(recipe: AverageRecipe) -> Self {
-        Self {
-            most: recipe.most,
-            inverse_gamma: recipe.inverse_gamma,
-            power: recipe.power,
-        }
-    }
-}
-
 impl Recipe {
     /// Makes sure that the numbers are ones that can be trained with; those of the policy are checked with its features.
     pub(super) fn check(&self) -> Result<(), TrainError> {
-        let wrong = |key: &'static str, found: f64, expected: &'static str| TrainError::Value {
-            key,
-            found,
-            expected,
-        };
-        let is_positive = |x: f64| x.is_finite() && x > 0.0;
-        let OptimizerRecipe {
-            steps,
-            rate,
-            betas,
-            epsilon,
-            weight_decay,
-            clip,
-            ..
-        } = self.optimizer;
-        let AverageRecipe {
-            most,
-            inverse_gamma,
-            power,
-        } = self.average;
-        let share = |x: f64| (0.0..1.0).contains(&x);
-        let weighting = match self.loss.weighting {
-            WeightingRecipe::Uniform => 1.0,
-            WeightingRecipe::MinSnr(x) | WeightingRecipe::Edm(x) => x,
-        };
-        let batch = self.data.batch;
-        let rows = [
-            (
-                "data.batch",
-                batch as f64,
-                (1..=1 << 16).contains(&batch),
-                "from 1 to 65536",
-            ),
-            (
-                "data.held_out",
-                self.data.held_out,
-                share(self.data.held_out),
-                "at least 0 and below 1",
-            ),
-            (
-                "loss.weighting",
-                weighting,
-                is_positive(weighting),
-                "positive",
-            ),
-            ("optimizer.steps", steps as f64, steps > 0, "at least 1"),
-            ("optimizer.rate", rate, is_positive(rate), "positive"),
-            (
-                "optimizer.betas",
-                betas[0],
-                share(betas[0]),
-                "at least 0 and below 1",
-            ),
-            (
-                "optimizer.betas",
-                betas[1],
-                share(betas[1]),
-                "at least 0 and below 1",
-            ),
-            (
-                "optimizer.epsilon",
-                epsilon,
-                is_positive(epsilon),
-                "positive",
-            ),
-            (
-                "optimizer.weight_decay",
-                weight_decay,
-                weight_decay.is_finite() && weight_decay >= 0.0,
-                "at least 0",
-            ),
-            ("optimizer.clip", clip, is_positive(clip), "positive"),
-            ("average.most", most, share(most), "at least 0 and below 1"),
-            (
-                "average.inverse_gamma",
-                inverse_gamma,
-                is_positive(inverse_gamma),
-                "positive",
-            ),
-            ("average.power", power, is_positive(power), "positive"),
-        ];
-        match rows.into_iter().find(|(_, _, holds, _)| !holds) {
-            Some((key, found, _, expected)) => Err(wrong(key, found, expected)),
-            None => Ok(()),
+        let DataRecipe {
+            batch, held_out, ..
+        } = self.data;
+        if !(1..=1 << 16).contains(&batch) {
+            return Err(TrainError::Value {
+                key: "data.batch",
+                found: batch as f64,
+                expected: "from 1 to 65536",
+            });
         }
+        if !(0.0..1.0).contains(&held_out) {
+            return Err(TrainError::Value {
+                key: "data.held_out",
+                found: held_out,
+                expected: "at least 0 and below 1",
+            });
+        }
+        self.loss.weighting.check()?;
+        self.optimizer.check()?;
+        Ok(self.average.check()?)
     }
 
     /// LeRobot's `config.json` of a policy for the features of a dataset, and what it means.

@@ -22,13 +22,7 @@ pub(super) struct Task {
 impl Task {
     /// Noise for some windows: a seed and the place in the batch are what it depends on.
     pub(super) fn noise(&self, seed: u64, batch: usize) -> Tensor<3> {
-        let [horizon, width] = self.examples.shape();
-        let mut noise = Seeded::new(seed, batch);
-        normal(
-            &mut noise as &mut dyn Noise,
-            [batch, horizon, width],
-            &self.device,
-        )
+        noise(seed, batch, self.examples.shape(), &self.device)
     }
 
     /// The loss of a network on the windows around some frames, with a level and a noise for each.
@@ -51,4 +45,19 @@ impl Task {
             errors.mean()
         }
     }
+}
+
+/// Noise for `batch` windows of some actions, each of some values.
+pub(super) fn noise(
+    seed: u64,
+    batch: usize,
+    [horizon, width]: [usize; 2],
+    device: &Device,
+) -> Tensor<3> {
+    let mut noise = Seeded::new(seed, batch);
+    normal(
+        &mut noise as &mut dyn Noise,
+        [batch, horizon, width],
+        device,
+    )
 }

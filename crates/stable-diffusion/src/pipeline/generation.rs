@@ -130,6 +130,14 @@ impl<'a> Generation<'a> {
             }
         }
 
+        if let Some(found) = unet_config.encoder.num_class_embeds {
+            return Err(GenerateError::Mismatch {
+                what: "the classes that the U-Net is to be told must be",
+                expected: 0,
+                found,
+            });
+        }
+
         // The noise, and what a source says, in the order in which diffusers draws.
         let batch = request.seeds.len();
         let latent = unet_config.out_channels;
@@ -148,7 +156,8 @@ impl<'a> Generation<'a> {
 
         let condition = |text: &Tensor<3>| ControlledCondition {
             unet: Condition {
-                text: text.clone().repeat_dim(0, batch),
+                text: Some(text.clone().repeat_dim(0, batch)),
+                classes: None,
                 channels: given.channels.clone(),
                 guidance: knows_guidance.then(|| vec![request.scale; batch]),
             },

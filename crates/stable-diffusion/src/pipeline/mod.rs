@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::Parameterization;
-use clearway_layers::{PackReport, Precision, can_pack};
+use clearway_layers::{PackPolicy, PackReport, Precision, can_pack};
 
 use crate::lora::LowRankUpdate;
 use crate::{
@@ -66,6 +66,7 @@ pub struct StableDiffusion {
     files: Files,
     device: Device,
     precision: Option<Precision>,
+    as_stored: bool,
     scheduler: SchedulerConfig,
     updates: Vec<LowRankUpdate>,
     loras: Vec<Lora>,
@@ -84,14 +85,14 @@ pub struct StableDiffusion {
 
 impl StableDiffusion {
     /// A folder that diffusers' `save_pretrained` wrote, or a single file in the original layout. Networks are loaded
-    /// when they are first needed, and packed in f32 where the device is the CPU.
+    /// when they are first needed, and where the device is the CPU packed as they are stored, or in f32.
     ///
     /// # Errors
     ///
     /// If there is no such file, or its scheduler's configuration is malformed.
     pub fn open(path: &Path, device: &Device) -> Result<Self, GenerateError> {
         let precision = can_pack(device).then_some(Precision::F32);
-        Self::of(Files::open(path)?, device, precision)
+        Ok(Self::of(Files::open(path)?, device, precision)?.as_stored())
     }
 
     /// The same of files that were opened, with weights that are packed in a precision, or plain.
@@ -109,6 +110,7 @@ impl StableDiffusion {
             files,
             device: device.clone(),
             precision,
+            as_stored: false,
             updates: Vec::new(),
             loras: Vec::new(),
             controls: Vec::new(),
@@ -123,6 +125,13 @@ impl StableDiffusion {
             unet: None,
             autoencoder: None,
         })
+    }
+
+    /// Leaves networks as they are whose weights are stored packed, in codes or bf16, whatever the others are packed in.
+    #[must_use]
+    pub fn as_stored(mut self) -> Self {
+        self.as_stored = self.precision.is_some();
+        self
     }
 
     /// Keeps one network in memory at a time, and loads each anew for every picture.
@@ -155,7 +164,7 @@ impl StableDiffusion {
     /// If it cannot be loaded.
     pub fn with_controlnet(mut self, path: &Path) -> Result<Self, GenerateError> {
         let mut network = weights::controlnet(path, &self.device)?;
-        self.pack(|precision| network.pack(precision));
+        self.pack(None, |policy| network.pack(policy));
         self.controls.push(network);
         self.control_paths.push(path.to_owned());
         Ok(self)
@@ -176,7 +185,7 @@ impl StableDiffusion {
     /// If it cannot be loaded.
     pub fn with_previewer(mut self, path: &Path) -> Result<Self, GenerateError> {
         let mut network = weights::autoencoder(path, &self.device)?;
-        self.pack(|precision| network.pack(precision));
+        self.pack(None, |policy| network.pack(policy));
         self.previewer = Some(network);
         Ok(self)
     }
@@ -283,8 +292,9 @@ impl StableDiffusion {
         for update in &self.updates {
             update.merge(component, &mut weights)?;
         }
+        let stored = weights.packing().cloned();
         let mut network = self.files.text_encoder_from(weights, &self.device)?;
-        self.pack(|precision| network.pack(precision));
+        self.pack(stored, |policy| network.pack(policy));
         self.text_encoder = (!self.one_at_a_time).then(|| network.clone());
         Ok(network)
     }
@@ -303,8 +313,9 @@ impl StableDiffusion {
         for update in &self.updates {
             update.merge(component, &mut weights)?;
         }
+        let stored = weights.packing().cloned();
         let mut network = self.files.unet_from(weights, &self.device)?;
-        self.pack(|precision| network.pack(precision));
+        self.pack(stored, |policy| network.pack(policy));
         self.unet = (!self.one_at_a_time).then(|| network.clone());
         Ok(network)
     }
@@ -331,15 +342,22 @@ impl StableDiffusion {
                 });
             }
         }
-        self.pack(|precision| network.pack(precision));
+        let stored = match &self.autoencoder_path {
+            Some(_) => None,
+            None => (self.files.weights(Component::Autoencoder)?)
+                .packing()
+                .cloned(),
+        };
+        self.pack(stored, |policy| network.pack(policy));
         self.autoencoder = (!self.one_at_a_time).then(|| network.clone());
         Ok(network)
     }
 
-    /// Packs a network that was loaded.
-    fn pack(&self, pack: impl FnOnce(Precision) -> PackReport) {
+    /// Packs a network that was loaded from weights that are stored so.
+    fn pack(&self, stored: Option<PackPolicy>, pack: impl FnOnce(PackPolicy) -> PackReport) {
         if let Some(precision) = self.precision {
-            let _: PackReport = pack(precision);
+            let stored = stored.filter(|it| self.as_stored || it.precision == precision);
+            let _: PackReport = pack(stored.unwrap_or_else(|| precision.into()));
         }
     }
 

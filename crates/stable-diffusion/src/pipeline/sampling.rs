@@ -265,7 +265,7 @@ impl SchedulerConfig {
     }
 
     /// How clean estimates are bounded by a method: as in diffusers, where some never do.
-    pub(super) fn clip(&self, method: Method) -> Option<Threshold> {
+    pub(crate) fn clip(&self, method: Method) -> Option<Threshold> {
         match method {
             Method::Ddim | Method::Ddpm | Method::Lcm | Method::Tcd => self.clip,
             _ if is_multistep(method) => {
@@ -374,9 +374,9 @@ pub struct Plan {
     /// A network pass each.
     pub stages: Vec<Stage>,
     /// The line on which the levels lie, where it is not the network's.
-    pub(super) line: Option<Line>,
+    pub(crate) line: Option<Line>,
     /// What unit noise is multiplied by to be a sample at the first stage.
-    pub(super) start: f64,
+    pub(crate) start: f64,
 }
 
 impl Sampling {

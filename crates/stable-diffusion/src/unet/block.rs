@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::prelude::*;
 use clearway_layers::{
-    Conv2d, Conv2dConfig, Epilogue, PackReport, Packing, Prologue, upsample_nearest_2x,
+    Conv2d, Conv2dConfig, Epilogue, PackReport, Packing, Prologue, concatenate, upsample_nearest_2x,
 };
 
 use super::transformer::{Transformer, TransformerConfig};
@@ -216,7 +216,7 @@ impl UpBlock {
     ) -> Tensor<4> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             let skip = skips.pop().expect("the way down left one for each layer");
-            x = resnet.forward(Tensor::cat(vec![x, skip], 1), Some(time));
+            x = resnet.forward(concatenate(x, skip), Some(time));
             observe(&format!("resnets.{j}"), &x);
             if let Some(transformer) = self.attentions.get(j) {
                 x = transformer.forward(x, keys);

@@ -47,6 +47,8 @@ pub struct EncoderConfig {
     pub freq_shift: usize,
     /// The features of the embedded guidance scale, in a network that was distilled to know it.
     pub time_cond_proj_dim: Option<usize>,
+    /// How many classes a network knows that is told one.
+    pub num_class_embeds: Option<usize>,
 }
 
 /// What a U-Net is made of.
@@ -102,7 +104,6 @@ impl EncoderConfig {
             ("encoder_hid_dim_type", &[]),
             ("mid_block_only_cross_attention", &[json!(false)]),
             ("mid_block_scale_factor", &[json!(1)]),
-            ("num_class_embeds", &[]),
             ("only_cross_attention", &[json!(false)]),
             ("resnet_out_scale_factor", &[json!(1)]),
             ("resnet_skip_time_act", &[json!(false)]),
@@ -179,6 +180,10 @@ impl EncoderConfig {
                     }
                     Some(dim)
                 }
+                None => None,
+            },
+            num_class_embeds: match root.find("num_class_embeds")? {
+                Some(entry) => Some(entry.integer(1..=MAX_SIZE)?),
                 None => None,
             },
             block_out_channels: channels,

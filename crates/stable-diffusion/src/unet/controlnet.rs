@@ -8,7 +8,7 @@ use burn::prelude::*;
 use clearway_diffusion::{Network, Point, Stack};
 use clearway_layers::{
     Activation, Conv2d, Conv2dConfig, Epilogue, PackPolicy, PackReport, Packing, Prologue, Weights,
-    WeightsError, in_pool,
+    WeightsError, count_parameters, in_pool,
 };
 
 use super::{Condition, ControlNetConfig, Encoder, KEEP, Prepared, Residuals, Unet};
@@ -29,9 +29,6 @@ pub struct ControlNet {
     controlnet_mid_block: Conv2d,
     #[module(skip)]
     reversed_channels: bool,
-    /// How many there were before they were packed; burn does not count packed ones everywhere.
-    #[module(skip)]
-    packed_parameters: Option<usize>,
 }
 
 /// Convolutions, every other one of which halves height and width, until a picture is as small as its latents.
@@ -68,7 +65,6 @@ impl ControlNetConfig {
         });
         let tap = |channels| Conv2dConfig::same(channels, channels, 1).init(device);
         ControlNet {
-            packed_parameters: None,
             encoder: self.encoder.init(device),
             controlnet_cond_embedding: PictureEmbedding {
                 conv_in: conv(self.conditioning_channels, sizes[0]).init(device),
@@ -96,7 +92,7 @@ impl ControlNet {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.packed_parameters.unwrap_or_else(|| self.num_params())
+        count_parameters(self)
     }
 
     /// How many times smaller than the picture the latents are.
@@ -131,7 +127,6 @@ impl ControlNet {
         // What the picture says is computed once for all steps.
         let own = [&KEEP[..], &["controlnet_cond_embedding.*"]].concat();
         let to = Packing::new(&policy, &own);
-        self.packed_parameters = Some(self.parameters());
         let picture = to.at("controlnet_cond_embedding");
         let taps = to.at("controlnet_down_blocks");
         let taps_packed = self.controlnet_down_blocks.iter_mut().enumerate();
@@ -155,7 +150,11 @@ impl ControlNet {
     /// If the shapes do not go together.
     pub fn prepare(&self, condition: &Condition, picture: Tensor<4>) -> ControlPrepared {
         // A ControlNet sees neither the guidance scale nor what an inpainting U-Net has beside the sample.
-        let condition = Condition::text(condition.text.clone());
+        let condition = Condition {
+            text: condition.text.clone(),
+            classes: condition.classes.clone(),
+            ..Condition::default()
+        };
         let picture = if self.reversed_channels {
             picture.flip([1])
         } else {
@@ -290,7 +289,7 @@ impl Stack for ControlledCondition {
             // One picture for all samples of a part is one a sample of the whole.
             let each = parts.iter().map(|part| {
                 let picture = part.pictures[i].clone();
-                let batch = part.unet.text.dims()[0];
+                let batch = part.unet.batch();
                 match picture.dims()[0] {
                     1 => picture.repeat_dim(0, batch),
                     _ => picture,

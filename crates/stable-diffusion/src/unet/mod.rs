@@ -12,14 +12,15 @@ use std::collections::BTreeMap;
 use std::ops::Add;
 use std::sync::Arc;
 
-use burn::module::Module;
+use burn::module::{Module, Param};
+use burn::nn::Initializer;
 use burn::prelude::*;
 use clearway_diffusion::{Network, Point, Stack};
 use clearway_layers::activation::silu;
 use clearway_layers::{
     Activation, Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig,
     Order, PackPolicy, PackReport, Packing, Prologue, SinusoidalEmbedding, Weights, WeightsError,
-    in_pool,
+    WeightsWriter, count_parameters, in_pool,
 };
 
 use crate::attention::Keys;
@@ -32,6 +33,12 @@ const MAX_PERIOD: f64 = 10_000.0;
 
 /// What a guidance scale is multiplied by before it is embedded, so that it looks like a time.
 const GUIDANCE_TIMES: f64 = 1000.0;
+
+/// How a class's vector is drawn, as PyTorch's embeddings are.
+const NORMAL: Initializer = Initializer::Normal {
+    mean: 0.0,
+    std: 1.0,
+};
 
 /// What stays in f32 where weights become codes: what reads the latents and what writes them, whose errors nothing evens out,
 /// what makes of time what every block adds, and what reads the text once for all steps.
@@ -47,10 +54,10 @@ const KEEP: [&str; 6] = [
 /// What is called with the name of a module, as diffusers has it, and what the module computed.
 pub type Observe<'a> = dyn FnMut(&str, &Tensor<4>) + 'a;
 
-/// A U-Net over latents, which reads a text by cross attention: diffusers' `UNet2DConditionModel`.
+/// A U-Net over latents, which reads a text by cross attention, or is told a class: diffusers' `UNet2DConditionModel`.
 ///
 /// ```text
-/// time   = W₂ silu(W₁ (sinusoidal(t) + W_g sinusoidal(1000 (scale − 1))))       the second term where distilled
+/// time   = W₂ silu(W₁ (sinusoidal(t) + W_g sinusoidal(1000 (scale − 1)))) + c    W_g where distilled, c where told a class
 /// x      = conv_in(cat(x, channels))
 /// down   : (residual block, transformer) × layers, halve                        each output is kept
 /// middle : residual block, transformer, residual block
@@ -66,9 +73,6 @@ pub struct Unet {
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
-    /// How many there were before they were packed; burn does not count packed ones everywhere.
-    #[module(skip)]
-    packed_parameters: Option<usize>,
 }
 
 /// The way down and the middle.
@@ -76,6 +80,7 @@ pub struct Unet {
 struct Encoder {
     conv_in: Conv2d,
     time_embedding: TimeEmbedding,
+    class_embedding: Option<ClassEmbedding>,
     down_blocks: Vec<DownBlock>,
     mid_block: Option<MidBlock>,
     #[module(skip)]
@@ -92,11 +97,19 @@ struct TimeEmbedding {
     cond_proj: Option<Linear>,
 }
 
+/// A vector for each class: `[num_class_embeds, features]`.
+#[derive(Module, Debug)]
+struct ClassEmbedding {
+    weight: Param<Tensor<2>>,
+}
+
 /// What a [`Unet`] is conditioned on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Condition {
-    /// The encoded prompts: `[batch, tokens, cross_attention_dim]`.
-    pub text: Tensor<3>,
+    /// The encoded prompts, for networks that read any: `[batch, tokens, cross_attention_dim]`.
+    pub text: Option<Tensor<3>>,
+    /// The number of the class of each sample, for networks that are told one.
+    pub classes: Option<Vec<usize>>,
     /// What is laid beside the sample's own channels, for networks that inpaint: the mask, one where there is to be
     /// something new, and the latents of the picture without it. `[batch, in_channels - sample's, height, width]`.
     pub channels: Option<Tensor<4>>,
@@ -109,40 +122,54 @@ impl Condition {
     /// A prompt and nothing else.
     pub fn text(text: Tensor<3>) -> Self {
         Self {
-            text,
-            channels: None,
-            guidance: None,
+            text: Some(text),
+            ..Self::default()
         }
+    }
+
+    /// A class for each sample and nothing else.
+    pub fn classes(classes: Vec<usize>) -> Self {
+        Self {
+            classes: Some(classes),
+            ..Self::default()
+        }
+    }
+
+    /// How many samples there are; one, where nothing says it.
+    fn batch(&self) -> usize {
+        let text = self.text.as_ref().map(|text| text.dims()[0]);
+        text.or(self.classes.as_ref().map(Vec::len)).unwrap_or(1)
     }
 }
 
 impl Stack for Condition {
     /// # Panics
     ///
-    /// If some parts have channels or guidance scales and others have none.
+    /// If some parts have a text, classes, channels or guidance scales and others have none.
     fn stack(parts: &[&Self]) -> Self {
-        let text = Tensor::cat(parts.iter().map(|part| part.text.clone()).collect(), 0);
+        let texts: Vec<_> = parts.iter().filter_map(|p| p.text.clone()).collect();
+        let classes: Vec<_> = parts.iter().filter_map(|p| p.classes.clone()).collect();
         let channels: Vec<_> = parts.iter().filter_map(|p| p.channels.clone()).collect();
         // One scale for all samples of a part is one a sample of the whole.
         let guidance: Vec<_> = (parts.iter())
             .filter_map(|part| {
                 let scales = part.guidance.as_ref()?;
-                let batch = part.text.dims()[0];
                 Some(match scales[..] {
-                    [scale] => vec![scale; batch],
+                    [scale] => vec![scale; part.batch()],
                     _ => scales.clone(),
                 })
             })
             .collect();
-        for given in [channels.len(), guidance.len()] {
+        for given in [texts.len(), classes.len(), channels.len(), guidance.len()] {
             assert!(
                 given == 0 || given == parts.len(),
-                "{given} of {} conditions have channels or guidance scales",
+                "{given} of {} conditions have a text, classes, channels or guidance scales",
                 parts.len()
             );
         }
         Self {
-            text,
+            text: (!texts.is_empty()).then(|| Tensor::cat(texts, 0)),
+            classes: (!classes.is_empty()).then(|| classes.concat()),
             channels: (!channels.is_empty()).then(|| Tensor::cat(channels, 0)),
             guidance: (!guidance.is_empty()).then(|| guidance.concat()),
         }
@@ -150,11 +177,12 @@ impl Stack for Condition {
 }
 
 /// What a [`Unet`] computes from the condition alone: what every transformer reads of the text, and the guidance scale's
-/// share of the embedded time.
+/// and the class's shares of the embedded time.
 #[derive(Clone, Debug)]
 pub struct Prepared {
     keys: Vec<Keys>,
     guidance: Option<Tensor<2>>,
+    classes: Option<Tensor<2>>,
     channels: Option<Tensor<4>>,
 }
 
@@ -228,6 +256,9 @@ impl EncoderConfig {
                 linear_2: linear(features, features, true),
                 cond_proj: (self.time_cond_proj_dim).map(|dim| linear(dim, first, false)),
             },
+            class_embedding: self.num_class_embeds.map(|classes| ClassEmbedding {
+                weight: NORMAL.init([classes, features], device),
+            }),
             down_blocks: (0..self.stages())
                 .map(|stage| self.down_block(stage, device))
                 .collect(),
@@ -271,7 +302,6 @@ impl UnetConfig {
         let mut skips = self.encoder.skips();
         let first = self.encoder.block_out_channels[0];
         Unet {
-            packed_parameters: None,
             encoder: self.encoder.init(device),
             up_blocks: (0..self.encoder.stages())
                 .rev()
@@ -303,25 +333,36 @@ impl Unet {
         Ok(network)
     }
 
+    /// Adds the weights to a file, under the names that [`load`](Self::load) reads. Packed ones are written as they are.
+    pub fn save(&self, writer: &mut WeightsWriter) {
+        writer.module(self, diffusers_key);
+    }
+
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.packed_parameters.unwrap_or_else(|| self.num_params())
+        count_parameters(self)
     }
 
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient.
     ///
     /// Where weights become codes, the first and the last convolution and what encodes time stay in f32, if the policy names no
-    /// layers.
+    /// layers. Where those of queries and keys do, attention multiplies codes as well
+    /// ([`attend_in_codes`](clearway_layers::attend_in_codes)).
     ///
     /// A packed network can be packed again, with another precision; what was rounded stays rounded.
     pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
         let policy = policy.into();
         let to = Packing::new(&policy, &KEEP);
-        self.packed_parameters = Some(self.parameters());
         self.encoder.pack(&to.at("encoder"))
             + to.each("up_blocks", &mut self.up_blocks, UpBlock::pack)
             + self.conv_norm_out.pack()
             + self.conv_out.pack(to.of("conv_out"))
+    }
+
+    /// How many classes the network can be told.
+    pub fn classes(&self) -> usize {
+        let classes = self.encoder.class_embedding.as_ref();
+        classes.map_or(0, |it| it.weight.dims()[0])
     }
 
     /// Whether the network was distilled to know the guidance scale.
@@ -413,11 +454,12 @@ impl Network<4> for Unet {
     type Condition = Condition;
     type Prepared = Prepared;
 
-    /// Computes what every transformer reads of the text, and embeds the guidance scale.
+    /// Computes what every transformer reads of the text, and embeds the guidance scale and the classes.
     ///
     /// # Panics
     ///
-    /// If there is a guidance scale, and the network was not distilled to know it.
+    /// If there is a guidance scale, and the network was not distilled to know it; or if the network reads a text or is told
+    /// classes, and there are none, or there is no such class.
     fn prepare(&self, condition: &Condition) -> Prepared {
         let up = self.up_blocks.iter().flat_map(UpBlock::transformers);
         self.encoder.prepare(condition, up)
@@ -460,7 +502,7 @@ impl Encoder {
         condition: &Condition,
         more: impl Iterator<Item = &'a Transformer>,
     ) -> Prepared {
-        let text = &condition.text;
+        let device = self.conv_in.weight.device();
         let down = self.down_blocks.iter().flat_map(DownBlock::transformers);
         let mid = self.mid_block.iter().flat_map(MidBlock::transformers);
         let keys = down.chain(mid).chain(more);
@@ -477,13 +519,30 @@ impl Encoder {
             let times: Vec<_> = (scales.iter())
                 .map(|scale| (scale - 1.0) * GUIDANCE_TIMES)
                 .collect();
-            project.forward(embedding.forward(&times, &text.device()))
+            project.forward(embedding.forward(&times, &device))
         });
+        let classes = self.class_embedding.as_ref().map(|embedding| {
+            let classes = condition.classes.as_ref();
+            let classes = classes.expect("the network is to be told a class");
+            let [count, _] = embedding.weight.dims();
+            let number = |&class: &usize| {
+                assert!(class < count, "class {class} of {count}");
+                class as i32
+            };
+            let numbers: Vec<i32> = classes.iter().map(number).collect();
+            let numbers = TensorData::new(numbers, [classes.len()]);
+            let numbers = Tensor::<1, Int>::from_data(numbers, &device);
+            embedding.weight.val().select(0, numbers)
+        });
+        let text = condition.text.as_ref();
         Prepared {
             keys: keys
-                .flat_map(|transformer| transformer.keys(text))
+                .flat_map(|transformer| {
+                    transformer.keys(text.expect("the network is to read a text"))
+                })
                 .collect(),
             guidance,
+            classes,
             channels: condition.channels.clone(),
         }
     }
@@ -496,7 +555,11 @@ impl Encoder {
             time = time + guidance.clone();
         }
         let layers = &self.time_embedding;
-        layers.linear_2.forward(silu(layers.linear_1.forward(time)))
+        let time = layers.linear_2.forward(silu(layers.linear_1.forward(time)));
+        match &prepared.classes {
+            Some(classes) => time + classes.clone(),
+            None => time,
+        }
     }
 
     /// `silu` of the embedded time, and the first convolution's output.

@@ -5,7 +5,7 @@ use burn::prelude::*;
 use burn::tensor::ops::PadMode;
 use clearway_layers::{
     Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, PackPolicy, PackReport, Packing,
-    Prologue, Weights, WeightsError, in_pool,
+    Prologue, Weights, WeightsError, WeightsWriter, count_parameters, in_pool,
 };
 use serde_json::json;
 
@@ -69,9 +69,6 @@ pub struct AutoencoderKl {
     post_quant_conv: Option<Conv2d>,
     #[module(skip)]
     scaling: Scaling,
-    /// How many there were before they were packed; burn does not count packed ones everywhere.
-    #[module(skip)]
-    packed_parameters: Option<usize>,
 }
 
 /// The normal distribution over latents that the encoder says, not scaled for the U-Net.
@@ -279,7 +276,6 @@ impl AutoencoderKlConfig {
             upsampler: (stage > 0).then(|| conv(channels[stage], channels[stage]).init(device)),
         };
         AutoencoderKl {
-            packed_parameters: None,
             encoder: Encoder {
                 conv_in: conv(self.in_channels, channels[0]).init(device),
                 down_blocks: (0..=last).map(down).collect(),
@@ -319,6 +315,11 @@ impl AutoencoderKl {
         Ok(network)
     }
 
+    /// Adds the weights to a file, under the names that [`load`](Self::load) reads. Packed ones are written as they are.
+    pub fn save(&self, writer: &mut WeightsWriter) {
+        writer.module(self, diffusers_key);
+    }
+
     /// Lays the weights out for the CPU's kernels. The network then computes on the CPU alone and has no gradient.
     ///
     /// Where weights become codes, the first and the last convolutions of the encoder and the decoder, and what is between the
@@ -328,7 +329,6 @@ impl AutoencoderKl {
     pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
         let policy = policy.into();
         let to = Packing::new(&policy, &KEEP);
-        self.packed_parameters = Some(self.parameters());
         let encoder = to.at("encoder");
         let decoder = to.at("decoder");
         let Encoder {
@@ -378,7 +378,7 @@ impl AutoencoderKl {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.packed_parameters.unwrap_or_else(|| self.num_params())
+        count_parameters(self)
     }
 
     /// Computes where packed layers share their work out.

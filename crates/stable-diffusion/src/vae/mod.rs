@@ -7,7 +7,7 @@ pub use kl::{AutoencoderKl, AutoencoderKlConfig, Moments};
 pub use tiny::{AutoencoderTiny, AutoencoderTinyConfig};
 
 use burn::tensor::Tensor;
-use clearway_layers::{PackPolicy, PackReport};
+use clearway_layers::{PackPolicy, PackReport, WeightsWriter};
 
 /// An autoencoder: pictures in -1 to 1 to latents of about unit variance, and back.
 #[derive(Clone, Debug)]
@@ -91,6 +91,14 @@ impl Autoencoder {
         match self {
             Self::Kl(network) => network.decode_within(network.unscaled(latents), memory),
             Self::Tiny(_) => self.decode(latents),
+        }
+    }
+
+    /// Adds the weights to a file, under diffusers' names. Packed ones are written as they are.
+    pub fn save(&self, writer: &mut WeightsWriter) {
+        match self {
+            Self::Kl(network) => network.save(writer),
+            Self::Tiny(network) => network.save(writer),
         }
     }
 

@@ -5,7 +5,7 @@ use burn::prelude::*;
 use clearway_layers::activation::relu;
 use clearway_layers::{
     Activation, Conv2d, Conv2dConfig, Epilogue, PackPolicy, PackReport, Packing, Prologue, Weights,
-    WeightsError,
+    WeightsError, WeightsWriter, count_parameters,
 };
 use serde_json::json;
 
@@ -54,9 +54,6 @@ pub struct AutoencoderTiny {
     decoder: Decoder,
     #[module(skip)]
     scaling: Scaling,
-    /// How many there were before they were packed; burn does not count packed ones everywhere.
-    #[module(skip)]
-    packed_parameters: Option<usize>,
 }
 
 #[derive(Module, Debug)]
@@ -174,7 +171,6 @@ impl AutoencoderTinyConfig {
             blocks: blocks(count, narrow),
         };
         AutoencoderTiny {
-            packed_parameters: None,
             encoder: Encoder {
                 stages: self
                     .num_encoder_blocks
@@ -208,11 +204,24 @@ impl AutoencoderTiny {
     ///
     /// As [`Weights::load`] and [`Weights::finish`].
     pub fn load(self, mut weights: Weights) -> Result<Self, WeightsError> {
-        let encoder: Vec<_> = self.encoder.stages.iter().map(|s| s.blocks.len()).collect();
-        let decoder: Vec<_> = self.decoder.stages.iter().map(|s| s.blocks.len()).collect();
+        let [encoder, decoder] = self.blocks();
         let network = weights.load(self, |path| diffusers_key(path, &encoder, &decoder))?;
         weights.finish()?;
         Ok(network)
+    }
+
+    /// Adds the weights to a file, under the names that [`load`](Self::load) reads. Packed ones are written as they are.
+    pub fn save(&self, writer: &mut WeightsWriter) {
+        let [encoder, decoder] = self.blocks();
+        writer.module(self, |path| diffusers_key(path, &encoder, &decoder));
+    }
+
+    /// How many blocks the stages of the encoder have, and of the decoder.
+    fn blocks(&self) -> [Vec<usize>; 2] {
+        [
+            self.encoder.stages.iter().map(|s| s.blocks.len()).collect(),
+            self.decoder.stages.iter().map(|s| s.blocks.len()).collect(),
+        ]
     }
 
     /// Fills the network from the two files that the model is published as, in which the decoder's layers are counted
@@ -244,7 +253,6 @@ impl AutoencoderTiny {
             &last,
         ];
         let to = Packing::new(&policy, &own);
-        self.packed_parameters = Some(self.parameters());
         let (encoder, decoder) = (to.at("encoder"), to.at("decoder"));
         encoder.each("stages", &mut self.encoder.stages, Stage::pack)
             + self.encoder.conv_out.pack(encoder.of("conv_out"))
@@ -254,7 +262,7 @@ impl AutoencoderTiny {
 
     /// The number of the network's parameters.
     pub fn parameters(&self) -> usize {
-        self.packed_parameters.unwrap_or_else(|| self.num_params())
+        count_parameters(self)
     }
 
     /// How many times smaller than the picture the latents are, in height and in width.

@@ -52,7 +52,7 @@ pub enum Component {
 
 impl Component {
     /// Its folder in a folder of diffusers.
-    fn folder(self) -> &'static str {
+    pub fn folder(self) -> &'static str {
         match self {
             Self::TextEncoder => "text_encoder",
             Self::Unet => "unet",

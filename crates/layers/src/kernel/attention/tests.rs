@@ -5,22 +5,22 @@ use crate::kernel::product::tests::{Random, levels};
 
 /// Queries, keys and values.
 #[derive(Clone, Debug)]
-struct Case {
-    batch: usize,
+pub(super) struct Case {
+    pub(super) batch: usize,
     /// Of keys: as many, or one.
-    samples: usize,
-    heads: usize,
-    queries: usize,
-    keys: usize,
-    d: usize,
-    d_value: usize,
-    causal: bool,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
+    pub(super) samples: usize,
+    pub(super) heads: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    pub(super) d: usize,
+    pub(super) d_value: usize,
+    pub(super) causal: bool,
+    pub(super) q: Vec<f32>,
+    pub(super) k: Vec<f32>,
+    pub(super) v: Vec<f32>,
 }
 
-fn cases() -> impl Strategy<Value = Case> {
+pub(super) fn cases() -> impl Strategy<Value = Case> {
     let lengths = || prop_oneof![1..40_usize, 90..300_usize];
     let features = || prop_oneof![1..20_usize, 30..50_usize, 120..140_usize];
     (
@@ -75,7 +75,7 @@ impl Case {
     }
 
     /// Each output in f64; the largest magnitude of a value; and how wrong a score may be.
-    fn exact(&self) -> Vec<[f64; 3]> {
+    pub(super) fn exact(&self) -> Vec<[f64; 3]> {
         let mut out = Vec::new();
         for sample in 0..self.batch {
             let of_keys = if self.samples == 1 { 0 } else { sample };
@@ -122,13 +122,13 @@ impl Case {
 }
 
 /// The numbers of one of so many samples.
-fn part(values: &[f32], samples: usize, sample: usize) -> &[f32] {
+pub(super) fn part(values: &[f32], samples: usize, sample: usize) -> &[f32] {
     let each = values.len() / samples;
     &values[sample * each..][..each]
 }
 
 /// The bits, of which those of all NaN are the same.
-fn bits(values: &[f32]) -> Vec<u32> {
+pub(super) fn bits(values: &[f32]) -> Vec<u32> {
     let bits = |x: &f32| if x.is_nan() { f32::NAN } else { *x }.to_bits();
     values.iter().map(bits).collect()
 }

@@ -6,10 +6,10 @@ use std::arch::x86_64::{
     _mm_prefetch, _mm256_add_epi32, _mm256_add_ps, _mm256_and_si256, _mm256_castps256_ps128,
     _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_div_ps,
     _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
-    _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_round_ps, _mm256_set1_epi8,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi16, _mm256_slli_epi32,
-    _mm256_srai_epi16, _mm256_srai_epi32, _mm256_srli_epi16, _mm256_storeu_ps, _mm256_sub_epi32,
-    _mm256_sub_ps,
+    _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_mullo_epi32, _mm256_round_ps,
+    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_slli_epi16,
+    _mm256_slli_epi32, _mm256_srai_epi16, _mm256_srai_epi32, _mm256_srli_epi16, _mm256_storeu_ps,
+    _mm256_sub_epi32, _mm256_sub_ps,
 };
 
 use super::Lanes;
@@ -221,6 +221,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    unsafe fn product_of_shorts(sum: Word, w: Word, x: Word) -> Word {
+        unsafe {
+            [
+                _mm256_add_epi32(sum[0], _mm256_madd_epi16(w[0], x[0])),
+                _mm256_add_epi32(sum[1], _mm256_madd_epi16(w[1], x[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
     unsafe fn upper_codes(words: Word) -> Word {
         unsafe {
             let upper = _mm256_set1_epi8(UPPER_CODES);
@@ -245,6 +255,21 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn add_words(a: Word, b: Word) -> Word {
         unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul_words(a: Word, b: Word) -> Word {
+        unsafe {
+            [
+                _mm256_mullo_epi32(a[0], b[0]),
+                _mm256_mullo_epi32(a[1], b[1]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn nearest(x: Vector) -> Word {
+        unsafe { [_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1])] }
     }
 
     #[inline(always)]

@@ -2,14 +2,15 @@
 
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _MM_FROUND_NO_EXC, _MM_FROUND_TO_NEAREST_INT, _MM_HINT_T0,
-    _mm_prefetch, _mm_storeu_si128, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
-    _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps, _mm512_cvtepi32_epi8,
-    _mm512_cvtepi32_ps, _mm512_cvtps_epi32, _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps,
-    _mm512_mul_ps, _mm512_permutex2var_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
-    _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
-    _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_pd,
-    _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+    _mm_prefetch, _mm_storeu_si128, _mm256_storeu_si256, _mm512_add_epi32, _mm512_add_ps,
+    _mm512_and_si512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_castsi512_ps,
+    _mm512_cvtepi32_epi8, _mm512_cvtepi32_epi16, _mm512_cvtepi32_ps, _mm512_cvtps_epi32,
+    _mm512_div_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_dpwssd_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
+    _mm512_mullo_epi32, _mm512_or_si512, _mm512_permutex2var_ps, _mm512_reduce_add_ps,
+    _mm512_reduce_max_ps, _mm512_roundscale_ps, _mm512_scalef_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setr_epi32, _mm512_shuffle_f32x4, _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_sub_ps, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
 };
 
 use super::{LANES, Lanes};
@@ -210,6 +211,11 @@ macro_rules! avx512 {
             }
 
             #[inline(always)]
+            unsafe fn mul_words(a: __m512i, b: __m512i) -> __m512i {
+                unsafe { _mm512_mullo_epi32(a, b) }
+            }
+
+            #[inline(always)]
             unsafe fn numbers(words: __m512i) -> __m512 {
                 unsafe { _mm512_cvtepi32_ps(words) }
             }
@@ -217,6 +223,27 @@ macro_rules! avx512 {
             #[inline(always)]
             unsafe fn store_bytes(to: *mut u8, x: __m512) {
                 unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))) }
+            }
+
+            #[inline(always)]
+            unsafe fn nearest(x: __m512) -> __m512i {
+                unsafe { _mm512_cvtps_epi32(x) }
+            }
+
+            #[inline(always)]
+            unsafe fn store_shorts(to: *mut u16, x: __m512i) {
+                unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(x)) }
+            }
+
+            #[inline(always)]
+            unsafe fn words_of_bytes(x: [__m512; 4]) -> __m512i {
+                unsafe {
+                    let [a, b, c, d] = x;
+                    let (a, b) = (_mm512_cvtps_epi32(a), _mm512_slli_epi32::<8>(_mm512_cvtps_epi32(b)));
+                    let c = _mm512_slli_epi32::<16>(_mm512_cvtps_epi32(c));
+                    let d = _mm512_slli_epi32::<24>(_mm512_cvtps_epi32(d));
+                    _mm512_or_si512(_mm512_or_si512(a, b), _mm512_or_si512(c, d))
+                }
             }
 
             $($more)*
@@ -241,6 +268,11 @@ avx512! {
     #[inline(always)]
     unsafe fn product_of_bytes(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
         unsafe { _mm512_dpbusd_epi32(sum, x, w) }
+    }
+
+    #[inline(always)]
+    unsafe fn product_of_shorts(sum: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        unsafe { _mm512_dpwssd_epi32(sum, w, x) }
     }
 }
 

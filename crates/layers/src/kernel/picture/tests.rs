@@ -411,6 +411,32 @@ fn what_does_not_fit_at_once_goes_in_parts() {
     }
 }
 
+/// As wide as pictures of codes are that are laid out in parts.
+#[test]
+fn codes_that_do_not_fit_at_once_go_in_parts() {
+    for (doubled, stride) in [(false, [1, 1]), (false, [2, 1]), (true, [1, 1])] {
+        let case = Case {
+            precision: Precision::Int8,
+            rows: 3,
+            depth: 4,
+            frame: Frame {
+                size: [530, 540],
+                taps: [3, 3],
+                stride,
+                padding: [1, 1],
+                doubled,
+            },
+            batch: 1,
+            prologue: false,
+            film: false,
+            residual: false,
+            activation: Activation::Identity,
+            seed: 11,
+        };
+        holds(&case, Method::Direct, std::iter::once(Level::detected()));
+    }
+}
+
 /// The error that the documentation states, as the norm of the difference over the norm of the output.
 #[test]
 fn minimal_filters_are_exact_enough() {

@@ -1,10 +1,10 @@
-//! Sums of matrix products over time: convolutions, transposed ones and linear layers, and their gradients.
+//! Sums of matrix products over time or over pictures: convolutions, transposed ones and linear layers, and their gradients.
 
 use rayon::prelude::*;
 
-use super::super::Level;
 use super::super::lanes::{LANES, Lanes};
 use super::super::level::run_on;
+use super::super::{Frame, Level};
 use super::Shared;
 
 /// How many outputs a panel of weights has: two vectors.
@@ -64,6 +64,41 @@ impl Links {
         Self {
             times: [times, length],
             taps,
+            all,
+        }
+    }
+
+    /// Of a convolution over pictures: positions are numbered row by row, and taps are those of the kernel, row by row.
+    ///
+    /// # Panics
+    ///
+    /// If the input with its padding is smaller than the kernel, or a stride is zero.
+    pub(crate) fn pictures(frame: &Frame) -> Self {
+        let Frame {
+            size: [height, width],
+            taps: [rows, columns],
+            stride,
+            padding,
+            doubled,
+        } = *frame;
+        let [height_out, width_out] = frame.output();
+        // Where an output's tap reads along an axis; nothing in the padding.
+        let reads = |axis: usize, output: usize, tap: usize, size: usize| {
+            let place = (stride[axis] * output + tap).checked_sub(padding[axis])?;
+            let place = if doubled { place / 2 } else { place };
+            (place < size).then_some(place)
+        };
+        let mut all = Vec::new();
+        for (r, c) in (0..height_out).flat_map(|r| (0..width_out).map(move |c| (r, c))) {
+            for (j, k) in (0..rows).flat_map(|j| (0..columns).map(move |k| (j, k))) {
+                if let (Some(row), Some(column)) = (reads(0, r, j, height), reads(1, c, k, width)) {
+                    all.push([r * width_out + c, row * width + column, j * columns + k]);
+                }
+            }
+        }
+        Self {
+            times: [height_out * width_out, height * width],
+            taps: rows * columns,
             all,
         }
     }

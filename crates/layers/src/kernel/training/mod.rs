@@ -2,13 +2,14 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `correlation` | convolutions over time, transposed ones and linear layers, and their gradients |
+//! | `correlation` | convolutions over time and over pictures, transposed ones and linear layers, and their gradients |
 //! | `norm` | group normalization with what follows, and its gradients |
 //! | `gradient` | the slopes of activations |
 //! | `update` | AdamW |
 //!
 //! Features lie as `[time, sample, channel]`. A convolution over time is then a sum of matrix products, one for each tap,
-//! whose operands are slices: nothing is unfolded, and what a tap would read beyond the ends is not computed.
+//! whose operands are slices: nothing is unfolded, and what a tap would read beyond the ends is not computed. The pixels of a
+//! picture are such times, row by row.
 //!
 //! Every output is a sum in one fixed order, whatever the number of threads.
 

@@ -6,8 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use burn::prelude::*;
 use clearway_diffusion::Point;
 use clearway_layers::{
-    Activation, Level, Linear, PackReport, Precision, Signal, SignalEpilogue, SignalModulation,
-    Tokens,
+    Activation, Level, Linear, Precision, Signal, SignalEpilogue, SignalModulation, Tokens,
 };
 
 use super::{ConditionalUnet1d, ConvBlock, ResidualBlock, StepEncoder};
@@ -24,7 +23,6 @@ const KEPT_BUFFERS: usize = 4;
 /// What a packed network knows besides, since its weights cannot change. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Packed {
-    pub(super) report: PackReport,
     pub(super) precision: Precision,
     shared: Arc<SharedState>,
 }
@@ -58,9 +56,8 @@ struct Buffers {
 }
 
 impl Packed {
-    pub(super) fn new(report: PackReport, precision: Precision) -> Self {
+    pub(super) fn new(precision: Precision) -> Self {
         Self {
-            report,
             precision,
             shared: Arc::default(),
         }

@@ -1,11 +1,11 @@
-//! In which order training sees windows.
+//! In which order training sees its examples.
 
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// How the windows of a training step are chosen.
+/// How the examples of a training step are chosen: windows of demonstrations, or pictures.
 ///
 /// What is chosen depends on the seed and the number of the step alone. The generator is ChaCha with 8 rounds: key = seed,
 /// stream = step or epoch.
@@ -21,11 +21,11 @@ pub enum Order {
 }
 
 impl Order {
-    /// The batches of `count` windows that a seed gives.
+    /// The batches of `count` examples that a seed gives.
     ///
     /// # Panics
     ///
-    /// If there is no window.
+    /// If there is no example.
     pub fn of(self, seed: u64, count: usize) -> Batches {
         assert!(count > 0, "batches of nothing");
         Batches {
@@ -37,7 +37,7 @@ impl Order {
     }
 }
 
-/// Windows in an order, batch by batch.
+/// Examples in an order, batch by batch.
 #[derive(Clone, Debug)]
 pub struct Batches {
     order: Order,
@@ -48,7 +48,7 @@ pub struct Batches {
 }
 
 impl Batches {
-    /// Which windows are the `batch` of a training step.
+    /// Which examples are the `batch` of a training step.
     pub fn draw(&mut self, step: u64, batch: usize) -> Vec<usize> {
         let count = self.count;
         if self.order == Order::Replacement {
@@ -57,19 +57,19 @@ impl Batches {
                 .map(|_| generator.random_range(0..count))
                 .collect();
         }
-        // A run of 2⁶⁴ windows does not end.
+        // A run of 2⁶⁴ examples does not end.
         let mut at = step.wrapping_mul(batch as u64);
-        let mut windows = Vec::with_capacity(batch);
-        while windows.len() < batch {
+        let mut examples = Vec::with_capacity(batch);
+        while examples.len() < batch {
             let start = (at % count as u64) as usize;
-            let taken = (batch - windows.len()).min(count - start);
-            windows.extend(&self.round(at / count as u64)[start..][..taken]);
+            let taken = (batch - examples.len()).min(count - start);
+            examples.extend(&self.round(at / count as u64)[start..][..taken]);
             at += taken as u64;
         }
-        windows
+        examples
     }
 
-    /// All windows, as a round has them.
+    /// All examples, as a round has them.
     fn round(&mut self, round: u64) -> &[usize] {
         if self.round.as_ref().is_none_or(|(last, _)| *last != round) {
             let mut all: Vec<usize> = (0..self.count).collect();

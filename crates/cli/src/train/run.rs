@@ -1,0 +1,168 @@
+//! What can be trained.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use clearway_planner::train::{Distiller, Step, Trainer};
+use clearway_stable_diffusion::dataset::{Pictures, Split};
+use clearway_stable_diffusion::train as pictures;
+
+use super::config::Config;
+use crate::error::Error;
+
+/// What a run makes, which is what its folder is called.
+pub(super) const POLICY: &str = "policy";
+pub(super) const MODEL: &str = "model";
+pub(super) const CLASSIFIER: &str = "classifier";
+
+/// A network that is being trained.
+pub(crate) trait Run {
+    /// What it will be.
+    fn kind(&self) -> &'static str;
+
+    /// How large it is, and on what it is trained.
+    fn words(&self) -> String;
+
+    fn steps(&self) -> u64;
+
+    fn step(&mut self) -> Result<Step, Error>;
+
+    fn validate(&self, most: usize) -> Option<f64>;
+
+    /// Writes the checkpoint and then the network: one without a checkpoint beside it is not of a run.
+    fn save(&self, output: &Path, checkpoint: &Path) -> Result<(), Error>;
+}
+
+/// What the file asks for, from its beginning or from a checkpoint.
+pub(super) fn begin(config: &Config, checkpoint: Option<&Path>) -> Result<Box<dyn Run>, Error> {
+    if let Some(recipe) = &config.pictures {
+        let trainer = of_pictures::<pictures::Drawing>(config, recipe, checkpoint)?;
+        let parameters = trainer.network().parameters();
+        return Ok(Box::new(Pictured {
+            trainer,
+            kind: MODEL,
+            parameters,
+        }));
+    }
+    if let Some(recipe) = &config.classifier {
+        let trainer = of_pictures::<pictures::Classifying>(config, recipe, checkpoint)?;
+        let parameters = burn::module::Module::num_params(trainer.network());
+        return Ok(Box::new(Pictured {
+            trainer,
+            kind: CLASSIFIER,
+            parameters,
+        }));
+    }
+    if let Some(recipe) = &config.guidance {
+        let trainer = of_pictures::<pictures::Guiding>(config, recipe, checkpoint)?;
+        let parameters = trainer.network().parameters();
+        return Ok(Box::new(Pictured {
+            trainer,
+            kind: MODEL,
+            parameters,
+        }));
+    }
+    let (recipe, folder, device) = (config.recipe(), &config.data.folder, Device::flex());
+    let trainer = match checkpoint {
+        Some(checkpoint) => Trainer::resume(recipe, folder, checkpoint, &device),
+        None => Trainer::new(recipe, folder, &device),
+    };
+    Ok(Box::new(trainer.map_err(Error::train)?))
+}
+
+fn of_pictures<T: pictures::Task + Sync>(
+    config: &Config,
+    recipe: &T::Recipe,
+    checkpoint: Option<&Path>,
+) -> Result<pictures::Trainer<T>, Error> {
+    let failed = |error| Error::TrainPictures(Box::new(error));
+    let (recipe, device) = (config.recipe_of(recipe), Device::flex());
+    let read = Pictures::open(&config.data.folder, Split::Train);
+    let read = read.map_err(|error| failed(error.into()))?;
+    match checkpoint {
+        Some(checkpoint) => pictures::Trainer::resume(recipe, read, checkpoint, &device),
+        None => pictures::Trainer::new(recipe, read, &device),
+    }
+    .map_err(failed)
+}
+
+macro_rules! policy {
+    ($($learner:ty),*) => {$(
+        impl Run for $learner {
+            fn kind(&self) -> &'static str {
+                POLICY
+            }
+
+            fn words(&self) -> String {
+                let [windows, held_out] = self.windows();
+                format!(
+                    "{} parameters, {windows} windows of {} episodes, {held_out} windows held out",
+                    self.network().parameters(),
+                    self.dataset().episodes().len()
+                )
+            }
+
+            fn steps(&self) -> u64 {
+                <$learner>::steps(self)
+            }
+
+            fn step(&mut self) -> Result<Step, Error> {
+                <$learner>::step(self).map_err(Error::train)
+            }
+
+            fn validate(&self, most: usize) -> Option<f64> {
+                <$learner>::validate(self, most)
+            }
+
+            fn save(&self, output: &Path, checkpoint: &Path) -> Result<(), Error> {
+                <$learner>::save(self, checkpoint).map_err(Error::train)?;
+                self.save_policy(&output.join(POLICY)).map_err(Error::train)
+            }
+        }
+    )*};
+}
+
+policy!(Trainer, Distiller);
+
+/// A network of pictures.
+struct Pictured<T: pictures::Task> {
+    trainer: pictures::Trainer<T>,
+    kind: &'static str,
+    parameters: usize,
+}
+
+impl<T: pictures::Task + Sync> Run for Pictured<T> {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn words(&self) -> String {
+        let [trained, held_out] = self.trainer.counts();
+        let pictures = self.trainer.pictures();
+        let [height, width] = pictures.size();
+        format!(
+            "{} parameters, {trained} pictures of {width} × {height} pixels in {} classes, {held_out} held out",
+            self.parameters,
+            pictures.names().len()
+        )
+    }
+
+    fn steps(&self) -> u64 {
+        self.trainer.steps()
+    }
+
+    fn step(&mut self) -> Result<Step, Error> {
+        let step = self.trainer.step();
+        step.map_err(|error| Error::TrainPictures(Box::new(error)))
+    }
+
+    fn validate(&self, most: usize) -> Option<f64> {
+        self.trainer.validate(most)
+    }
+
+    fn save(&self, output: &Path, checkpoint: &Path) -> Result<(), Error> {
+        let saved = self.trainer.save(checkpoint);
+        let saved = saved.and_then(|()| self.trainer.save_network(&output.join(self.kind)));
+        saved.map_err(|error| Error::TrainPictures(Box::new(error)))
+    }
+}
