@@ -1,16 +1,18 @@
 //! NEON: four registers of four.
 
 use std::arch::aarch64::{
-    float32x4_t, uint32x4_t, vaddq_f32, vaddq_s32, vaddq_u32, vaddvq_f32, vandq_u32, vbslq_f32,
-    vcgtq_f32, vcltq_f32, vcvtnq_s32_f32, vcvtq_f32_s32, vdivq_f32, vdupq_laneq_u32, vdupq_n_f32,
-    vdupq_n_s32, vdupq_n_u32, vfmaq_f32, vfmaq_laneq_f32, vget_low_s8, vld1q_f32, vld1q_u32,
-    vmaxq_f32, vmaxvq_f32, vmull_high_s8, vmull_s8, vmulq_f32, vpadalq_s16, vpaddq_s16,
-    vreinterpretq_f32_f64, vreinterpretq_f32_s32, vreinterpretq_f32_u32, vreinterpretq_f64_f32,
-    vreinterpretq_s8_s16, vreinterpretq_s8_u32, vreinterpretq_s16_s32, vreinterpretq_s32_u32,
-    vreinterpretq_u8_u32, vreinterpretq_u32_f32, vreinterpretq_u32_s8, vreinterpretq_u32_s32,
-    vreinterpretq_u32_u8, vrndnq_f32, vshlq_n_s8, vshlq_n_s32, vshlq_n_u8, vshlq_n_u32, vshrq_n_s8,
-    vshrq_n_s32, vst1q_f32, vst1q_s8, vsubq_f32, vsubq_s32, vtrn1q_f32, vtrn2q_f32, vuzp1q_s8,
-    vuzp1q_s16, vzip1q_f64, vzip2q_f64,
+    float32x4_t, int16x8_t, uint32x4_t, vaddq_f32, vaddq_s32, vaddq_u32, vaddvq_f32, vandq_u32,
+    vbslq_f32, vcgtq_f32, vcltq_f32, vcvtnq_s32_f32, vcvtq_f32_s32, vdivq_f32, vdupq_laneq_u32,
+    vdupq_n_f32, vdupq_n_s32, vdupq_n_u32, vfmaq_f32, vfmaq_laneq_f32, vget_low_s8, vget_low_s16,
+    vld1q_f32, vld1q_u32, vmaxq_f32, vmaxvq_f32, vmlal_high_lane_s16, vmlal_lane_s16,
+    vmull_high_s8, vmull_high_s16, vmull_s8, vmull_s16, vmulq_f32, vmulq_u32, vpadalq_s16,
+    vpaddq_s16, vpaddq_s32, vreinterpretq_f32_f64, vreinterpretq_f32_s32, vreinterpretq_f32_u32,
+    vreinterpretq_f64_f32, vreinterpretq_s8_s16, vreinterpretq_s8_u32, vreinterpretq_s16_s32,
+    vreinterpretq_s16_u32, vreinterpretq_s32_u32, vreinterpretq_u8_u32, vreinterpretq_u32_f32,
+    vreinterpretq_u32_s8, vreinterpretq_u32_s32, vreinterpretq_u32_u8, vrndnq_f32, vshlq_n_s8,
+    vshlq_n_s32, vshlq_n_u8, vshlq_n_u32, vshrq_n_s8, vshrq_n_s32, vsliq_n_u32, vst1q_f32,
+    vst1q_s8, vst1q_s16, vsubq_f32, vsubq_s32, vtrn1q_f32, vtrn2q_f32, vuzp1q_s8, vuzp1q_s16,
+    vuzp2q_s16, vzip1q_f64, vzip2q_f64,
 };
 use std::arch::asm;
 
@@ -67,6 +69,39 @@ unsafe fn product_of_bytes(sum: uint32x4_t, w: uint32x4_t, x: uint32x4_t) -> uin
         let first = vmull_s8(vget_low_s8(w), vget_low_s8(x));
         let pairs = vpaddq_s16(first, vmull_high_s8(w, x));
         vreinterpretq_u32_s32(vpadalq_s16(vreinterpretq_s32_u32(sum), pairs))
+    }
+}
+
+/// `sum + w₀ x₀ + w₁ x₁`, of shorts, in each word of four.
+#[inline(always)]
+unsafe fn product_of_shorts(sum: uint32x4_t, w: uint32x4_t, x: uint32x4_t) -> uint32x4_t {
+    // SAFETY: called by functions whose contract grants the instruction set.
+    unsafe {
+        let (w, x) = (vreinterpretq_s16_u32(w), vreinterpretq_s16_u32(x));
+        let first = vmull_s16(vget_low_s16(w), vget_low_s16(x));
+        let pairs = vpaddq_s32(first, vmull_high_s16(w, x));
+        vaddq_u32(sum, vreinterpretq_u32_s32(pairs))
+    }
+}
+
+/// [`product_of_shorts`] in two registers, with the first two of `x`. Weights that meet several inputs are sorted once.
+#[inline(always)]
+unsafe fn products_of_shorts(
+    sums: [uint32x4_t; 2],
+    w: [uint32x4_t; 2],
+    x: int16x8_t,
+) -> [uint32x4_t; 2] {
+    // SAFETY: as above.
+    unsafe {
+        let w = w.map(|it| vreinterpretq_s16_u32(it));
+        let (first, second) = (vuzp1q_s16(w[0], w[1]), vuzp2q_s16(w[0], w[1]));
+        let x = vget_low_s16(x);
+        let [low, high] = sums.map(|it| vreinterpretq_s32_u32(it));
+        let low = vmlal_lane_s16::<0>(low, vget_low_s16(first), x);
+        let low = vmlal_lane_s16::<1>(low, vget_low_s16(second), x);
+        let high = vmlal_high_lane_s16::<0>(high, first, x);
+        let high = vmlal_high_lane_s16::<1>(high, second, x);
+        [vreinterpretq_u32_s32(low), vreinterpretq_u32_s32(high)]
     }
 }
 
@@ -265,6 +300,60 @@ macro_rules! neon {
             #[inline(always)]
             unsafe fn add_words(a: Word, b: Word) -> Word {
                 unsafe { each!(a, i => vaddq_u32(a[i], b[i])) }
+            }
+
+            #[inline(always)]
+            unsafe fn mul_words(a: Word, b: Word) -> Word {
+                unsafe { each!(a, i => vmulq_u32(a[i], b[i])) }
+            }
+
+            #[inline(always)]
+            unsafe fn product_of_shorts(sum: Word, w: Word, x: Word) -> Word {
+                unsafe { each!(sum, i => product_of_shorts(sum[i], w[i], x[i])) }
+            }
+
+            #[inline(always)]
+            unsafe fn product_of_shorts_with_one<const I: i32>(
+                sum: Word,
+                w: Word,
+                four: Word,
+            ) -> Word {
+                unsafe {
+                    let x = vreinterpretq_s16_u32(vdupq_laneq_u32::<I>(four[0]));
+                    let [a, b] = products_of_shorts([sum[0], sum[1]], [w[0], w[1]], x);
+                    let [c, d] = products_of_shorts([sum[2], sum[3]], [w[2], w[3]], x);
+                    [a, b, c, d]
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn nearest(x: Vector) -> Word {
+                unsafe {
+                    each!([vdupq_n_u32(0); 4], i => vreinterpretq_u32_s32(vcvtnq_s32_f32(x[i])))
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn store_shorts(to: *mut u16, x: Word) {
+                unsafe {
+                    let halves = x.map(|it| vreinterpretq_s16_u32(it));
+                    vst1q_s16(to.cast(), vuzp1q_s16(halves[0], halves[1]));
+                    vst1q_s16(to.add(8).cast(), vuzp1q_s16(halves[2], halves[3]));
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn words_of_bytes(x: [Vector; 4]) -> Word {
+                unsafe {
+                    let [mut words, b, c, d] = x.map(|it| Self::nearest(it));
+                    for i in 0..4 {
+                        // What is above the byte is written over by the next one.
+                        words[i] = vsliq_n_u32::<8>(words[i], b[i]);
+                        words[i] = vsliq_n_u32::<16>(words[i], c[i]);
+                        words[i] = vsliq_n_u32::<24>(words[i], d[i]);
+                    }
+                    words
+                }
             }
 
             #[inline(always)]

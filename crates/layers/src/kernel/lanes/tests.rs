@@ -42,6 +42,18 @@ unsafe fn bytes<S: Lanes>(numbers: &Numbers, found: &mut Found) {
     }
 }
 
+unsafe fn shorts<S: Lanes>(numbers: &Numbers, found: &mut Found) {
+    // SAFETY: as above.
+    unsafe {
+        let sums = S::load_words(numbers.sums.as_ptr());
+        let w = S::load_words(numbers.weights.as_ptr());
+        let four = S::load_four(numbers.inputs.as_ptr());
+        for_each_of_four!(found, I =>
+            words_of::<S>(S::product_of_shorts_with_one::<I>(sums, w, four)),
+            words_of::<S>(S::product_of_shorts(sums, w, S::splat_word(numbers.inputs[I as usize]))));
+    }
+}
+
 /// Of codes of four bits, without sums: the upper ones by the inputs, and the lower ones by the inputs.
 unsafe fn half_bytes<S: Lanes>(numbers: &Numbers, found: &mut Found) {
     // SAFETY: as above.
@@ -96,6 +108,32 @@ fn sum(weights: [i8; 4], inputs: u32) -> i32 {
         .sum()
 }
 
+/// What numbers and words become.
+struct Converted {
+    nearest: Words,
+    /// The bytes of whole numbers, of which the i-th of each four are those of the i-th row.
+    bytes: Words,
+    /// One behind the last.
+    shorts: [u16; LANES + 1],
+    products: Words,
+}
+
+unsafe fn convert<S: Lanes>(
+    x: &[f32; LANES],
+    rows: &[[f32; LANES]; 4],
+    words: [&Words; 2],
+    to: &mut Converted,
+) {
+    // SAFETY: the caller grants the instruction set; arrays are as long as what is read and written.
+    unsafe {
+        to.nearest = words_of::<S>(S::nearest(S::load(x.as_ptr())));
+        to.bytes = words_of::<S>(S::words_of_bytes(rows.map(|row| S::load(row.as_ptr()))));
+        let [a, b] = words.map(|it| S::load_words(it.as_ptr()));
+        S::store_shorts(to.shorts.as_mut_ptr(), a);
+        to.products = words_of::<S>(S::mul_words(a, b));
+    }
+}
+
 fn nothing() -> Found {
     Found {
         one: [[0; LANES]; 4],
@@ -109,8 +147,72 @@ fn words() -> impl Strategy<Value = u32> {
     prop::array::uniform4(bytes).prop_map(u32::from_le_bytes)
 }
 
+/// Any two shorts, and ends in particular.
+fn two_shorts() -> impl Strategy<Value = u32> {
+    let shorts =
+        prop_oneof![2 => any::<i16>(), 1 => prop_oneof![Just(i16::MIN), Just(i16::MAX), Just(-1)]];
+    let bits = |x: i16| u32::from(x.cast_unsigned());
+    (shorts.clone(), shorts).prop_map(move |(a, b)| bits(a) | bits(b) << 16)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn products_of_shorts_are_exact(
+        sums in prop::array::uniform16(any::<u32>()), weights in prop::array::uniform16(two_shorts()),
+        inputs in prop::array::uniform4(two_shorts()),
+    ) {
+        let numbers = &Numbers { sums, weights, inputs };
+        for level in levels() {
+            let mut found = nothing();
+            let to = &mut found;
+            run_on!(level, bytes: shorts(numbers: &Numbers, to: &mut Found));
+            for (i, x) in inputs.into_iter().enumerate() {
+                let expected: Words = std::array::from_fn(|lane| {
+                    let halves = |word: u32| [word as i16, (word >> 16) as i16].map(i64::from);
+                    let ([a, b], [c, d]) = (halves(weights[lane]), halves(x));
+                    sums[lane].wrapping_add((a * c + b * d) as u32)
+                });
+                prop_assert_eq!(found.one[i], expected, "{}", level);
+                prop_assert_eq!(found.splat[i], expected, "{}", level);
+            }
+        }
+    }
+
+    /// Halves go to the even neighbour.
+    #[test]
+    fn numbers_and_words_become_others_exactly(
+        x in prop::array::uniform16(prop_oneof![-4e6..4e6_f32, (-4000..4000).prop_map(|x| x as f32 / 2.0)]),
+        codes in prop::array::uniform4(prop::array::uniform16(0..=255_i16)),
+        a in prop::array::uniform16(any::<u32>()), b in prop::array::uniform16(any::<u32>()),
+    ) {
+        let least = if SIGNED { -128 } else { 0 };
+        let rows = &codes.map(|row| row.map(|code| f32::from(code + least)));
+        let (x, words) = (&x, [&a, &b]);
+        for level in levels() {
+            let mut found = Converted {
+                nearest: [0; LANES],
+                bytes: [0; LANES],
+                shorts: [7; LANES + 1],
+                products: [0; LANES],
+            };
+            let to = &mut found;
+            run_on!(
+                level,
+                convert(x: &[f32; LANES], rows: &[[f32; LANES]; 4], words: [&Words; 2], to: &mut Converted)
+            );
+            prop_assert_eq!(found.shorts[LANES], 7, "{}", level);
+            for i in 0..LANES {
+                let nearest = x[i].round_ties_even() as i32;
+                prop_assert_eq!(found.nearest[i].cast_signed(), nearest, "{}: {}", level, x[i]);
+                let bytes = codes.map(|row| (row[i] + least) as u8);
+                prop_assert_eq!(found.bytes[i].to_le_bytes(), bytes, "{}", level);
+                prop_assert_eq!(found.shorts[i], a[i] as u16, "{}", level);
+                prop_assert_eq!(found.products[i], a[i].wrapping_mul(b[i]), "{}", level);
+            }
+        }
+    }
 
     /// As whole numbers of 32 bits, whose sums begin anew beyond the last.
     #[test]
