@@ -274,7 +274,7 @@ fn guidance_becomes_one_pass() {
         Trainer::<Drawing>::new(model(200), pictures(200), &device).expect("a recipe");
     steps(&mut teacher, 200);
     teacher.save_network(&of_teacher).expect("written");
-    let mut recipe = recipe::<GuidanceRecipe>(400);
+    let mut recipe = recipe::<GuidanceRecipe>(1600);
     recipe.optimizer.rate = 2e-3;
     recipe.network.teacher = of_teacher.clone();
     recipe.network.time_cond_proj_dim = 16;
@@ -283,9 +283,9 @@ fn guidance_becomes_one_pass() {
         Trainer::<Guiding>::new(recipe.clone(), pictures(200), &device).expect("a recipe");
     // It begins as its teacher without guidance.
     let before = student.validate(100).expect("held out");
-    steps(&mut student, 400);
+    steps(&mut student, 1600);
     let after = student.validate(100).expect("held out");
-    assert!(after < 0.5 * before, "{before} {after}");
+    assert!(after < 0.2 * before, "{before} {after}");
     let of_student = folder.path().join("student");
     student.save_network(&of_student).expect("written");
     let student = PictureModel::open(&of_student, &device).expect("what was written");
@@ -322,11 +322,11 @@ fn guidance_becomes_one_pass() {
             .sum::<f64>()
             .sqrt()
     };
-    let guided = draw(&teacher, Emphasis::TwoPasses(3.0));
-    let known = draw(&student, Emphasis::Known(3.0));
+    let guided = draw(&teacher, Emphasis::TwoPasses(2.0));
+    let known = draw(&student, Emphasis::Known(2.0));
     let unguided = draw(&teacher, Emphasis::None);
     let (of_student, of_none) = (distance(&known, &guided), distance(&unguided, &guided));
-    assert!(of_student < of_none, "{of_student} {of_none}");
+    assert!(of_student < 0.8 * of_none, "{of_student} {of_none}");
 }
 
 #[test]

@@ -367,14 +367,6 @@ impl Panels {
         (start + chunk * scales) * self.taps + tap * (len + scales) + scales + word - start
     }
 
-    /// Which word of a panel it is, scales not counted.
-    pub(super) fn input(&self, word: usize, tap: usize) -> usize {
-        let size = self.precision.chunk();
-        let start = word / size * size;
-        let len = size.min(self.depth_words() - start);
-        start * self.taps + tap * len + word - start
-    }
-
     /// The sixteen scales of the chunk of half bytes that a word lies in, from the start of the words.
     pub(super) fn scales_of(&self, panel: usize, word: usize, tap: usize) -> *const f32 {
         let start = word / self.precision.chunk() * self.precision.chunk();
