@@ -56,15 +56,13 @@ struct ModelArguments {
 impl ModelArguments {
     fn open(&self) -> Result<StableDiffusion, Error> {
         let device = Device::flex();
-        let model = self
-            .files()
-            .and_then(|files| match self.precision.chosen() {
-                Some(precision) => StableDiffusion::of(files, &device, precision.packed()),
-                None => {
-                    let otherwise = Some(clearway_layers::Precision::F32);
-                    Ok(StableDiffusion::of(files, &device, otherwise)?.as_stored())
-                }
-            });
+        let model = self.files().and_then(|files| {
+            if let Some(precision) = self.precision.chosen() {
+                return StableDiffusion::of(files, &device, precision.packed());
+            }
+            let otherwise = Some(clearway_layers::Precision::F32);
+            Ok(StableDiffusion::of(files, &device, otherwise)?.as_stored())
+        });
         model.map_err(|error| Error::Model {
             path: self.model.clone(),
             error: Box::new(error),

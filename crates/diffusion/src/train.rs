@@ -181,7 +181,7 @@ impl<N> Parameterized<N> {
         let target = of_levels(&clean, points, &|it| self.target(it).clean)
             + of_levels(&noise, points, &|it| self.target(it).noise);
         let answer = self.network().forward(input, points, prepared);
-        self.weighted((answer - target).square(), points, weighting)
+        self.weighted(&(answer - target).square(), points, weighting)
     }
 
     /// What the network is shown of samples with so much noise.
@@ -205,11 +205,11 @@ impl<N> Parameterized<N> {
     /// As [`errors`](Self::errors).
     pub fn weighted<const D: usize>(
         &self,
-        squares: Tensor<D>,
+        squares: &Tensor<D>,
         points: &[Point],
         weighting: Weighting,
     ) -> Tensor<D> {
-        of_levels(&squares, points, &|it| weighting.of(self, it))
+        of_levels(squares, points, &|it| weighting.of(self, it))
     }
 
     /// The mean of [`errors`](Self::errors): what a training step makes smaller.

@@ -1066,16 +1066,15 @@ mod tests {
                 };
                 let ours = |epilogue| layer.forward_between(prologue, x.clone(), epilogue);
                 let what = format!("{config:?}, doubled {doubled}");
-                match &bias {
-                    Some(bias) => {
-                        assert_same!(
-                            what,
-                            ours(Epilogue::default()),
-                            burns(&x),
-                            [x, weight, bias]
-                        );
-                    }
-                    None => assert_same!(what, ours(Epilogue::default()), burns(&x), [x, weight]),
+                if let Some(bias) = &bias {
+                    assert_same!(
+                        what,
+                        ours(Epilogue::default()),
+                        burns(&x),
+                        [x, weight, bias]
+                    );
+                } else {
+                    assert_same!(what, ours(Epilogue::default()), burns(&x), [x, weight]);
                 }
                 let residual = random(burns(&x).dims());
                 for rows in [1, batch] {

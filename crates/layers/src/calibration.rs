@@ -232,7 +232,8 @@ impl Rounder<'_> {
         if D == 3 {
             factors = balance(&weights, &scheme, taps, &inputs.gram, &inputs.extents)?.factors;
         }
-        let is_balanced = factors.iter().any(|factor| *factor != 1.0);
+        // One to the bit where nothing is gained.
+        let is_balanced = factors.iter().any(|factor| (factor - 1.0).abs() > 0.0);
         let mut means: Vec<f64> = (inputs.sums.iter())
             .map(|sum| sum / positions as f64)
             .collect();

@@ -193,7 +193,7 @@ mod tests {
         fn outputs(&self) -> Vec<f32> {
             let device = self.linear.weight.device();
             let ramp = |shape: [usize; 3]| {
-                let numbers = 0..shape.iter().product::<usize>() as i64;
+                let numbers = 0..i64::try_from(shape.iter().product::<usize>()).expect("few");
                 let x = Tensor::<1, burn::tensor::Int>::arange(numbers, &device).float();
                 (x * 0.37).sin().reshape(shape)
             };

@@ -148,7 +148,7 @@ pub enum WeightsError {
         /// The key of the codes.
         key: String,
         /// What is wrong.
-        error: crate::QuantizedError,
+        error: Box<crate::QuantizedError>,
     },
     /// Tensors that the network has no place for.
     #[error("{}: {}", counted(keys), listed(keys))]
@@ -592,7 +592,7 @@ impl Weights {
         let weight = Quantized::new(precision, (shape, codes), (&scale_shape, scales));
         let wrong = |error| WeightsError::Quantized {
             key: key.into(),
-            error,
+            error: Box::new(error),
         };
         let mut weight = weight.map_err(wrong)?;
         let balance_key = format!("{key}{BALANCE}");

@@ -1,5 +1,6 @@
 //! Pictures of a model beside a test set: a Fréchet distance, and how many are of the class that was asked for.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -263,8 +264,9 @@ fn write(arguments: &Arguments, report: &Report) -> Result<(), Error> {
                 row.alone_ms_p50,
             ];
             let numbers = numbers.map(|x| x.to_string()).join(",");
-            text += &format!(
-                "{},{},{},{},{},{},{numbers},{},{}\n",
+            let _ = writeln!(
+                text,
+                "{},{},{},{},{},{},{numbers},{},{}",
                 row.solver,
                 row.steps,
                 row.passes,

@@ -114,7 +114,8 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
         networks.push(match part {
             Part::Unet => {
                 let (plain, packed, mut report) = one::<Unet>(arguments, &files, out, &device)?;
-                report.drift = drift_of(&plain, &packed, path, &files, &text, arguments.seed)?;
+                report.drift =
+                    drift_of(&plain, &packed, path, &files, text.as_ref(), arguments.seed)?;
                 report
             }
             Part::Vae => {
@@ -255,7 +256,7 @@ fn drift_of(
     quantized: &Unet,
     path: &Path,
     files: &Files,
-    text: &Option<Tensor<3>>,
+    text: Option<&Tensor<3>>,
     seed: u64,
 ) -> Result<Vec<DriftRow>, Error> {
     let device = Device::flex();
@@ -284,7 +285,7 @@ fn drift_of(
     device.seed(seed);
     let normal = Distribution::Normal(0.0, 1.0);
     let text = text
-        .clone()
+        .cloned()
         .unwrap_or_else(|| Tensor::random([1, 77, features], normal, &device));
     let [batch, ..] = text.dims();
     let latents = Tensor::random(

@@ -169,6 +169,7 @@ impl OptimizerRecipe {
     ///
     /// If one is not.
     pub fn check(&self) -> Result<(), WrongValue> {
+        const SHARE: &str = "at least 0 and below 1";
         let Self {
             steps,
             rate,
@@ -178,7 +179,6 @@ impl OptimizerRecipe {
             clip,
             ..
         } = *self;
-        const SHARE: &str = "at least 0 and below 1";
         check([
             ("optimizer.steps", steps as f64, steps > 0, "at least 1"),
             ("optimizer.rate", rate, is_positive(rate), "positive"),

@@ -190,24 +190,17 @@ impl Panels {
         let [_, depth, taps] = shape;
         panels.fill_codes(|panels, row, words| {
             let code = |depth, tap| i32::from(code(row, depth, tap));
-            match precision {
-                Precision::Int8 => {
-                    let scale = if depth * taps == 0 {
-                        0.0
-                    } else {
-                        scale(row, 0, 0)
-                    };
-                    (scale, panels.write_bytes(words, code))
-                }
-                _ => {
-                    let total = panels.write_half_bytes(words, |depths, tap, codes| {
-                        let scale = scale(row, depths.start, tap);
-                        codes.extend(depths.map(|depth| code(depth, tap)));
-                        scale
-                    });
-                    (1.0, total)
-                }
+            if precision == Precision::Int8 {
+                let is_empty = depth * taps == 0;
+                let scale = if is_empty { 0.0 } else { scale(row, 0, 0) };
+                return (scale, panels.write_bytes(words, code));
             }
+            let total = panels.write_half_bytes(words, |depths, tap, codes| {
+                let scale = scale(row, depths.start, tap);
+                codes.extend(depths.map(|depth| code(depth, tap)));
+                scale
+            });
+            (1.0, total)
         });
         panels
     }

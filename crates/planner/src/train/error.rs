@@ -46,7 +46,7 @@ pub enum TrainError {
         /// Its folder.
         folder: String,
         /// Why.
-        error: LoadError,
+        error: Box<LoadError>,
     },
     /// The teacher sees images, of which demonstrations are not read.
     #[error("the teacher sees `{camera}`: policies of vectors are distilled")]

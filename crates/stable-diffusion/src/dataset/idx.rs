@@ -118,7 +118,7 @@ fn values<const N: usize>(
     let read = reader.take(count as u64 + 1).read_to_end(&mut bytes);
     match read {
         // A packed file that ends early.
-        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => return Err(io(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(io(error)),
         _ if bytes.len() != count => Err(DatasetError::Length {
             file: file.into(),
             sizes: sizes.into(),

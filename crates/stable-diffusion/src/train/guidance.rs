@@ -182,7 +182,7 @@ impl Task for Guiding {
         };
         let answer = network.forward(x, &points, &network.prepare(&condition));
         denoiser
-            .weighted((answer - target).square(), &points, self.weighting)
+            .weighted(&(answer - target).square(), &points, self.weighting)
             .mean()
     }
 

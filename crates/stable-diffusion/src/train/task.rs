@@ -53,6 +53,10 @@ pub trait Task: Sized {
     }
 
     /// The hash of what a run is a function of besides its recipe and the pictures.
+    #[allow(
+        clippy::unnecessary_literal_bound,
+        reason = "others have one of their own"
+    )]
     fn source(&self) -> &str {
         ""
     }

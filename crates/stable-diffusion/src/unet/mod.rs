@@ -527,7 +527,7 @@ impl Encoder {
             let [count, _] = embedding.weight.dims();
             let number = |&class: &usize| {
                 assert!(class < count, "class {class} of {count}");
-                class as i32
+                i32::try_from(class).expect("an embedding of fewer rows")
             };
             let numbers: Vec<i32> = classes.iter().map(number).collect();
             let numbers = TensorData::new(numbers, [classes.len()]);

@@ -127,7 +127,7 @@ impl Distiller {
         let load = |folder: &Path| {
             let failed = |error| TrainError::Load {
                 folder: folder.display().to_string(),
-                error,
+                error: Box::new(error),
             };
             let policy = Policy::load(folder, device).map_err(failed)?;
             // Its file was just read.
