@@ -55,9 +55,11 @@ const PRECISIONS: [(&str, Precision); 6] = [
     ("int4/64", Precision::Int4 { group: 64 }),
     ("int4/128", Precision::Int4 { group: 128 }),
 ];
-const LEVELS: [(&str, Level); 6] = [
+const LEVELS: [(&str, Level); 8] = [
     ("portable", Level::Portable),
     ("neon", Level::Neon),
+    ("neon-dot", Level::NeonDot),
+    ("neon-bf16", Level::NeonBf16),
     ("avx2", Level::Avx2),
     ("avx512", Level::Avx512),
     ("avx512-vnni", Level::Avx512Vnni),

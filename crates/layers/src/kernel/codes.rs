@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! w ≈ scale · code            codes of eight bits, -127..=127, or of four, -8..=7
-//! x ≈ step · (code - zero)    codes 0..=255
+//! x ≈ step · (code - zero)    codes 0..=255, or -128..=127 where they are bytes with a sign
 //! Σ w x ≈ scale · step · (Σ codes of w · codes of x - zero · Σ codes of w)
 //! ```
 //!
@@ -14,7 +14,7 @@
 use rayon::prelude::*;
 
 use super::elementwise::Activation;
-use super::lanes::{LANES, Lanes};
+use super::lanes::{LANES, Lanes, SIGNED};
 use super::level::{Level, run_on};
 use super::panels::{Precision, bf16_pair};
 
@@ -22,9 +22,10 @@ use super::panels::{Precision, bf16_pair};
 const TINY: f32 = 1e-36;
 /// Adding and subtracting it leaves no room for a fraction below 2²².
 const NO_FRACTION: f32 = 12_582_912.0;
-/// The largest code of an input.
+/// How far apart the least and the largest code of an input are.
 const INPUT: u8 = 255;
-
+/// The least code of an input.
+const LEAST: i32 = if SIGNED { -128 } else { 0 };
 /// The largest code of an input above that of zero, where there are as many below.
 const SYMMETRIC: f32 = 127.0;
 
@@ -282,12 +283,12 @@ impl Grid {
             .clamp(0.0, f32::from(INPUT));
         Self {
             step: step as f32,
-            zero: zero as i32,
+            zero: zero as i32 + LEAST,
             inverse,
         }
     }
 
-    /// 255 codes, as many below zero as above: the code of zero is 128, whatever the numbers.
+    /// 255 codes, as many below zero as above: the code of zero is the 129th, whatever the numbers.
     pub(super) fn symmetric(extent: Extent) -> Self {
         let most = extent.most.max(-extent.least).max(0.0);
         let (step, inverse) = if !extent.finite {
@@ -299,14 +300,24 @@ impl Grid {
         };
         Self {
             step,
-            zero: 128,
+            zero: 128 + LEAST,
             inverse,
         }
     }
 
+    /// What a code stands for.
+    fn number(&self, code: u8) -> f32 {
+        let code = if SIGNED {
+            i32::from(code.cast_signed())
+        } else {
+            i32::from(code)
+        };
+        self.step * (code - self.zero) as f32
+    }
+
     /// A word of four zeros.
     pub(super) fn nothing(&self) -> u32 {
-        self.zero.cast_unsigned() * 0x0101_0101
+        u32::from(self.zero as u8) * 0x0101_0101
     }
 
     /// Writes the codes of some numbers.
@@ -352,7 +363,8 @@ impl<S: Lanes> Rounding<S> {
         unsafe {
             // Product and sum are rounded apart, so that every level makes the same codes.
             let x = S::add(S::round(S::mul(x, self.inverse)), self.zero);
-            S::min(S::max(x, S::splat(0.0)), S::splat(f32::from(INPUT)))
+            let most = LEAST as f32 + f32::from(INPUT);
+            S::min(S::max(x, S::splat(LEAST as f32)), S::splat(most))
         }
     }
 }
@@ -396,7 +408,7 @@ pub(crate) fn round_inputs(
         codes.resize(values.len(), 0);
         grid.encode(level, values, codes);
         for (value, code) in values.iter_mut().zip(codes) {
-            *value = grid.step * (i32::from(*code) - grid.zero) as f32;
+            *value = grid.number(*code);
         }
     };
     values

@@ -16,11 +16,15 @@ pub(super) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::{Avx512, Avx512Bf16, Avx512Vnni};
 #[cfg(target_arch = "aarch64")]
-pub(super) use neon::Neon;
+pub(super) use neon::{Neon, NeonBf16, NeonDot};
 pub(super) use portable::Portable;
 
 /// How many numbers a vector has, in every instruction set.
 pub(crate) const LANES: usize = 16;
+
+/// Whether the bytes of inputs have a sign: -128..=127 on Arm, whose oldest product of bytes takes two of a kind, and 0..=255
+/// on x86, whose products take one of each.
+pub(super) const SIGNED: bool = cfg!(target_arch = "aarch64");
 
 /// Arithmetic on sixteen f32.
 ///
@@ -35,6 +39,8 @@ pub(super) trait Lanes {
     type Word: Copy;
     /// Whether [`product_of_pairs`](Self::product_of_pairs) is an instruction.
     const PAIRS: bool = false;
+    /// Whether a product can take any of four words, which are read at once.
+    const FOURS: bool = false;
     /// How many vectors of sums fit into the registers, beside weights and inputs.
     const SUMS: usize;
 
@@ -64,6 +70,16 @@ pub(super) trait Lanes {
     unsafe fn splat_word(x: u32) -> Self::Word;
     /// The words as f32.
     unsafe fn as_f32(words: Self::Word) -> Self::Vector;
+    /// The bits of f32.
+    #[inline(always)]
+    unsafe fn as_words(x: Self::Vector) -> Self::Word {
+        let mut words = [0_u32; LANES];
+        // SAFETY: the caller grants the instruction set; the array is as long as a vector, and every pattern of bits is a word.
+        unsafe {
+            Self::store(words.as_mut_ptr().cast(), x);
+            Self::load_words(words.as_ptr())
+        }
+    }
     /// The first bf16 of each word.
     unsafe fn first(words: Self::Word) -> Self::Vector;
     /// The second bf16 of each word.
@@ -77,7 +93,8 @@ pub(super) trait Lanes {
             Self::mul_add(Self::first(w), Self::first(x), second)
         }
     }
-    /// `sum + w₀ x₀ + w₁ x₁ + w₂ x₂ + w₃ x₃`, of bytes: of `w` with a sign, of `x` without. Exact.
+    /// `sum + w₀ x₀ + w₁ x₁ + w₂ x₂ + w₃ x₃`, of bytes: of `w` with a sign, of `x` where they are [`SIGNED`]. Exact for `w` in
+    /// `-127..=127`, and for what [`upper_codes`](Self::upper_codes) and [`lower_codes`](Self::lower_codes) return.
     #[inline(always)]
     unsafe fn product_of_bytes(sum: Self::Word, w: Self::Word, x: Self::Word) -> Self::Word {
         // SAFETY: the caller grants the instruction set.
@@ -88,7 +105,12 @@ pub(super) trait Lanes {
                 let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());
                 let mut all = 0;
                 for j in 0..4 {
-                    all += i32::from(w[j].cast_signed()) * i32::from(x[j]);
+                    let x = if SIGNED {
+                        i32::from(x[j].cast_signed())
+                    } else {
+                        i32::from(x[j])
+                    };
+                    all += i32::from(w[j].cast_signed()) * x;
                 }
                 sums[i] = sums[i].wrapping_add(all.cast_unsigned());
             }
@@ -111,7 +133,7 @@ pub(super) trait Lanes {
             Self::load_words(sums.as_ptr())
         }
     }
-    /// The upper four bits of each byte: sixteen times a code with a sign.
+    /// The upper four bits of each byte: a code with a sign, times what [`of_codes`](Self::of_codes) knows of.
     #[inline(always)]
     unsafe fn upper_codes(words: Self::Word) -> Self::Word {
         // SAFETY: the caller grants the instruction set.
@@ -123,7 +145,7 @@ pub(super) trait Lanes {
             Self::load_words(words.as_ptr())
         }
     }
-    /// The lower four bits of each byte, as the upper ones: sixteen times a code with a sign.
+    /// The lower four bits of each byte, as the upper ones.
     #[inline(always)]
     unsafe fn lower_codes(words: Self::Word) -> Self::Word {
         // SAFETY: the caller grants the instruction set.
@@ -172,7 +194,63 @@ pub(super) trait Lanes {
             Self::load(numbers.as_ptr())
         }
     }
-    /// Writes whole numbers in `0..=255` as bytes.
+    /// Sixteen times a sum of products of codes of four bits, as f32.
+    #[inline(always)]
+    unsafe fn of_codes(sums: Self::Word) -> Self::Vector {
+        // SAFETY: the caller grants the instruction set. Codes are sixteen times what they stand for.
+        unsafe { Self::numbers(sums) }
+    }
+    /// Four words, for products that take one of them; the others may be any.
+    #[inline(always)]
+    unsafe fn load_four(from: *const u32) -> Self::Word {
+        let mut words = [0; LANES];
+        // SAFETY: the caller grants the instruction set and four words.
+        unsafe {
+            words[..4].copy_from_slice(&from.cast::<[u32; 4]>().read_unaligned());
+            Self::load_words(words.as_ptr())
+        }
+    }
+    /// [`mul_add`](Self::mul_add) with the `I`-th of four numbers.
+    #[inline(always)]
+    unsafe fn mul_add_one<const I: i32>(
+        a: Self::Vector,
+        four: Self::Word,
+        c: Self::Vector,
+    ) -> Self::Vector {
+        // SAFETY: the caller grants the instruction set.
+        unsafe { Self::mul_add(a, Self::as_f32(one_of::<Self, I>(four)), c) }
+    }
+    /// [`product_of_pairs`](Self::product_of_pairs) with the `I`-th of four words.
+    #[inline(always)]
+    unsafe fn product_of_pairs_with_one<const I: i32>(
+        sum: Self::Vector,
+        w: Self::Word,
+        four: Self::Word,
+    ) -> Self::Vector {
+        // SAFETY: the caller grants the instruction set.
+        unsafe { Self::product_of_pairs(sum, w, one_of::<Self, I>(four)) }
+    }
+    /// [`product_of_bytes`](Self::product_of_bytes) with the `I`-th of four words.
+    #[inline(always)]
+    unsafe fn product_of_bytes_with_one<const I: i32>(
+        sum: Self::Word,
+        w: Self::Word,
+        four: Self::Word,
+    ) -> Self::Word {
+        // SAFETY: the caller grants the instruction set.
+        unsafe { Self::product_of_bytes(sum, w, one_of::<Self, I>(four)) }
+    }
+    /// [`product_of_shorts`](Self::product_of_shorts) with the `I`-th of four words.
+    #[inline(always)]
+    unsafe fn product_of_shorts_with_one<const I: i32>(
+        sum: Self::Word,
+        w: Self::Word,
+        four: Self::Word,
+    ) -> Self::Word {
+        // SAFETY: the caller grants the instruction set.
+        unsafe { Self::product_of_shorts(sum, w, one_of::<Self, I>(four)) }
+    }
+    /// Writes whole numbers in `-128..=255` as bytes, those below zero with a sign.
     #[inline(always)]
     unsafe fn store_bytes(to: *mut u8, x: Self::Vector) {
         let mut numbers = [0.0; LANES];
@@ -213,7 +291,8 @@ pub(super) trait Lanes {
             to.cast::<[u16; LANES]>().write_unaligned(shorts);
         }
     }
-    /// Words of four whole numbers in `0..=255` each, the first in the lowest byte.
+    /// Words of four whole numbers each, the first in the lowest byte: in `-128..=127` where bytes of inputs are [`SIGNED`],
+    /// and in `0..=255` elsewhere.
     #[inline(always)]
     unsafe fn words_of_bytes(x: [Self::Vector; 4]) -> Self::Word {
         let mut bytes = [[0_u8; LANES]; 4];
@@ -307,3 +386,17 @@ unsafe fn words_of<S: Lanes + ?Sized>(words: S::Word) -> [u32; LANES] {
     unsafe { S::store(out.as_mut_ptr().cast(), S::as_f32(words)) };
     out
 }
+
+/// The `I`-th word, in all places.
+///
+/// # Safety
+///
+/// The CPU must have the instruction set of `S`.
+#[inline(always)]
+unsafe fn one_of<S: Lanes + ?Sized, const I: i32>(words: S::Word) -> S::Word {
+    // SAFETY: the caller grants the instruction set.
+    unsafe { S::splat_word(words_of::<S>(words)[I as usize]) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,7 @@
 //! not depend on either. They do depend on the instruction set.
 //!
 //! Every kernel is tested against f64 on every level that the CPU has, the portable one among them. `.ci/sanitize` runs
-//! these tests under AddressSanitizer.
+//! these tests under AddressSanitizer, and `.ci/arm` on emulated CPUs of Arm's.
 
 mod attention;
 mod codes;

@@ -354,8 +354,7 @@ unsafe fn lay_out<S: Lanes>(pass: &Pass<'_>, lines: Range<usize>) {
     LINE.set(buffer);
 }
 
-/// Rounds a row of four channels to codes, from `channel` on; what lies behind the last counts as the least code, and has no
-/// weights.
+/// Rounds a row of four channels to codes, from `channel` on. What lies behind the last has no weights, and may be any code.
 ///
 /// # Safety
 ///

@@ -199,7 +199,7 @@ impl<'a> Inputs<'a> {
     ) -> Self {
         let bf16 = panels.precision() == Precision::Bf16;
         let depth = panels.depth();
-        let pairs = bf16 && level == Level::Avx512Bf16;
+        let pairs = bf16 && level.multiplies_pairs();
         let odd = bf16 && !depth.is_multiple_of(2);
         if !(pairs || odd) {
             if from.channel == 1 {

@@ -98,7 +98,7 @@ pub(crate) fn product(
         return;
     }
     let (rows, stride) = (panels.rows(), window.stride);
-    let pairs = panels.precision() == Precision::Bf16 && level == Level::Avx512Bf16;
+    let pairs = panels.precision() == Precision::Bf16 && level.multiplies_pairs();
     let packed = Packed::new(level, phases, &part, batch, (input, length, from), pairs);
     let reaches = |layout: Layout, channels: usize, position: usize| {
         (batch - 1) * layout.sample + (channels - 1) * layout.channel + position * layout.position
@@ -202,7 +202,7 @@ fn alike_side_by_side(
             "layers side by side must read the same inputs"
         );
     }
-    let pairs = first.precision() == Precision::Bf16 && level == Level::Avx512Bf16;
+    let pairs = first.precision() == Precision::Bf16 && level.multiplies_pairs();
     let from = Layout::channels_last(part.len());
     // All see the same inputs.
     let packed = Packed::new(level, &phases[..1], part, 1, (input, rows, from), pairs);
@@ -515,7 +515,8 @@ impl Sweep<'_> {
         // Between the inputs of two outputs.
         let row = window.stride * packed.row;
         let widest = largest_tile(window.positions, S::SUMS);
-        let together = (S::SUMS / widest).clamp(1, 4);
+        // Four vectors of four registers leave none for the weights of four panels.
+        let together = (S::SUMS / widest).clamp(1, if S::FOURS { 2 } else { 4 });
         let mut panel = range.start;
         while panel < range.end {
             let left = range.end - panel;
@@ -685,6 +686,14 @@ unsafe fn add<S: Lanes, const FORMAT: u8>(tile: &Tile, m: usize, n: usize) {
                 (_, 4) => tile.add::<S, FORMAT, true, 4, 4>(),
                 (_, 2) => tile.add::<S, FORMAT, true, 4, 2>(),
                 (_, _) => tile.add::<S, FORMAT, true, 4, 1>(),
+            }
+        } else if const { S::FOURS } {
+            match (m, n) {
+                (1, 4) => tile.add::<S, FORMAT, true, 1, 4>(),
+                (1, 2) => tile.add::<S, FORMAT, true, 1, 2>(),
+                (1, _) => tile.add::<S, FORMAT, true, 1, 1>(),
+                (_, 2) => tile.add::<S, FORMAT, true, 2, 2>(),
+                (_, _) => tile.add::<S, FORMAT, true, 2, 1>(),
             }
         } else if const { S::SUMS >= 4 } {
             match (m, n) {

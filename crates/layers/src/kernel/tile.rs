@@ -72,14 +72,21 @@ impl Tile {
         // SAFETY: the caller grants all that is read and written; a prefetch may go anywhere.
         unsafe {
             let mut sums = [[S::splat(0.0); N]; M];
-            let (mut weights, mut inputs) = (self.weights, self.inputs);
             // Rows are those of f32, or of pairs.
             let rows = match FORMAT {
                 format::WIDENED => 2,
                 _ => 1,
             };
             let (next_depth, next_position) = if LAST { (1, self.row) } else { (self.row, 1) };
-            for _ in 0..self.depth {
+            let mut done = 0;
+            if const { S::FOURS && (LAST || N == 4) } {
+                done = self.fours::<LAST>(rows);
+                let from = [self.weights, self.inputs];
+                self.add_fours::<S, FORMAT, LAST, M, N>(from, rows, done, &mut sums);
+            }
+            let mut weights = self.weights.add(done * LANES);
+            let mut inputs = self.inputs.wrapping_add(done * rows * next_depth);
+            for _ in done..self.depth {
                 let mut w = [S::splat_word(0); M];
                 for (m, w) in w.iter_mut().enumerate() {
                     let from = weights.add(m * self.panel);
@@ -149,7 +156,17 @@ impl Tile {
             let (next_depth, next_position) = if LAST { (1, self.row) } else { (self.row, 1) };
             for tap in taps {
                 let mut inputs = self.inputs.wrapping_add(*tap);
-                for _ in 0..self.depth {
+                let mut done = 0;
+                if const { S::FOURS && (LAST || N == 4) } {
+                    done = self.fours::<LAST>(rows);
+                    let from = [weights, inputs];
+                    let mut bits = sums.map(|sums| sums.map(|sum| S::as_f32(sum)));
+                    self.add_fours::<S, FORMAT, LAST, M, N>(from, rows, done, &mut bits);
+                    sums = bits.map(|sums| sums.map(|sum| S::as_words(sum)));
+                    weights = weights.add(done * LANES);
+                    inputs = inputs.wrapping_add(done * rows * next_depth);
+                }
+                for _ in done..self.depth {
                     let mut w = [S::splat_word(0); M];
                     for (m, w) in w.iter_mut().enumerate() {
                         let from = weights.add(m * self.panel);
@@ -200,7 +217,7 @@ impl Tile {
                     let to = self.sums.add(m * self.next_panel + n * self.next_position);
                     if FORMAT == format::HALF_BYTES {
                         let scale = S::load(self.scales.add(m * self.panel));
-                        let sum = S::numbers(*sum);
+                        let sum = S::of_codes(*sum);
                         let sum = if self.first {
                             S::mul(sum, scale)
                         } else {
@@ -215,6 +232,93 @@ impl Tile {
                         };
                         S::store(to, S::as_f32(sum));
                     }
+                }
+            }
+        }
+    }
+
+    /// How many words of depth go in fours of inputs.
+    #[inline(always)]
+    fn fours<const LAST: bool>(&self, rows: usize) -> usize {
+        if LAST {
+            // Four neighbours are those of a position.
+            self.depth / (4 / rows) * (4 / rows)
+        } else {
+            // Four neighbours are four positions.
+            self.depth
+        }
+    }
+
+    /// Adds so many words of depth to the sums, the first of weights and of inputs being these, with inputs that are read in
+    /// fours: in the order of [`add`](Self::add), and so to the same bits.
+    ///
+    /// # Safety
+    ///
+    /// As there, with as many words of depth as [`fours`](Self::fours) says.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    unsafe fn add_fours<
+        S: Lanes,
+        const FORMAT: u8,
+        const LAST: bool,
+        const M: usize,
+        const N: usize,
+    >(
+        &self,
+        [mut weights, mut inputs]: [*const u32; 2],
+        rows: usize,
+        depth: usize,
+        sums: &mut [[S::Vector; N]; M],
+    ) {
+        // Which of four it is must be known when it is compiled.
+        macro_rules! for_each_of_four {
+            ($i:ident => $body:expr) => {
+                for_each_of_four!($i => $body, 0);
+                for_each_of_four!($i => $body, 1);
+                for_each_of_four!($i => $body, 2);
+                for_each_of_four!($i => $body, 3);
+            };
+            ($i:ident => $body:expr, $value:literal) => {{
+                const $i: i32 = $value;
+                $body
+            }};
+        }
+        // SAFETY: the caller grants all that is read: four words of each position, or four positions of each word.
+        unsafe {
+            if LAST {
+                let words = 4 / rows;
+                let mut four = [S::splat_word(0); N];
+                for _ in 0..depth / words {
+                    for n in 0..N {
+                        four[n] = S::load_four(inputs.add(n * self.row));
+                    }
+                    for_each_of_four!(I => for m in 0..M {
+                        let w = S::load_words(weights.add(m * self.panel + I as usize / rows * LANES));
+                        for n in 0..N {
+                            sums[m][n] = multiply_one::<S, FORMAT, I, { I % 2 }>(sums[m][n], w, four[n]);
+                        }
+                    });
+                    weights = weights.add(words * LANES);
+                    inputs = inputs.wrapping_add(4);
+                }
+            } else {
+                let mut four = [S::splat_word(0); 2];
+                for _ in 0..depth {
+                    for row in 0..rows {
+                        four[row] = S::load_four(inputs.add(row * self.row));
+                    }
+                    for m in 0..M {
+                        let w = S::load_words(weights.add(m * self.panel));
+                        for_each_of_four!(I => {
+                            let n = I as usize % N;
+                            sums[m][n] = multiply_one::<S, FORMAT, I, 0>(sums[m][n], w, four[0]);
+                            if rows == 2 {
+                                sums[m][n] = multiply_one::<S, FORMAT, I, 1>(sums[m][n], w, four[1]);
+                            }
+                        });
+                    }
+                    weights = weights.add(LANES);
+                    inputs = inputs.wrapping_add(rows * self.row);
                 }
             }
         }
@@ -278,6 +382,12 @@ impl Tile {
                             (_, 4) => tile.add::<S, FORMAT, LAST, 1, 4>(),
                             (_, 2) => tile.add::<S, FORMAT, LAST, 1, 2>(),
                             (_, _) => tile.add::<S, FORMAT, LAST, 1, 1>(),
+                        }
+                    } else if const { S::FOURS } {
+                        match n {
+                            4 => tile.add::<S, FORMAT, LAST, 1, 4>(),
+                            2 => tile.add::<S, FORMAT, LAST, 1, 2>(),
+                            _ => tile.add::<S, FORMAT, LAST, 1, 1>(),
                         }
                     } else if const { S::SUMS >= 4 } {
                         match n {
@@ -358,6 +468,12 @@ impl Tile {
                             (_, 2) => tile.add_codes::<S, FORMAT, true, 1, 2>(taps),
                             (_, _) => tile.add_codes::<S, FORMAT, true, 1, 1>(taps),
                         }
+                    } else if const { S::FOURS } {
+                        match n {
+                            4 => tile.add_codes::<S, FORMAT, true, 1, 4>(taps),
+                            2 => tile.add_codes::<S, FORMAT, true, 1, 2>(taps),
+                            _ => tile.add_codes::<S, FORMAT, true, 1, 1>(taps),
+                        }
                     } else if const { S::SUMS >= 4 } {
                         match n {
                             6 => tile.add_codes::<S, FORMAT, true, 1, 6>(taps),
@@ -420,6 +536,38 @@ impl Tile {
     }
 }
 
+/// Adds the products of sixteen weights, or of one of two rows of their parts, with one of four inputs. Sums of codes are whole
+/// numbers in the same bits.
+///
+/// # Safety
+///
+/// The CPU must have the instruction set of `S`.
+#[inline(always)]
+unsafe fn multiply_one<S: Lanes, const FORMAT: u8, const I: i32, const ROW: i32>(
+    sum: S::Vector,
+    w: S::Word,
+    four: S::Word,
+) -> S::Vector {
+    // SAFETY: the caller grants the instruction set.
+    unsafe {
+        let whole = |w| S::as_f32(S::product_of_bytes_with_one::<I>(S::as_words(sum), w, four));
+        match (FORMAT, ROW) {
+            (format::F32, _) => S::mul_add_one::<I>(S::as_f32(w), four, sum),
+            (format::WIDENED, 0) => S::mul_add_one::<I>(S::first(w), four, sum),
+            (format::WIDENED, _) => S::mul_add_one::<I>(S::second(w), four, sum),
+            (format::BYTES, _) => whole(w),
+            (format::SHORTS, _) => S::as_f32(S::product_of_shorts_with_one::<I>(
+                S::as_words(sum),
+                w,
+                four,
+            )),
+            (format::HALF_BYTES, 0) => whole(S::upper_codes(w)),
+            (format::HALF_BYTES, _) => whole(S::lower_codes(w)),
+            _ => S::product_of_pairs_with_one::<I>(sum, w, four),
+        }
+    }
+}
+
 /// How many panels go next, and the most positions at a time.
 #[inline(always)]
 fn shape<S: Lanes>(panels: usize) -> (usize, usize) {
@@ -429,6 +577,7 @@ fn shape<S: Lanes>(panels: usize) -> (usize, usize) {
         // Five are better three and two than four and one.
         (16.., 3 | 5) => (3, 8),
         (16.., _) => (4, 6),
+        (4.., _) if S::FOURS => (1, 4),
         (4.., _) => (1, 6),
         _ => (1, 2),
     }

@@ -6,10 +6,11 @@ use crate::kernel::product::tests::levels;
 /// As [`Grid::encode`], one number after the other.
 pub(in super::super) fn code(grid: &Grid, x: f32) -> i32 {
     let code = (x * grid.inverse).round_ties_even() + grid.zero as f32;
+    let least = LEAST as f32;
     if code.is_nan() {
-        0
+        LEAST
     } else {
-        code.clamp(0.0, 255.0) as i32
+        code.clamp(least, least + 255.0) as i32
     }
 }
 
@@ -54,8 +55,59 @@ proptest! {
             grid.encode(level, &values, &mut codes);
             prop_assert_eq!(codes.pop(), Some(77), "{}", level);
             for (x, found) in values.iter().zip(codes) {
-                prop_assert_eq!(i32::from(found), code(&expected, *x), "{}: {}", level, x);
+                let found = if SIGNED { i32::from(found.cast_signed()) } else { i32::from(found) };
+                prop_assert_eq!(found, code(&expected, *x), "{}: {}", level, x);
             }
+        }
+    }
+
+    /// As many codes above zero as below it, and none of them the least one, whose negative is no byte.
+    #[test]
+    fn a_symmetric_grid_has_the_same_codes_on_every_level(values in prop::collection::vec(numbers(), 0..70)) {
+        let expected = Grid::symmetric(extent(&values));
+        for level in levels() {
+            let grid = Grid::symmetric(Extent::new(level, &values));
+            prop_assert_eq!(grid.step.to_bits(), expected.step.to_bits(), "{}", level);
+            prop_assert_eq!(grid.zero - LEAST, 128, "{}", level);
+            let mut codes = vec![77; values.len()];
+            grid.encode(level, &values, &mut codes);
+            for (x, found) in values.iter().zip(codes) {
+                let found = found.wrapping_sub(grid.zero as u8).cast_signed();
+                prop_assert_eq!(i32::from(found), code(&expected, *x) - expected.zero, "{}: {}", level, x);
+                prop_assert!(found != i8::MIN, "{level}: {x}");
+                // Half a step, and what is rounded on the way.
+                let decoded = f64::from(grid.step) * f64::from(found);
+                let limit = (0.501 * f64::from(grid.step)).max(f64::from(TINY) * 128.0);
+                prop_assert!((decoded - f64::from(*x)).abs() <= limit, "{level}: {x} becomes {decoded}");
+            }
+        }
+    }
+
+    /// Samples by themselves, and positions by themselves.
+    #[test]
+    fn inputs_become_what_their_codes_stand_for(
+        values in prop::collection::vec(numbers(), 60), positions in prop_oneof![Just(1_usize), Just(2), Just(5), Just(10)],
+        pointwise in any::<bool>(),
+    ) {
+        let channels = 20 / positions;
+        let mut expected = vec![0.0; values.len()];
+        for (sample, to) in values.chunks(20).zip(expected.chunks_mut(20)) {
+            if pointwise {
+                for position in 0..positions {
+                    let column: Vec<f32> = sample.iter().skip(position).step_by(positions).copied().collect();
+                    for (to, x) in to.iter_mut().skip(position).step_by(positions).zip(rounded(&column)) {
+                        *to = x;
+                    }
+                }
+            } else {
+                to.copy_from_slice(&rounded(sample));
+            }
+        }
+        for level in levels() {
+            let mut found = values.clone();
+            round_inputs(level, &mut found, [channels, positions], pointwise);
+            let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&found), bits(&expected), "{}", level);
         }
     }
 

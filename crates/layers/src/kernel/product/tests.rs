@@ -178,9 +178,10 @@ impl Layer {
             ..
         } = self.case;
         // Inputs are rounded only where the CPU multiplies bf16.
-        let of_inputs = match level {
-            Level::Avx512Bf16 => precision,
-            _ => Precision::F32,
+        let of_inputs = if level.multiplies_pairs() {
+            precision
+        } else {
+            Precision::F32
         };
         let mut outputs = Vec::new();
         for sample in 0..batch {
@@ -383,7 +384,7 @@ proptest! {
                 Some((panels, Window::phase(short, taps, stride, padding, phase)?))
             })
             .collect();
-        for level in levels().filter(|level| *level != Level::Avx512Bf16) {
+        for level in levels().filter(|level| !level.multiplies_pairs()) {
             let mut output = vec![f32::NAN; batch * rows * long];
             product(
                 level,
@@ -432,7 +433,7 @@ proptest! {
         let (weights, x) = (random.values(rows * depth), random.values(batch * depth));
         let panels = Panels::new(precision, [rows, depth, 1], |row, d, _| weights[row * depth + d]);
         for level in levels() {
-            let of_inputs = if level == Level::Avx512Bf16 { precision } else { Precision::F32 };
+            let of_inputs = if level.multiplies_pairs() { precision } else { Precision::F32 };
             let part = |part: Range<usize>| {
                 let x: Vec<f32> = x.chunks(depth).flat_map(|x| &x[part.clone()]).copied().collect();
                 let mut output = vec![f32::NAN; batch * rows];
