@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     #[arg(long, requires = "calibrate")]
     nearest: bool,
     /// How many windows of the data are looked at
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(8..=100_000))]
     samples: u32,
     /// Keep these layers in f32 as well: a pattern of names, in which * stands for any characters; may be given several times
     #[arg(long, value_name = "PATTERN")]
@@ -111,6 +111,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
                 "{} is no folder: give a policy's, or one that diffusers' save_pretrained wrote",
                 model.display()
             ),
+        });
+    }
+    // A copy of a folder into itself has no end.
+    let parent = match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let whole =
+        |path: &Path| std::fs::canonicalize(path).map_err(|error| Error::read(path, &error));
+    if whole(parent)?.starts_with(whole(model)?) {
+        return Err(Error::Argument {
+            argument: "--out",
+            reason: format!("{} lies in the model's own folder", out.display()),
         });
     }
     // Written beside its place, so that a folder that is there is whole.

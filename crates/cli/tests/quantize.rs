@@ -252,8 +252,21 @@ fn wrong_arguments_are_errors() {
     let empty = here("tests/golden");
     quantize(&empty, &[], &["config.json"]);
     quantize(&policy, &["--calibrate", "nothing"], &["nothing"]);
+    let inside = Path::new(&policy).join("inside");
+    let inside = inside.to_str().unwrap();
+    let arguments = [
+        "quantize",
+        "--model",
+        &policy,
+        "--out",
+        inside,
+        "--precision",
+        "int8",
+    ];
+    fails(&arguments, &["--out", "own folder"]);
+    assert!(!Path::new(inside).exists());
     quantize(&policy, &["--group", "12"], &["--group"]);
-    quantize(&policy, &["--samples", "0"], &["--samples"]);
+    quantize(&policy, &["--samples", "7"], &["--samples"]);
     // Demonstrations of another robot.
     let data = here("tests/golden/lerobot/dataset_v30");
     quantize(&policy, &["--calibrate", &data], &["observation"]);

@@ -52,7 +52,7 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
     }
     let packed = quantized.pack(policy.clone());
     tracing::info!(?packed, "packed");
-    copy(from, out, &|path| path.ends_with(MODEL))?;
+    copy(from, out, &|path| path == from.join(MODEL))?;
     quantized
         .save_weights(from, out, &policy)
         .map_err(|error: LoadError| Error::write(&out.join(MODEL), &error))?;
@@ -140,17 +140,18 @@ fn calibrate(policy: &Policy, samples: &Demonstrations, seed: u64) -> Result<Cal
         [count, horizon, width],
         &device,
     );
-    // Samples were drawn at random, so that levels in order meet any of them.
+    let batch = count.div_ceil(LEAST_RUNS).min(COMPARED);
+    let runs = count.div_ceil(batch);
     let points: Vec<Point> = (0..count)
         .map(|i| {
-            let t = (i * config.num_train_timesteps / count) as f64;
+            // Each run meets all levels: some of the runs are kept aside.
+            let at = i % batch * runs + i / batch;
+            let t = (at * config.num_train_timesteps / (batch * runs)) as f64;
             let level = schedule.level(t);
             Point { t, level }
         })
         .collect();
     let network = policy.network();
-    // Some of the runs are kept aside to judge by.
-    let batch = count.div_ceil(LEAST_RUNS).min(COMPARED);
     for (run, points) in points.chunks(batch).enumerate() {
         let part = |x: &Tensor<3>| x.clone().narrow(0, run * batch, points.len());
         let factor = |of: &dyn Fn(Level) -> f64| {
