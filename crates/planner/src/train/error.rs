@@ -48,6 +48,12 @@ pub enum TrainError {
         /// Why.
         error: Box<LoadError>,
     },
+    /// A policy to learn from, or to begin with, is packed.
+    #[error("the weights in {folder} are packed: distil the policy that they were made of")]
+    Packed {
+        /// Its folder.
+        folder: String,
+    },
     /// The teacher sees images, of which demonstrations are not read.
     #[error("the teacher sees `{camera}`: policies of vectors are distilled")]
     Sees {

@@ -130,6 +130,12 @@ impl Distiller {
                 error: Box::new(error),
             };
             let policy = Policy::load(folder, device).map_err(failed)?;
+            // Codes have no gradient, and were rounded from weights that are better to learn from.
+            if policy.stored().is_some() {
+                return Err(TrainError::Packed {
+                    folder: folder.display().to_string(),
+                });
+            }
             // Its file was just read.
             let json = json::read(folder, "config.json").map_err(failed)?;
             Ok::<_, TrainError>((policy, json))
