@@ -323,7 +323,10 @@ impl ModuleMapper for Rounder<'_> {
         }
         if name == "weight" && D >= 2 {
             match self.round(&layer, &param) {
-                Ok(Some(weight)) => send(param.id, Arrival::Codes(weight)),
+                Ok(Some(weight)) => {
+                    // Plain layers alone were looked at.
+                    let _ = send(param.id, Arrival::Codes(weight));
+                }
                 Ok(None) => {}
                 Err(error) => self.error = Some(CalibrationError { layer, error }),
             }

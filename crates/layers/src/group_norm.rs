@@ -77,7 +77,7 @@ impl GroupNorm {
 
     /// Whether the layer is packed.
     pub(crate) fn is_packed(&self) -> bool {
-        self.weight.is_packed() && self.bias.is_packed()
+        self.weight.values().is_some() && self.bias.values().is_some()
     }
 
     /// What the kernels need of a packed layer.

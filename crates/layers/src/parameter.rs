@@ -626,8 +626,10 @@ impl<const D: usize> Module for Parameter<D> {
     fn map<Mapper: ModuleMapper>(self, mapper: &mut Mapper) -> Self {
         match self {
             Self::Plain(param) => {
-                let param: Param<Tensor<D>> = Module::map(param, mapper);
-                match quantized::receive(param.id) {
+                let id = param.id;
+                let param: Param<Tensor<D>> =
+                    quantized::changing(id, || Module::map(param, mapper));
+                match quantized::receive(id) {
                     Some(Arrival::Codes(weight)) => Self::Packed(Packed {
                         shape: param.lazy_shape().dims(),
                         device: param.lazy_device(),

@@ -259,6 +259,8 @@ pub(crate) fn paired_axis(codes: &[usize], scales: &[usize]) -> usize {
 thread_local! {
     /// What parameters are to become: burn's mappers carry tensors alone.
     static ARRIVING: RefCell<HashMap<ParamId, Arrival>> = RefCell::default();
+    /// The parameter that a mapper may change.
+    static CHANGING: Cell<Option<ParamId>> = const { Cell::new(None) };
     /// What packed parameters show to a visitor.
     static SHOWN: Cell<Shown> = const { Cell::new(Shown::Nothing) };
     /// What the packed parameter holds that is being shown.
@@ -295,9 +297,22 @@ pub(crate) enum Arrival {
     Rehearsal(Precision),
 }
 
-/// Says what the parameter is to become that a mapper is at.
-pub(crate) fn send(id: ParamId, arrival: Arrival) {
-    ARRIVING.with_borrow_mut(|arriving| arriving.insert(id, arrival));
+/// Says what the parameter is to become that a mapper is at; says whether it can: a tensor that is burn's own parameter, and no
+/// layer's, stays what it is.
+pub(crate) fn send(id: ParamId, arrival: Arrival) -> bool {
+    let can_change = CHANGING.get() == Some(id);
+    if can_change {
+        ARRIVING.with_borrow_mut(|arriving| arriving.insert(id, arrival));
+    }
+    can_change
+}
+
+/// Lets a mapper at a parameter say what it is to become.
+pub(crate) fn changing<T>(id: ParamId, map: impl FnOnce() -> T) -> T {
+    CHANGING.set(Some(id));
+    let mapped = map();
+    CHANGING.set(None);
+    mapped
 }
 
 /// What a parameter is to become.

@@ -48,7 +48,8 @@ impl ModuleMapper for Rehearser<'_> {
             let names: Vec<&str> = layer.iter().map(|(name, _)| name.as_str()).collect();
             let precision = self.to.of(&names.join("."));
             if precision != Precision::F32 {
-                send(param.id, Arrival::Rehearsal(precision));
+                // What is rehearsed already stays so.
+                let _ = send(param.id, Arrival::Rehearsal(precision));
             }
         }
         param

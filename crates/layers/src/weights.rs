@@ -490,15 +490,7 @@ impl Weights {
     /// If it is missing, has another shape or is neither of a floating-point type nor codes, or a value is not finite in f32.
     pub fn values(&mut self, key: &str, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
         if let Some(weight) = self.quantized(key, shape)? {
-            let values = weight.values();
-            // Two finite numbers, whose product may be too large.
-            return match values.iter().position(|value| !value.is_finite()) {
-                Some(index) => Err(WeightsError::NonFinite {
-                    key: key.into(),
-                    index,
-                }),
-                None => Ok(values),
-            };
+            return Ok(weight.values());
         }
         let stored = self
             .tensors
@@ -557,7 +549,9 @@ impl Weights {
         let stored = self.tensors.get(key).ok_or_else(|| missing(key))?;
         let precision = match (stored.dtype, &self.packing) {
             (Dtype::I8, _) => Precision::Int8,
-            (Dtype::U8, Some(packing)) if packing.precision.is_codes() => packing.precision,
+            (Dtype::U8, Some(packing)) if packing.precision.is_codes() && !shape.is_empty() => {
+                packing.precision
+            }
             _ => return Ok(None),
         };
         let scale_key = format!("{key}{SCALE}");
@@ -574,6 +568,15 @@ impl Weights {
                 key: key.into(),
                 expected,
                 found: stored.shape.clone(),
+            });
+        }
+        // No more is read than there may be.
+        let is_larger = |(codes, scales): (&usize, &usize)| scales > codes;
+        if scale_shape.len() != shape.len() || shape.iter().zip(&scale_shape).any(is_larger) {
+            return Err(WeightsError::Shape {
+                key: scale_key,
+                expected: shape.to_vec(),
+                found: scale_shape,
             });
         }
         let bytes = read(&mut self.files, stored, |[byte]: [u8; 1]| byte)?;
@@ -603,9 +606,29 @@ impl Weights {
                     key: balance_key,
                 });
             }
+            if shape
+                .get(1)
+                .is_none_or(|channels| stored.shape != [*channels])
+            {
+                return Err(WeightsError::Shape {
+                    key: balance_key,
+                    expected: shape.get(1).copied().into_iter().collect(),
+                    found: stored.shape.clone(),
+                });
+            }
             let factors = read(&mut self.files, stored, f32::from_le_bytes)?;
             weight = weight.balanced(&factors).map_err(wrong)?;
             self.used.insert(balance_key);
+        }
+        // Finite numbers, whose products may be too large.
+        let most = |numbers: &[f32]| numbers.iter().fold(0.0_f32, |most, it| most.max(it.abs()));
+        if !(most(weight.scales()) * 128.0 * weight.balance().map_or(1.0, most)).is_finite()
+            && let Some(index) = weight.values().iter().position(|value| !value.is_finite())
+        {
+            return Err(WeightsError::NonFinite {
+                key: key.into(),
+                index,
+            });
         }
         self.used.insert(key.into());
         self.used.insert(scale_key);
@@ -898,11 +921,11 @@ impl<F: Fn(&str) -> String> ModuleMapper for Loader<'_, F> {
         // What is updated, or computed elsewhere, is no code any more.
         if can_pack(&device) && !self.weights.updates.contains_key(&key) {
             match self.weights.quantized(&key, &shape) {
-                Ok(Some(weight)) => {
-                    send(param.id, Arrival::Codes(weight));
+                Ok(Some(weight)) if send(param.id, Arrival::Codes(weight.clone())) => {
                     return param;
                 }
-                Ok(None) => {}
+                // A tensor that is no layer's weight takes the numbers that its codes stand for.
+                Ok(_) => {}
                 Err(error) => {
                     self.error = Some(error);
                     return param;
@@ -996,6 +1019,92 @@ mod tests {
             error.to_string(),
             "tensor `x` holds a value that is not finite in f32, at index 1"
         );
+    }
+
+    #[test]
+    fn broken_codes_are_errors() {
+        let open = |parts: &[(&str, &str, &[usize], &[u8])], packing: &str| {
+            let (mut header, mut data) =
+                (vec![format!(r#""__metadata__":{{{packing}}}"#)], Vec::new());
+            for (key, dtype, shape, bytes) in parts {
+                let start = data.len();
+                data.extend_from_slice(bytes);
+                header.push(format!(
+                    r#""{key}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":[{start},{}]}}"#,
+                    data.len()
+                ));
+            }
+            let (_folder, path) = file(&format!("{{{}}}", header.join(",")), &data);
+            let mut weights = Weights::open(&path).map_err(|error| error.to_string())?;
+            weights
+                .values("w", &[2, 2])
+                .map_err(|error| error.to_string())
+        };
+        let codes = ("w", "I8", &[2, 2][..], &[1, 2, 3, 255][..]);
+        let scale = |bytes: [f32; 2]| bytes.map(f32::to_le_bytes).concat();
+        let (one, huge) = (scale([1.0, 0.5]), scale([3e38, 1.0]));
+        let scales = ("w.scale", "F32", &[2, 1][..], &one[..]);
+        assert_eq!(open(&[codes, scales], ""), Ok(vec![1.0, 2.0, 1.5, -0.5]));
+        let int4 = r#""clearway.packing":"{\"precision\":\"int4/8\"}""#;
+        let halves = ("w", "U8", &[2, 1][..], &[0x21, 0xf3][..]);
+        assert_eq!(open(&[halves, scales], int4), Ok(vec![1.0, 2.0, 1.5, -0.5]));
+        for (parts, packing, word) in [
+            (&[codes][..], "", "`w.scale` is missing"),
+            (&[halves, scales], "", "of type U8"),
+            (
+                &[codes, ("w.scale", "F32", &[2], &one)],
+                "",
+                "`w.scale` has shape [2]",
+            ),
+            (
+                &[codes, ("w.scale", "I32", &[2, 1], &one)],
+                "",
+                "`w.scale` is of type I32",
+            ),
+            (
+                &[codes, ("w.scale", "F32", &[2, 1], &huge)],
+                "",
+                "not finite in f32, at index 1",
+            ),
+            (
+                &[codes, scales, ("w.balance", "F32", &[1, 2], &one)],
+                "",
+                "`w.balance` has shape",
+            ),
+            (
+                &[codes, scales, ("w.balance", "F32", &[2], &[0; 8])],
+                "",
+                "factor 0",
+            ),
+            (
+                &[halves, scales],
+                r#""clearway.packing":"{\"precision\":\"int4/9\"}""#,
+                "int4/9",
+            ),
+        ] {
+            let error = open(parts, packing).expect_err("is broken");
+            assert!(error.contains(word), "does not say `{word}`: {error}");
+        }
+    }
+
+    #[test]
+    fn codes_of_what_is_no_layer_become_numbers() {
+        #[derive(Module, Debug)]
+        struct Table {
+            rows: Param<Tensor<2>>,
+        }
+        let scale = [0.5_f32, 2.0].map(f32::to_le_bytes).concat();
+        let header = r#"{"rows":{"dtype":"I8","shape":[2,2],"data_offsets":[0,4]},
+            "rows.scale":{"dtype":"F32","shape":[2,1],"data_offsets":[4,12]}}"#;
+        let (_folder, path) = file(header, &[&[1, 2, 3, 252][..], &scale].concat());
+        let mut weights = Weights::open(&path).expect("is valid");
+        let table = Table {
+            rows: Param::from_tensor(Tensor::zeros([2, 2], &Device::flex())),
+        };
+        let table = weights.load(table, str::to_owned).expect("fits");
+        weights.finish().expect("all is used");
+        let found: Vec<f32> = table.rows.val().into_data().try_into_vec().expect("f32");
+        assert_eq!(found, [0.5, 1.0, 6.0, -8.0]);
     }
 
     #[test]
