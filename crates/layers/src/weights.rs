@@ -552,6 +552,13 @@ impl Weights {
             (Dtype::U8, Some(packing)) if packing.precision.is_codes() && !shape.is_empty() => {
                 packing.precision
             }
+            // Nothing says how many codes share a scale.
+            (Dtype::U8, _) => {
+                return Err(WeightsError::Dtype {
+                    key: key.into(),
+                    found: stored.dtype.to_string(),
+                });
+            }
             _ => return Ok(None),
         };
         let scale_key = format!("{key}{SCALE}");
