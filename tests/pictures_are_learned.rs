@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::train::{Step, WeightingRecipe};
 use clearway_diffusion::{Level, Network, Noise, Point, Seeded};
-use clearway_layers::Precision;
+use clearway_layers::{Precision, WeightsWriter};
 use clearway_stable_diffusion::dataset::Pictures;
 use clearway_stable_diffusion::train::{
     ClassifierRecipe, Classifying, Drawing, GuidanceRecipe, Guiding, ModelRecipe, Recipe, Task,
@@ -274,6 +274,7 @@ fn guidance_becomes_one_pass() {
         Trainer::<Drawing>::new(model(200), pictures(200), &device).expect("a recipe");
     steps(&mut teacher, 200);
     teacher.save_network(&of_teacher).expect("written");
+    let teacher_unet = teacher.network().clone();
     let mut recipe = recipe::<GuidanceRecipe>(1600);
     recipe.optimizer.rate = 2e-3;
     recipe.network.teacher = of_teacher.clone();
@@ -294,6 +295,23 @@ fn guidance_becomes_one_pass() {
     let error = Trainer::<Guiding>::new(recipe.clone(), pictures(20), &device)
         .expect_err("a student is no teacher");
     assert!(matches!(error, TrainError::Guided { .. }), "{error}");
+    // Codes have no gradient, and a student would begin without them.
+    let mut packed = PictureModel::open(&of_teacher, &device).expect("what was written");
+    let _ = packed.pack(Precision::Int8);
+    let mut writer = WeightsWriter::default();
+    packed.unet().save(&mut writer);
+    writer.packing(&Precision::Int8.into());
+    let of_packed = folder.path().join("packed");
+    packed
+        .with_unet(teacher_unet)
+        .save(&of_packed)
+        .expect("written");
+    let file = of_packed.join("unet/diffusion_pytorch_model.safetensors");
+    writer.write(&file).expect("written");
+    recipe.network.teacher = of_packed;
+    let error = Trainer::<Guiding>::new(recipe.clone(), pictures(20), &device)
+        .expect_err("codes are no beginning");
+    assert!(matches!(error, TrainError::Packed { .. }), "{error}");
     recipe.network.scales = [2.0, 2.0];
     let error = Trainer::<Guiding>::new(recipe, pictures(20), &device).expect_err("no scales");
     assert_eq!(

@@ -43,8 +43,8 @@ pub(crate) struct Arguments {
     /// Keep no layers but those of --keep, not even those that the network would
     #[arg(long)]
     keep_only: bool,
-    /// Which networks of Stable Diffusion
-    #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',', default_values_t = [Part::Unet, Part::Vae])]
+    /// Which networks of Stable Diffusion [default: those of unet and vae that are there]
+    #[arg(long, value_enum, value_name = "NAME", value_delimiter = ',')]
     only: Vec<Part>,
     /// What is drawn at random depends on it
     #[arg(long, value_name = "N", default_value_t = 0)]

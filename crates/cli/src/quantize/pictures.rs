@@ -15,6 +15,8 @@ use crate::error::Error;
 
 /// The latents that networks are compared on: those of a picture of 256 by 256.
 const LATENTS: usize = 32;
+/// And of how many classes, where the network is told one.
+const CLASSES: usize = 16;
 /// At how many levels of noise.
 const LEVELS: usize = 5;
 
@@ -99,7 +101,13 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
         error: Box::new(error),
     };
     let files = Files::open(path).map_err(|error| wrong(error.into()))?;
-    let folders: Vec<PathBuf> = (arguments.only.iter())
+    let mut parts = arguments.only.clone();
+    if parts.is_empty() {
+        // A model of pixels has no autoencoder.
+        parts = vec![Part::Unet, Part::Vae];
+        parts.retain(|part| path.join(component(*part).folder()).is_dir());
+    }
+    let folders: Vec<PathBuf> = (parts.iter())
         .map(|part| path.join(component(*part).folder()))
         .collect();
     copy(path, out, &|file| {
@@ -108,7 +116,7 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
     let (text, measured_on) = texts(arguments, &files, &device)?;
     let mut networks = Vec::new();
     for part in [Part::Unet, Part::Vae, Part::Text] {
-        if !arguments.only.contains(&part) {
+        if !parts.contains(&part) {
             continue;
         }
         networks.push(match part {
@@ -219,7 +227,7 @@ fn texts(
     let Some(path) = &arguments.calibrate else {
         return Ok((
             None,
-            format!("{latents} and random texts; --calibrate FILE says more"),
+            format!("{latents} and random texts, or classes; --calibrate FILE says more"),
         ));
     };
     let prompts = std::fs::read_to_string(path).map_err(|error| Error::read(path, &error))?;
@@ -284,10 +292,16 @@ fn drift_of(
     let features = features.unwrap_or_default();
     device.seed(seed);
     let normal = Distribution::Normal(0.0, 1.0);
-    let text = text
-        .cloned()
-        .unwrap_or_else(|| Tensor::random([1, 77, features], normal, &device));
-    let [batch, ..] = text.dims();
+    let condition = match float.classes() {
+        0 => Condition::text(
+            (text.cloned()).unwrap_or_else(|| Tensor::random([1, 77, features], normal, &device)),
+        ),
+        classes => Condition::classes((0..classes.min(CLASSES)).collect()),
+    };
+    let batch = match (&condition.text, &condition.classes) {
+        (Some(text), _) => text.dims()[0],
+        (None, classes) => classes.as_ref().map_or(1, Vec::len),
+    };
     let latents = Tensor::random(
         [batch, config.out_channels, LATENTS, LATENTS],
         normal,
@@ -295,7 +309,6 @@ fn drift_of(
     );
     let denoiser = |network: &Unet| Parameterized::new(network.clone(), scheduler.parameterization);
     let (before, after) = (denoiser(float), denoiser(quantized));
-    let condition = Condition::text(text);
     let prepared = (before.prepare(&condition), after.prepare(&condition));
     let found = drift(
         (&before, &after),

@@ -51,6 +51,14 @@ pub enum TrainError {
         /// The scales.
         found: [f64; 2],
     },
+    /// A teacher's weights are packed: a student cannot begin with them.
+    #[error(
+        "the weights of the teacher in {folder} are packed: learn from the model that they were made of"
+    )]
+    Packed {
+        /// The teacher's folder.
+        folder: PathBuf,
+    },
     /// A teacher is a student already.
     #[error("the teacher in {folder} knows the guidance scale already")]
     Guided {

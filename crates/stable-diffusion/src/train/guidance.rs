@@ -16,7 +16,7 @@ use super::task::batch;
 use super::{Draw, Task, TrainError};
 use crate::dataset::Pictures;
 use crate::picture_model::PictureModel;
-use crate::{Condition, Files, Unet};
+use crate::{Component, Condition, Files, Unet};
 
 /// A model that is told the guidance scale, and answers in one pass what its teacher answers in two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,6 +86,12 @@ impl Task for Guiding {
         }
         weighting.check()?;
         let mut teacher = PictureModel::open(folder, device)?;
+        let weights = Files::open(folder)?.weights(Component::Unet)?;
+        if weights.packing().is_some() {
+            return Err(TrainError::Packed {
+                folder: folder.clone(),
+            });
+        }
         if teacher.unet().knows_guidance() {
             return Err(TrainError::Guided {
                 folder: folder.clone(),
