@@ -1,5 +1,8 @@
 //! A policy in closed loop: where planner and world meet.
 
+#[cfg(feature = "train")]
+pub(crate) mod looking_ahead;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -36,11 +39,10 @@ pub(crate) struct Episode {
     pub(crate) succeeded: bool,
     /// The largest reward.
     pub(crate) reward: f64,
-    /// The world's state, `[agent x, y, block x, y, angle]`, at the start and after each step.
-    pub(crate) states: Vec<[f64; 5]>,
+    /// At the start and after each step.
+    pub(crate) observations: Vec<pusht::Observation>,
     pub(crate) actions: Vec<[f64; 2]>,
     pub(crate) rewards: Vec<f64>,
-    pub(crate) coverage: Vec<f64>,
     /// Of an episode that is kept, each replan and the step before which it was made.
     pub(crate) replans: Vec<(usize, Replan)>,
 }
@@ -124,11 +126,31 @@ pub(crate) fn run(
     settings: &Settings,
     mut each: impl FnMut(&Episode),
 ) -> Result<Outcome, Error> {
-    let sight = Sight::of(planner)?;
-    let mut waiting = 0..settings.episodes;
-    let mut running: Vec<Running> = Vec::new();
     let mut done: Vec<(usize, Episode)> = Vec::new();
     let mut latencies = Latencies::default();
+    let plan = |running: &[Running]| plan(planner, settings, running, &mut latencies);
+    run_with(planner, settings, plan, |index, episode| {
+        each(&episode);
+        done.push((index, episode));
+    })?;
+    done.sort_by_key(|(index, _)| *index);
+    Ok(Outcome {
+        episodes: done.into_iter().map(|(_, episode)| episode).collect(),
+        latencies: latencies.milliseconds,
+    })
+}
+
+/// Runs episodes with plans from anywhere: `plan` makes one for each episode that runs, `end` is given those that end.
+fn run_with(
+    planner: &Planner,
+    settings: &Settings,
+    mut plan: impl FnMut(&[Running]) -> Result<Vec<Replan>, Error>,
+    mut end: impl FnMut(usize, Episode),
+) -> Result<(), Error> {
+    let sight = Sight::of(planner)?;
+    let executed = planner.policy().config().n_action_steps;
+    let mut waiting = 0..settings.episodes;
+    let mut running: Vec<Running> = Vec::new();
     loop {
         while running.len() < settings.batch
             && let Some(index) = waiting.next()
@@ -142,26 +164,20 @@ pub(crate) fn run(
             ));
         }
         if running.is_empty() {
-            break;
+            return Ok(());
         }
-        let plans = plan(planner, settings, &running, &mut latencies)?;
+        let plans = plan(&running)?;
         let mut still = Vec::with_capacity(running.len());
         for (mut one, replan) in running.into_iter().zip(plans) {
-            let ended = one.execute(replan, one.index < settings.kept)?;
+            let ended = one.execute(replan, executed, one.index < settings.kept)?;
             if ended {
-                each(&one.episode);
-                done.push((one.index, one.episode));
+                end(one.index, one.episode);
             } else {
                 still.push(one);
             }
         }
         running = still;
     }
-    done.sort_by_key(|(index, _)| *index);
-    Ok(Outcome {
-        episodes: done.into_iter().map(|(_, episode)| episode).collect(),
-        latencies: latencies.milliseconds,
-    })
 }
 
 /// One plan for each running episode: those that are kept alone and with their denoising, the others together.
@@ -258,10 +274,9 @@ impl Running {
                 seed,
                 succeeded: false,
                 reward: 0.0,
-                states: vec![start.state()],
+                observations: vec![start],
                 actions: Vec::new(),
                 rewards: Vec::new(),
-                coverage: vec![start.coverage],
                 replans: Vec::new(),
             },
         };
@@ -281,21 +296,18 @@ impl Running {
         generator.next_u64()
     }
 
-    /// Executes a plan, and says whether the episode ended with it.
-    fn execute(&mut self, replan: Replan, keep: bool) -> Result<bool, Error> {
+    /// Executes the first actions of a plan, and says whether the episode ended with them.
+    fn execute(&mut self, replan: Replan, executed: usize, keep: bool) -> Result<bool, Error> {
         let planned_at = self.world.steps();
         let mut ended = false;
-        for action in replan.plan.trajectory.waypoints() {
-            // gym-pusht's actions are those of a square; it leaves it to the caller to stay within.
-            let action = [0, 1].map(|i| action.position[i].clamp(0.0, pusht::SIZE));
+        for action in actions(&replan.plan.trajectory).take(executed) {
             let seen = self.world.step(action)?;
             self.history
                 .push(self.sight.observe(self.world.steps(), &self.world, &seen))?;
             let episode = &mut self.episode;
-            episode.states.push(seen.state());
+            episode.observations.push(seen);
             episode.actions.push(action);
             episode.rewards.push(seen.reward);
-            episode.coverage.push(seen.coverage);
             episode.reward = episode.reward.max(seen.reward);
             episode.succeeded |= seen.succeeded;
             ended = episode.succeeded || self.world.steps() >= pusht::EPISODE_STEPS;
@@ -310,6 +322,12 @@ impl Running {
         }
         Ok(ended)
     }
+}
+
+/// The actions of a plan. gym-pusht's are those of a square; it leaves it to the caller to stay within.
+fn actions(plan: &Trajectory) -> impl Iterator<Item = [f64; 2]> + '_ {
+    let waypoints = plan.waypoints();
+    waypoints.map(|it| [0, 1].map(|i| it.position[i].clamp(0.0, pusht::SIZE)))
 }
 
 /// What a PushT policy is shown, by the names that LeRobot's policies have for it.

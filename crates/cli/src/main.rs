@@ -10,6 +10,8 @@ mod compare;
 mod data;
 mod demo;
 #[cfg(feature = "train")]
+mod demonstrate;
+#[cfg(feature = "train")]
 mod distill;
 mod error;
 #[cfg(feature = "train")]

@@ -99,9 +99,9 @@ fn log_world(rec: &RecordingStream) -> Result<(), Error> {
 fn log_episode(rec: &RecordingStream, episode: &Episode, clock: &mut Clock) -> Result<(), Error> {
     let period = closed_loop::period().as_secs_f64() * 1e3;
     let mut replans = episode.replans.iter().enumerate().peekable();
-    let mut trail = Vec::with_capacity(episode.states.len());
-    for (step, (state, coverage)) in episode.states.iter().zip(&episode.coverage).enumerate() {
-        let [agent_x, agent_y, x, y, angle] = *state;
+    let mut trail = Vec::with_capacity(episode.observations.len());
+    for (step, seen) in episode.observations.iter().enumerate() {
+        let [agent_x, agent_y, x, y, angle] = seen.state();
         trail.push([agent_x, agent_y]);
         clock.set(rec);
         rec.log("world/block", &viz::pose([x, y], angle))?;
@@ -110,7 +110,7 @@ fn log_episode(rec: &RecordingStream, episode: &Episode, clock: &mut Clock) -> R
             &viz::agent([agent_x, agent_y], pusht::AGENT_RADIUS),
         )?;
         rec.log("world/trail", &viz::trail(&trail))?;
-        rec.log("metrics/score/coverage", &Scalars::single(*coverage))?;
+        rec.log("metrics/score/coverage", &Scalars::single(seen.coverage))?;
         rec.log(
             "metrics/score/threshold",
             &Scalars::single(pusht::SUCCESS_COVERAGE),

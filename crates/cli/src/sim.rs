@@ -9,6 +9,8 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde::Serialize;
 
 use crate::closed_loop::{self, Episode, Outcome, RecordedNoise, Settings};
+#[cfg(feature = "train")]
+use crate::demonstrate;
 use crate::error::{Error, check_writable, write_json, write_whole};
 use crate::output::say;
 use crate::{Verdict, compare, precision, replan, sampling, statistics};
@@ -19,6 +21,9 @@ pub(crate) enum Command {
     Pusht(Pusht),
     /// The same with plans that overlap: the next is made while the last is executed
     Replan(replan::Arguments),
+    /// Record demonstrations of a policy that tries its plans in the simulator before it chooses one
+    #[cfg(feature = "train")]
+    Demonstrate(demonstrate::Arguments),
     /// Compare two evaluations over the same starts, episode by episode; exit code 1 beyond --within
     Compare(compare::Arguments),
 }
@@ -65,6 +70,8 @@ pub(crate) fn run(command: &Command) -> Result<Verdict, Error> {
     match command {
         Command::Pusht(arguments) => pusht(arguments),
         Command::Replan(arguments) => replan::run(arguments),
+        #[cfg(feature = "train")]
+        Command::Demonstrate(arguments) => demonstrate::run(arguments),
         Command::Compare(arguments) => compare::run(arguments),
     }
 }
@@ -214,7 +221,7 @@ impl Report {
                     success: episode.succeeded,
                     reward: episode.reward,
                     steps: episode.steps(),
-                    final_state: episode.states[episode.states.len() - 1],
+                    final_state: episode.observations[episode.steps()].state(),
                 })
                 .collect(),
         }
@@ -273,10 +280,8 @@ fn write_states(path: &Path, episodes: &[Episode]) -> Result<(), Error> {
     let mut rewards = Vec::new();
     let mut lengths: Vec<u8> = Vec::new();
     for episode in episodes {
-        states.extend(padded(
-            &mut episode.states.iter().flatten(),
-            (steps + 1) * 5,
-        ));
+        let rows: Vec<[f64; 5]> = episode.observations.iter().map(|it| it.state()).collect();
+        states.extend(padded(&mut rows.iter().flatten(), (steps + 1) * 5));
         actions.extend(padded(&mut episode.actions.iter().flatten(), steps * 2));
         rewards.extend(padded(&mut episode.rewards.iter(), steps));
         lengths.extend((episode.steps() as u64).to_le_bytes());

@@ -18,6 +18,7 @@
 mod demonstrations;
 mod error;
 mod info;
+mod recorder;
 mod statistics;
 mod table;
 mod window;
@@ -32,6 +33,7 @@ pub use clearway_diffusion::train::{Batches, Order};
 pub use demonstrations::{Demonstrations, DemonstrationsError};
 pub use error::DatasetError;
 pub use info::{FeatureInfo, Info, Version};
+pub use recorder::{RecordError, RecordedFeature, Recorder};
 pub use statistics::Statistics;
 pub use window::Window;
 
