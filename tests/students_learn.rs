@@ -1,4 +1,4 @@
-//! A student that was interrupted and resumed is the student that was not, to the bit, whatever it learns; and what is
+//! A student that was interrupted and resumed is the student that was not, to the bit, whatever it learns; it learns; and what is
 //! written is a policy that is sampled as it was taught.
 
 use std::path::{Path, PathBuf};
@@ -176,6 +176,40 @@ fn what_is_written_is_a_policy_that_is_sampled_as_it_was_taught() {
         let plan = planner.plan(&Problem::new(&history), Budget::default(), 1);
         assert_eq!(plan.expect("feasible").trajectory.len(), 4);
     }
+}
+
+/// How well a smaller network that begins with nothing does what its teacher does; and one that begins as its teacher does it
+/// at once.
+#[test]
+fn students_learn_what_their_teacher_estimates() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let teacher = teacher(folder.path());
+    let structure = DistillRecipe {
+        kind: Kind::Structure,
+        emphasis: EmphasisRecipe::MinSnr(1.0),
+        ..DistillRecipe::default()
+    };
+    let mut same = recipe(structure.clone());
+    same.average.most = 0.0;
+    let same = begin(same, &teacher).validate(100).expect("held out");
+    // f32, packed against plain.
+    assert!(same < 1e-9, "{same}");
+    let mut smaller = recipe(structure);
+    smaller.student.down_dims = Some(vec![8]);
+    smaller.optimizer.steps = 200;
+    smaller.optimizer.rate = 1e-2;
+    let mut smaller = begin(smaller, &teacher);
+    let parameters = Policy::load(&teacher, &Device::flex())
+        .expect("a policy")
+        .parameters();
+    assert!(smaller.network().parameters() < parameters / 2);
+    let before = smaller.validate(100).expect("held out");
+    for _ in 0..200 {
+        smaller.step().expect("finite");
+    }
+    let after = smaller.validate(100).expect("held out");
+    // It learned most of what there is to learn.
+    assert!(after < 0.2 * before, "{before} {after}");
 }
 
 #[test]

@@ -6,6 +6,10 @@ use rand_chacha::ChaCha8Rng;
 /// 97.5 % of a standard normal lie below.
 const Z: f64 = 1.959_963_985;
 
+/// 95 % of a standard normal lie below.
+#[cfg(feature = "train")]
+const Z_ONE_SIDED: f64 = 1.644_853_627;
+
 /// Wilson's 95 % interval of a rate.
 ///
 /// ```text
@@ -33,11 +37,24 @@ pub(crate) fn wilson(successes: usize, n: usize) -> [f64; 2] {
 ///
 /// Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", 2005.
 pub(crate) fn paired(first: usize, second: usize, n: usize) -> [f64; 2] {
+    let (centre, deviation) = difference(first, second, n);
+    let half = Z * deviation;
+    [(centre - half).max(-1.0), (centre + half).min(1.0)]
+}
+
+/// What the same difference exceeds with 95 %: the one-sided bound.
+#[cfg(feature = "train")]
+pub(crate) fn paired_bound(first: usize, second: usize, n: usize) -> f64 {
+    let (centre, deviation) = difference(first, second, n);
+    (centre - Z_ONE_SIDED * deviation).max(-1.0)
+}
+
+/// The middle of [`paired`]'s interval, and the deviation that it is made of.
+fn difference(first: usize, second: usize, n: usize) -> (f64, f64) {
     let (b, c) = (first as f64 + 0.5, second as f64 + 0.5);
     let m = n as f64 + 2.0;
-    let half = Z * (b + c - (c - b).powi(2) / m).sqrt() / m;
-    let centre = (c - b) / m;
-    [(centre - half).max(-1.0), (centre + half).min(1.0)]
+    let deviation = (b + c - (c - b).powi(2) / m).sqrt() / m;
+    ((c - b) / m, deviation)
 }
 
 /// The 95 % percentile-bootstrap interval of a mean, from 2,000 resamples of a fixed seed.

@@ -140,6 +140,9 @@ fn go(
             written.map_err(|error| Error::write(&run.output.join(CURVE), &error))?;
             (sum, summed) = (0.0, 0);
         }
+        if !is_last {
+            learner.keep(&run.output)?;
+        }
         if made.is_multiple_of(run.save_every) && !is_last {
             learner.save(&run.output, checkpoint)?;
         }

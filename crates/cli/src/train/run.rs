@@ -29,6 +29,11 @@ pub(crate) trait Run {
 
     fn validate(&self, most: usize) -> Option<f64>;
 
+    /// Writes what is complete after this step though the run goes on: a student that teaches the next.
+    fn keep(&self, _output: &Path) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Writes the checkpoint and then the network: one without a checkpoint beside it is not of a run.
     fn save(&self, output: &Path, checkpoint: &Path) -> Result<(), Error>;
 }
@@ -87,8 +92,10 @@ fn of_pictures<T: pictures::Task + Sync>(
 }
 
 macro_rules! policy {
-    ($($learner:ty),*) => {$(
+    ($($learner:ty { $($more:item)* })*) => {$(
         impl Run for $learner {
+            $($more)*
+
             fn kind(&self) -> &'static str {
                 POLICY
             }
@@ -122,7 +129,18 @@ macro_rules! policy {
     )*};
 }
 
-policy!(Trainer, Distiller);
+policy! {
+    Trainer {}
+    Distiller {
+        fn keep(&self, output: &Path) -> Result<(), Error> {
+            let Some(sampling) = self.completed() else {
+                return Ok(());
+            };
+            let folder = output.join(format!("{POLICY}-{}", sampling.steps));
+            self.save_policy(&folder).map_err(Error::train)
+        }
+    }
+}
 
 /// A network of pictures.
 struct Pictured<T: pictures::Task> {

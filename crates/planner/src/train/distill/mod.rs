@@ -247,6 +247,13 @@ impl Distiller {
         self.phase().sampling
     }
 
+    /// How the student is sampled that the last step completed, where another begins with the next: one that halved its
+    /// teacher's steps, or learned to predict something else.
+    pub fn completed(&self) -> Option<Sampling> {
+        let begins = self.phases.iter().any(|phase| phase.start == self.step);
+        (self.step > 0 && begins).then(|| self.sampling())
+    }
+
     /// The phase of the last step that was made, or of the first.
     fn phase(&self) -> &Phase {
         let last = self.step.saturating_sub(1);

@@ -111,7 +111,14 @@ impl Teaching<'_> {
             }
             Lessons::Estimates(_) | Lessons::Matching(_) => {
                 let points = Levels::Timesteps.draw(self.schedule, seed, step, count);
-                Lesson::estimate(&teacher, sample, &points, &prepared)
+                let own = self.teacher.meaning;
+                // A student that answers what its teacher does shall err nowhere: it is not clipped when it learns.
+                if own.parameterization == self.of_student.parameterization {
+                    let teacher = own.learned(&self.teacher.network);
+                    Lesson::estimate(&teacher, sample, &points, &prepared)
+                } else {
+                    Lesson::estimate(&teacher, sample, &points, &prepared)
+                }
             }
         }
     }
