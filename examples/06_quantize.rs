@@ -36,10 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let plan = planner.plan(&Problem::new(&history), Budget::default(), replan)?;
             conditions.extend(policy.condition(&history)?);
             // A plan is the part of the horizon that is executed: its last action stands for the rest.
-            let rows = plan
-                .trajectory
-                .waypoints()
-                .map(|it| it.position.to_vec());
+            let rows = plan.trajectory.waypoints().map(|it| it.position.to_vec());
             let mut rows: Vec<Vec<f64>> = rows.collect();
             let last = rows[rows.len() - 1].clone();
             rows.resize(policy.config().horizon, last);

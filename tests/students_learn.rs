@@ -4,11 +4,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Distribution, Tensor};
+use clearway_diffusion::{Network as _, Point, Schedule as _};
+use clearway_planner::network::ConditionalUnet1d;
 use clearway_planner::train::{
-    DistillRecipe, Distillation, Distiller, EmphasisRecipe, Kind, Recipe, TrainError, Trainer,
+    Codes, DistillRecipe, Distillation, Distiller, EmphasisRecipe, Kind, Recipe, TrainError,
+    Trainer,
 };
-use clearway_planner::{Budget, History, Method, Observation, Planner, Policy, Problem, Sampling};
+use clearway_planner::{
+    Budget, History, Method, Observation, Planner, Policy, Precision, Problem, Sampling,
+};
 use clearway_tests::repository;
 
 fn dataset() -> PathBuf {
@@ -103,7 +108,8 @@ fn a_student_with_a_stop_is_the_student_without() {
     let teacher = teacher(folder);
     for distill in kinds() {
         let kind = distill.kind;
-        let recipe = recipe(distill);
+        let mut recipe = recipe(distill);
+        recipe.student.precision = (kind == Kind::Consistency).then_some(Codes::Int8);
         let mut whole = begin(recipe.clone(), &teacher);
         let losses: Vec<f64> = (0..9).map(|_| whole.step().expect("finite").loss).collect();
         let end = saved(&whole, folder);
@@ -210,6 +216,59 @@ fn students_learn_what_their_teacher_estimates() {
     let after = smaller.validate(100).expect("held out");
     // It learned most of what there is to learn.
     assert!(after < 0.2 * before, "{before} {after}");
+}
+
+/// Rounding its weights to four bits takes a student from its teacher; learning with the rounding brings it back, and what is
+/// saved and packed is what learned.
+#[test]
+fn students_learn_to_live_with_codes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let teacher = teacher(folder.path());
+    let mut rounded = recipe(DistillRecipe {
+        kind: Kind::Structure,
+        emphasis: EmphasisRecipe::MinSnr(1.0),
+        ..DistillRecipe::default()
+    });
+    rounded.student.precision = Some(Codes::Int4);
+    rounded.optimizer.steps = 150;
+    let mut student = begin(rounded, &teacher);
+    let before = student.validate(100).expect("held out");
+    assert!(before > 1e-6, "codes of four bits are no numbers: {before}");
+    for _ in 0..150 {
+        student.step().expect("finite");
+    }
+    let after = student.validate(100).expect("held out");
+    assert!(after < 0.5 * before, "{before} {after}");
+
+    let out = folder.path().join("student");
+    student.save_policy(&out).expect("saved");
+    let device = Device::flex();
+    let plain = Policy::load(&out, &device).expect("a policy");
+    let mut packed = plain.clone();
+    let _ = packed.pack(Precision::INT4);
+    // What rehearses answers what is packed, not what is saved.
+    let points = [Point {
+        t: 10.0,
+        level: plain.config().schedule().expect("a schedule").level(10.0),
+    }];
+    let config = plain.config();
+    device.seed(1);
+    let even = Distribution::Uniform(-1.0, 1.0);
+    let x = Tensor::<3>::random([4, config.horizon, config.action.len], even, &device);
+    let condition = Tensor::<2>::random([4, config.condition_dim()], even, &device);
+    let answer = |network: &ConditionalUnet1d| {
+        let prepared = network.prepare(&condition);
+        network.forward(x.clone(), &points, &prepared)
+    };
+    let distance = |a: Tensor<3>, b: Tensor<3>| {
+        let of = |x: Tensor<3>| x.square().sum().sqrt().into_scalar::<f32>();
+        of(a - b.clone()) / of(b)
+    };
+    let rehearsed = answer(student.network());
+    let [of_packed, of_plain] = [&packed, &plain].map(|it| answer(it.network()));
+    let near = distance(rehearsed.clone(), of_packed.clone());
+    let far = distance(of_plain, of_packed);
+    assert!(near < 0.1 * far, "{near} {far}");
 }
 
 #[test]

@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Go on with the run in the output folder
     #[arg(long)]
     resume: bool,
+    /// Record the curve for rerun, besides `curve.csv`: a .rrd file, or the rerun+http:// address of a viewer that runs
+    #[arg(long, value_name = "FILE")]
+    record: Option<String>,
 }
 
 /// What a file may say; what it leaves out is the default.
@@ -87,5 +90,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         Distiller::new(recipe, teacher, folder, &device)
     };
     let mut distiller = distiller.map_err(Error::train)?;
-    course::follow(&mut distiller, &config.run, total)
+    course::follow(
+        &mut distiller,
+        &config.run,
+        arguments.record.as_deref(),
+        total,
+    )
 }

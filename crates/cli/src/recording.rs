@@ -1,6 +1,8 @@
 //! Episodes as rerun recordings.
 
 mod control_loop;
+#[cfg(feature = "train")]
+mod training;
 
 use std::time::Duration;
 
@@ -11,6 +13,8 @@ use clearway_viz::rerun::{RecordingStream, Scalars};
 use clearway_viz::{self as viz, colour, timeline};
 
 pub(crate) use control_loop::LoopRecorder;
+#[cfg(feature = "train")]
+pub(crate) use training::{CurveRecorder, Point};
 
 use crate::closed_loop::{self, Episode, Replan};
 use crate::error::Error;

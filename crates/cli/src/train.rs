@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     /// Go on with the run in the output folder
     #[arg(long)]
     resume: bool,
+    /// Record the curve for rerun, besides `curve.csv`: a .rrd file, or the rerun+http:// address of a viewer that runs
+    #[arg(long, value_name = "FILE")]
+    record: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
@@ -38,5 +41,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     let checkpoint = course::checkpoint(&config.run, arguments.resume)?;
     let resumed = arguments.resume.then_some(checkpoint.as_path());
     let mut learner = run::begin(&config, resumed)?;
-    course::follow(&mut *learner, &config.run, config.optimizer.steps)
+    course::follow(
+        &mut *learner,
+        &config.run,
+        arguments.record.as_deref(),
+        config.optimizer.steps,
+    )
 }

@@ -63,6 +63,23 @@ pub fn pusht_blueprint() -> Blueprint {
     following(all)
 }
 
+/// The layout of a training run: loss, gradient and learning rate against steps.
+///
+/// It shows what is logged under `training/loss/**`, on a logarithm's axis, `training/norm` and `training/rate`, on
+/// [`timeline::STEP`].
+pub fn training_blueprint() -> Blueprint {
+    let view = |name: &str, origin: &str| -> ContainerLike {
+        TimeSeriesView::new(name).with_origin(origin).into()
+    };
+    let all = Vertical::new([
+        view("log₁₀ of the loss", "training/loss"),
+        view("norm of the gradient", "training/norm"),
+        view("learning rate", "training/rate"),
+    ])
+    .with_row_shares([3.0, 1.0, 1.0]);
+    Blueprint::new(all).with_time_panel(TimePanel::new().with_timeline(timeline::STEP))
+}
+
 /// The layout of a control loop in the plane, in which plans take over from each other.
 ///
 /// ```text

@@ -41,7 +41,7 @@ mod scene;
 pub mod colour;
 pub mod timeline;
 
-pub use blueprint::{control_loop_blueprint, pusht_blueprint};
+pub use blueprint::{control_loop_blueprint, pusht_blueprint, training_blueprint};
 pub use chunk::{chunk, hand_over, states};
 pub use plan::{candidates, denoised, denoising, path, path_3d};
 pub use record::{decision, events, series};

@@ -108,12 +108,13 @@ impl Cell {
     /// Its name as a file's.
     fn file(&self) -> String {
         let Sampling { method, steps } = self.planner.sampling();
-        let name: String = self
-            .name
+        let name = format!("{} {} {steps} {}", self.name, method.name(), self.precision);
+        // `int4/64` is no file.
+        let name: String = name
             .chars()
             .map(|c| if c.is_alphanumeric() { c } else { '-' })
             .collect();
-        format!("{name}-{}-{steps}-{}.json", method.name(), self.precision)
+        format!("{name}.json")
     }
 }
 

@@ -52,14 +52,13 @@ pub(crate) fn checkpoint(run: &config::Run, resume: bool) -> Result<PathBuf, Err
 pub(crate) fn follow(
     learner: &mut dyn Run,
     run: &config::Run,
+    record: Option<&str>,
     total: u64,
 ) -> Result<Verdict, Error> {
     let output = &run.output;
     let checkpoint = output.join(CHECKPOINT);
     std::fs::create_dir_all(output).map_err(|error| Error::write(output, &error))?;
-    let curve = output.join(CURVE);
-    let curve =
-        Curve::open(&curve, learner.steps()).map_err(|error| Error::write(&curve, &error))?;
+    let curve = Curve::open(&output.join(CURVE), learner.steps(), record)?;
 
     say!("{}", learner.words());
     let interrupted = Arc::new(AtomicBool::new(false));
@@ -136,8 +135,7 @@ fn go(
             None
         };
         if made.is_multiple_of(run.log_every) || is_last || validation.is_some() {
-            let written = curve.write(&step, sum / f64::from(summed), validation);
-            written.map_err(|error| Error::write(&run.output.join(CURVE), &error))?;
+            curve.write(&step, sum / f64::from(summed), validation)?;
             (sum, summed) = (0.0, 0);
         }
         if !is_last {
@@ -148,9 +146,7 @@ fn go(
         }
     };
     bar.finish_and_clear();
-    curve
-        .finish()
-        .map_err(|error| Error::write(&run.output.join(CURVE), &error))?;
+    curve.finish()?;
     Ok((end, start.elapsed()))
 }
 

@@ -39,7 +39,9 @@ use serde_json::Value;
 pub use clearway_diffusion::train::{
     AverageRecipe, Decay, OptimizerRecipe, Step, Weighting, WeightingRecipe,
 };
-pub use distill::{DistillRecipe, Distillation, Distiller, EmphasisRecipe, Kind, StudentRecipe};
+pub use distill::{
+    Codes, DistillRecipe, Distillation, Distiller, EmphasisRecipe, Kind, StudentRecipe,
+};
 pub use error::TrainError;
 pub use recipe::{DataRecipe, LossRecipe, PolicyRecipe, Recipe};
 

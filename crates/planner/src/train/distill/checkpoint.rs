@@ -95,8 +95,9 @@ impl Distiller {
                 .map_err(unreadable)
         };
         let plain = this.config.network().init(device);
-        let network = load(NETWORK, &plain)?;
-        let average = load(AVERAGE, &network)?;
+        let rehearsed = |network| this.recipe.student.rehearsed(network);
+        let network = rehearsed(load(NETWORK, &plain)?);
+        let average = rehearsed(load(AVERAGE, &plain)?);
         let lessons = this.phase().lessons.clone();
         if this.has_predecessor() {
             let predecessor = load(PREDECESSOR, &plain)?;
@@ -104,7 +105,7 @@ impl Distiller {
             this.predecessor = Some(predecessor);
         }
         if matches!(lessons, Lessons::Jumps(_)) && this.step > 0 {
-            let target = load(TARGET, &network)?;
+            let target = this.recipe.student.rehearsed(load(TARGET, &plain)?);
             this.target = Some(Ema::resume(target, this.target_decay(), made));
         }
         let critic = if matches!(lessons, Lessons::Matching(_)) && this.step > 0 {

@@ -20,7 +20,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-pub use recipe::{DistillRecipe, Distillation, EmphasisRecipe, Kind, StudentRecipe};
+pub use recipe::{Codes, DistillRecipe, Distillation, EmphasisRecipe, Kind, StudentRecipe};
 
 use super::examples::Examples;
 use super::task::noise;
@@ -179,7 +179,7 @@ impl Distiller {
         } else {
             start.network().clone()
         };
-        let network = network.train();
+        let network = recipe.student.rehearsed(network).train();
         let (meaning, of_student) = (Meaning::of(config), Meaning::of(&student));
         let original = policy.network().clone();
         Ok(Self {
@@ -283,7 +283,7 @@ impl Distiller {
             self.teacher = Teacher::new(&plain, self.of_student, &self.device);
             self.predecessor = Some(plain.clone());
         }
-        self.network = plain.train();
+        self.network = self.recipe.student.rehearsed(plain).train();
         self.average = Ema::new(&self.network, self.recipe.average.clone().into());
         self.optimizer = ResumableAdamW::new(adamw(&self.recipe.optimizer));
         self.target = matches!(self.phases[at].lessons, Lessons::Jumps(_))

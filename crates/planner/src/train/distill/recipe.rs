@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use clearway_diffusion::distill::{Emphasis, Metric};
+use clearway_layers::{PackPolicy, Precision};
 use serde::{Deserialize, Serialize};
 
+use crate::network::ConditionalUnet1d;
 use crate::train::{AverageRecipe, DataRecipe, OptimizerRecipe, Recipe, TrainError};
 
 /// Everything that a distillation is a function of, besides its teacher and its dataset.
@@ -35,6 +37,40 @@ pub struct StudentRecipe {
     pub prediction_type: Option<String>,
     /// The channels of its levels, where they are others: then its first weights are drawn.
     pub down_dims: Option<Vec<usize>>,
+    /// The codes that it will be packed in, where it learns to live with their rounding, see [`rehearse`]. Its weights are
+    /// saved as they are, and become these codes where they are rounded to the nearest.
+    ///
+    /// [`rehearse`]: clearway_layers::rehearse
+    pub precision: Option<Codes>,
+}
+
+impl StudentRecipe {
+    /// A student's network, as it learns.
+    pub(super) fn rehearsed(&self, network: ConditionalUnet1d) -> ConditionalUnet1d {
+        match self.precision {
+            Some(codes) => network.rehearse(&codes.into()),
+            None => network,
+        }
+    }
+}
+
+/// Whole numbers that weights and inputs are rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Codes {
+    /// Weights and inputs of 8 bits.
+    Int8,
+    /// Weights of 4 bits with a scale for 64 of them, inputs of 8.
+    Int4,
+}
+
+impl From<Codes> for PackPolicy {
+    fn from(codes: Codes) -> Self {
+        match codes {
+            Codes::Int8 => Precision::Int8.into(),
+            Codes::Int4 => Precision::INT4.into(),
+        }
+    }
 }
 
 /// How a student learns.
