@@ -230,11 +230,12 @@ fn students_learn_to_live_with_codes() {
         ..DistillRecipe::default()
     });
     rounded.student.precision = Some(Codes::Int4);
-    rounded.optimizer.steps = 150;
+    rounded.optimizer.steps = 400;
+    rounded.optimizer.rate = 1e-4;
     let mut student = begin(rounded, &teacher);
     let before = student.validate(100).expect("held out");
     assert!(before > 1e-6, "codes of four bits are no numbers: {before}");
-    for _ in 0..150 {
+    for _ in 0..400 {
         student.step().expect("finite");
     }
     let after = student.validate(100).expect("held out");

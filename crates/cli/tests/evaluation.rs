@@ -80,7 +80,7 @@ fn an_expert_solves_what_its_policy_does_not_and_is_recorded() {
         (&Value::from(6), &Value::from(10))
     );
     let inspected = succeeds(&["data", "inspect", &expert]);
-    for word in ["6 episodes", "observation.environment_state", "action"] {
+    for word in ["episodes     6,", "observation.environment_state", "action"] {
         assert!(
             inspected.contains(word),
             "does not say `{word}`: {inspected}"
