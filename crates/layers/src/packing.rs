@@ -34,6 +34,15 @@ impl From<Precision> for PackPolicy {
     }
 }
 
+impl PackPolicy {
+    /// The first pattern that is no layer's of these names.
+    pub fn unmatched<'a>(&'a self, layers: &[String]) -> Option<&'a str> {
+        let mut patterns = self.keep.iter().flatten().chain(&self.keep_also);
+        let is_unmatched = |it: &&String| !layers.iter().any(|layer| matches(it, layer));
+        patterns.find(is_unmatched).map(String::as_str)
+    }
+}
+
 /// As files keep it: JSON.
 #[derive(Serialize, Deserialize)]
 struct Text {
@@ -241,6 +250,10 @@ mod tests {
             assert_eq!(of(&more, place, layer), Precision::F32);
         }
         assert_eq!(of(&more, "others", "second"), Precision::Int8);
+        let layers = ["blocks.3.first", "last"].map(str::to_owned);
+        assert_eq!(more.unmatched(&layers), None);
+        assert_eq!(more.unmatched(&layers[1..]), Some("blocks.3.*"));
+        assert_eq!(chosen(Precision::Int8).unmatched(&layers), Some("*.also"));
         // What a network keeps by itself may be stored in less, but not what is asked for by name.
         let halved = Packing::new(&more, &own).keeping_in(Precision::Bf16);
         assert_eq!(halved.of("last"), Precision::Bf16);

@@ -30,6 +30,12 @@ trait Network: Clone {
     fn pack(&mut self, policy: PackPolicy) -> PackReport;
     fn save(&self, writer: &mut WeightsWriter);
     fn compare(&self, packed: &Self) -> Vec<clearway_layers::PackedWeight>;
+    fn layers(&self) -> Vec<String> {
+        let weights = self.compare(self).into_iter();
+        let layer =
+            |it: clearway_layers::PackedWeight| Some(it.name.strip_suffix(".weight")?.to_owned());
+        weights.filter_map(layer).collect()
+    }
 }
 
 macro_rules! network {
@@ -110,6 +116,15 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
     let folders: Vec<PathBuf> = (parts.iter())
         .map(|part| path.join(component(*part).folder()))
         .collect();
+    let mut names = Vec::new();
+    for part in &parts {
+        names.extend(match part {
+            Part::Unet => names_of::<Unet>(&files, &device),
+            Part::Vae => names_of::<Autoencoder>(&files, &device),
+            Part::Text => names_of::<ClipText>(&files, &device),
+        }?);
+    }
+    arguments.check(&names)?;
     copy(path, out, &|file| {
         holds_weights(file) && folders.iter().any(|folder| file.starts_with(folder))
     })?;
@@ -156,6 +171,15 @@ fn component(part: Part) -> Component {
     }
 }
 
+/// The names of a network's layers.
+fn names_of<N: Network>(files: &Files, device: &Device) -> Result<Vec<String>, Error> {
+    let network = N::load(files, device).map_err(|error| Error::Model {
+        path: files.path().to_owned(),
+        error: Box::new(error.into()),
+    })?;
+    Ok(network.layers())
+}
+
 /// Packs a network, writes it, and reads what was written: as it was, packed in f32, and as it is now.
 fn one<N: Network>(
     arguments: &Arguments,
@@ -170,6 +194,7 @@ fn one<N: Network>(
     let in_model = |error| wrong(files.path(), error);
     let component = N::COMPONENT;
     let weights = files.weights(component).map_err(in_model)?;
+    let bytes_before = weights.stored_bytes();
     if weights.packing().is_some() {
         return Err(Error::Argument {
             argument: "--model",
@@ -199,22 +224,13 @@ fn one<N: Network>(
     let _ = plain.pack(Precision::F32.into());
     let report = NetworkReport {
         name: component.name(),
-        bytes_before: weights_in(&files.path().join(component.folder())),
+        bytes_before,
         bytes_after: std::fs::metadata(&path).map_or(0, |it| it.len()),
         layers: layers.into_iter().map(|it| Layer::new(it, &[])).collect(),
         drift: Vec::new(),
         output_error: None,
     };
     Ok((plain, written, report))
-}
-
-/// How many bytes of weights a folder has.
-fn weights_in(folder: &Path) -> u64 {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let weights = files.filter(|it| holds_weights(&it.path()));
-    weights
-        .filter_map(|it| Some(it.metadata().ok()?.len()))
-        .sum()
 }
 
 /// Encoded prompts, `[batch, tokens, features]`; and where they come from.
