@@ -13,6 +13,9 @@ use crate::Verdict;
 use crate::error::{Error, check_writable, write_json};
 use report::Report;
 
+/// What is kept of the layers' inputs at a time, in bytes; layers that do not fit wait for another look.
+const CALIBRATION_MEMORY: usize = 2 << 30;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A policy's folder, or a folder of Stable Diffusion as diffusers writes it
@@ -92,6 +95,11 @@ impl Arguments {
             keep: self.keep_only.then(Vec::new),
             keep_also: self.keep.clone(),
         }
+    }
+
+    /// Whether weights are rounded for what the data make layers read.
+    fn rounds_for_data(&self) -> bool {
+        self.calibrate.is_some() && !self.nearest && self.policy().precision.is_codes()
     }
 
     /// That each pattern is that of a layer: one that is misspelt keeps nothing.

@@ -255,6 +255,55 @@ fn networks_of_pictures_are_stored_in_codes() {
 }
 
 #[test]
+fn networks_of_pictures_are_calibrated_with_prompts() {
+    let folder = scratch("prompts");
+    let model = here("tests/golden/stable_diffusion/pipeline");
+    let prompts = folder.join("prompts.txt");
+    std::fs::write(&prompts, "a cat\n\na dog on a hill\n").unwrap();
+    let quantize = |out: &str, more: &[&str]| {
+        let out = folder.join(out);
+        let report = out.with_extension("json");
+        let [out, report] = [&out, &report].map(|path| path.to_str().unwrap());
+        let mut arguments = vec![
+            "quantize", "--model", &model, "--out", out, "--only", "unet",
+        ];
+        arguments.extend(["--precision", "int4", "--group", "8", "--json", report]);
+        arguments.extend(["--calibrate", prompts.to_str().unwrap()]);
+        arguments.extend(more);
+        succeeds(&arguments);
+        json(report)
+    };
+    let [calibrated, nearest] = [("calibrated", &[][..]), ("nearest", &["--nearest"])]
+        .map(|(out, more)| quantize(out, more)["networks"][0].take());
+    let errors: Vec<[f64; 2]> = (calibrated["layers"].as_array().unwrap().iter())
+        .filter_map(|layer| {
+            let number = |key: &str| layer[key].as_f64();
+            Some([number("output_error")?, number("output_error_of_nearest")?])
+        })
+        .collect();
+    assert!(errors.len() > 20, "{errors:?}");
+    assert!(errors.iter().all(|[found, nearest]| found <= nearest));
+    let sum = |which: usize| errors.iter().map(|it| it[which]).sum::<f64>();
+    assert!(sum(0) < 0.95 * sum(1), "{} of {}", sum(0), sum(1));
+    let noise = |network: &Value| -> f64 {
+        let rows = network["drift"].as_array().unwrap();
+        assert_eq!(rows.len(), 5);
+        rows.iter().map(|row| row["noise"].as_f64().unwrap()).sum()
+    };
+    let [calibrated, nearest] = [calibrated, nearest].map(|it| noise(&it));
+    assert!(calibrated < nearest, "{calibrated} of {nearest}");
+    let picture = folder.join("picture.png");
+    let out = folder.join("calibrated");
+    let [picture, out] = [&picture, &out].map(|path| path.to_str().unwrap());
+    let arguments = [
+        "image", "generate", "--model", out, "--prompt", "a cat", "--steps", "2",
+    ];
+    succeeds(&[&arguments[..], &["--out", picture]].concat());
+    // What the picture says of itself is what the U-Net is stored in.
+    assert!(succeeds(&["image", "info", picture]).contains("int4/8"));
+}
+
+#[test]
 fn wrong_arguments_are_errors() {
     let folder = scratch("wrong");
     let (out, policy) = (folder.join("out"), here("models/pusht"));

@@ -13,7 +13,7 @@ use clearway_planner::lerobot::Vision;
 use clearway_planner::{LoadError, Policy};
 
 use super::report::{Layer, NetworkReport, Report};
-use super::{Arguments, copy};
+use super::{Arguments, CALIBRATION_MEMORY, copy};
 use crate::error::{Error, load_policy, spinner};
 
 const MODEL: &str = "model.safetensors";
@@ -24,8 +24,6 @@ const LEVELS: usize = 10;
 const COMPARED: usize = 64;
 /// In how many runs samples are looked at, at least.
 const LEAST_RUNS: usize = 8;
-/// What is kept of the layers' inputs at a time, in bytes; layers that do not fit wait for another look.
-const CALIBRATION_MEMORY: usize = 2 << 30;
 
 pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Error> {
     let device = Device::flex();
@@ -49,8 +47,7 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
     let (samples, measured_on) = samples(arguments, &plain, &device)?;
     let mut quantized = plain.clone();
     let mut rounded = Vec::new();
-    let calibrates = arguments.calibrate.is_some() && !arguments.nearest;
-    if calibrates && policy.precision.is_codes() {
+    if arguments.rounds_for_data() {
         let waiting = spinner("looking at what the layers read");
         let mut next = Some(Calibration::within(CALIBRATION_MEMORY));
         while let Some(mut calibration) = next {
