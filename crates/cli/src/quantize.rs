@@ -13,6 +13,9 @@ use crate::Verdict;
 use crate::error::{Error, check_writable, write_json};
 use report::Report;
 
+/// What is kept of the layers' inputs at a time, in bytes; layers that do not fit wait for another look.
+const CALIBRATION_MEMORY: usize = 2 << 30;
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// A policy's folder, or a folder of Stable Diffusion as diffusers writes it
@@ -93,6 +96,22 @@ impl Arguments {
             keep_also: self.keep.clone(),
         }
     }
+
+    /// Whether weights are rounded for what the data make layers read.
+    fn rounds_for_data(&self) -> bool {
+        self.calibrate.is_some() && !self.nearest && self.policy().precision.is_codes()
+    }
+
+    /// That each pattern is that of a layer: one that is misspelt keeps nothing.
+    fn check(&self, layers: &[String]) -> Result<(), Error> {
+        match self.policy().unmatched(layers) {
+            Some(pattern) => Err(Error::Argument {
+                argument: "--keep",
+                reason: format!("`{pattern}` is the name of no layer"),
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
@@ -126,14 +145,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
             reason: format!("{} lies in the model's own folder", out.display()),
         });
     }
-    // Written beside its place, so that a folder that is there is whole.
+    // Written beside its place, so that a folder that is there is whole; under a name that no one else has.
     let mut name = out.file_name().unwrap_or_default().to_owned();
-    name.push(".part");
+    name.push(format!(".{}.part", std::process::id()));
     let beside = out.with_file_name(name);
+    if beside.exists() {
+        return Err(Error::Argument {
+            argument: "--out",
+            reason: format!("{} is in the way", beside.display()),
+        });
+    }
     let write = || {
-        if beside.exists() {
-            std::fs::remove_dir_all(&beside).map_err(|error| Error::write(&beside, &error))?;
-        }
         let report = if model.join("unet").is_dir() {
             pictures::quantize(arguments, &beside)?
         } else {

@@ -102,13 +102,27 @@ fn codes_in_a_file_plan_as_codes_in_memory_do() {
         let network = &report["networks"][0];
         assert_eq!(network["bytes_after"], size(out));
         let layers = network["layers"].as_array().unwrap();
-        let kept = |layer: &&Value| layer["precision"] == "f32";
-        assert!(
-            layers
-                .iter()
-                .filter(kept)
-                .all(|it| it["weight_error"] == 0.0)
-        );
+        let (mut kept, mut others) = (0, 0);
+        for layer in layers {
+            let name = layer["name"].as_str().unwrap();
+            let is_kept = name.starts_with("diffusion_step_encoder.")
+                || name.ends_with(".cond_encoder.weight")
+                || name.starts_with("down_modules.0.")
+                || name.starts_with("final_conv.");
+            let stored = if is_kept { "bf16" } else { precision };
+            let stored = if stored == "int4" { "int4/64" } else { stored };
+            assert_eq!(layer["precision"], stored, "{name}");
+            let error = layer["weight_error"].as_f64().unwrap();
+            if stored == "bf16" {
+                // Half a unit of eight bits, √3 less on average.
+                assert!(error > 0.0 && error < 2.5e-3, "{name}: {error}");
+            } else {
+                assert!(error > 2.5e-3, "{name}: {error}");
+            }
+            *if is_kept { &mut kept } else { &mut others } += 1;
+        }
+        // Two that encode time, ten more that encode the condition, eight of the first level and two of the last block.
+        assert_eq!((kept, others), (22, 27), "{precision}");
         let drift = network["drift"].as_array().unwrap();
         assert_eq!(drift.len(), 10);
         let bar = if precision == "int4" { 0.2 } else { 0.05 };
@@ -181,12 +195,17 @@ fn calibration_lowers_what_layers_lose() {
     assert_eq!(file("calibrated"), file("twice"));
     // What is kept is as it was.
     let kept = quantize("kept", &["--keep", "up_modules.*", "--keep", "mid*"]);
+    let mut count = 0;
     for layer in kept["networks"][0]["layers"].as_array().unwrap() {
         let name = layer["name"].as_str().unwrap();
         if name.starts_with("up_modules") || name.starts_with("mid_modules") {
             assert_eq!(layer["precision"], "f32", "{name}");
+            assert_eq!(layer["weight_error"], 0.0, "{name}");
+            count += 1;
         }
     }
+    // Two blocks of three in the middle, and up there two, one with a residual convolution, and one that lengthens time.
+    assert_eq!(count, 14);
     let all = quantize("all", &["--keep-only"]);
     for layer in all["networks"][0]["layers"].as_array().unwrap() {
         assert_eq!(layer["precision"], "int4/8", "{layer}");
@@ -236,6 +255,55 @@ fn networks_of_pictures_are_stored_in_codes() {
 }
 
 #[test]
+fn networks_of_pictures_are_calibrated_with_prompts() {
+    let folder = scratch("prompts");
+    let model = here("tests/golden/stable_diffusion/pipeline");
+    let prompts = folder.join("prompts.txt");
+    std::fs::write(&prompts, "a cat\n\na dog on a hill\n").unwrap();
+    let quantize = |out: &str, more: &[&str]| {
+        let out = folder.join(out);
+        let report = out.with_extension("json");
+        let [out, report] = [&out, &report].map(|path| path.to_str().unwrap());
+        let mut arguments = vec![
+            "quantize", "--model", &model, "--out", out, "--only", "unet",
+        ];
+        arguments.extend(["--precision", "int4", "--group", "8", "--json", report]);
+        arguments.extend(["--calibrate", prompts.to_str().unwrap()]);
+        arguments.extend(more);
+        succeeds(&arguments);
+        json(report)
+    };
+    let [calibrated, nearest] = [("calibrated", &[][..]), ("nearest", &["--nearest"])]
+        .map(|(out, more)| quantize(out, more)["networks"][0].take());
+    let errors: Vec<[f64; 2]> = (calibrated["layers"].as_array().unwrap().iter())
+        .filter_map(|layer| {
+            let number = |key: &str| layer[key].as_f64();
+            Some([number("output_error")?, number("output_error_of_nearest")?])
+        })
+        .collect();
+    assert!(errors.len() > 20, "{errors:?}");
+    assert!(errors.iter().all(|[found, nearest]| found <= nearest));
+    let sum = |which: usize| errors.iter().map(|it| it[which]).sum::<f64>();
+    assert!(sum(0) < 0.95 * sum(1), "{} of {}", sum(0), sum(1));
+    let noise = |network: &Value| -> f64 {
+        let rows = network["drift"].as_array().unwrap();
+        assert_eq!(rows.len(), 5);
+        rows.iter().map(|row| row["noise"].as_f64().unwrap()).sum()
+    };
+    let [calibrated, nearest] = [calibrated, nearest].map(|it| noise(&it));
+    assert!(calibrated < nearest, "{calibrated} of {nearest}");
+    let picture = folder.join("picture.png");
+    let out = folder.join("calibrated");
+    let [picture, out] = [&picture, &out].map(|path| path.to_str().unwrap());
+    let arguments = [
+        "image", "generate", "--model", out, "--prompt", "a cat", "--steps", "2",
+    ];
+    succeeds(&[&arguments[..], &["--out", picture]].concat());
+    // What the picture says of itself is what the U-Net is stored in.
+    assert!(succeeds(&["image", "info", picture]).contains("int4/8"));
+}
+
+#[test]
 fn wrong_arguments_are_errors() {
     let folder = scratch("wrong");
     let (out, policy) = (folder.join("out"), here("models/pusht"));
@@ -267,6 +335,18 @@ fn wrong_arguments_are_errors() {
     assert!(!Path::new(inside).exists());
     quantize(&policy, &["--group", "12"], &["--group"]);
     quantize(&policy, &["--samples", "7"], &["--samples"]);
+    // A name that is misspelt would keep nothing.
+    quantize(
+        &policy,
+        &["--keep", "*conv", "--keep", "up_module.*"],
+        &["--keep", "`up_module.*`"],
+    );
+    let pictures = here("tests/golden/stable_diffusion/pipeline");
+    quantize(
+        &pictures,
+        &["--keep", "decoders.*"],
+        &["--keep", "`decoders.*`"],
+    );
     // Demonstrations of another robot.
     let data = here("tests/golden/lerobot/dataset_v30");
     quantize(&policy, &["--calibrate", &data], &["observation"]);

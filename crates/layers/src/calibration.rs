@@ -1,7 +1,7 @@
 //! What layers read while a network runs, and rounding with that in mind.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
@@ -30,6 +30,12 @@ thread_local! {
 #[derive(Debug, Default)]
 pub struct Calibration {
     layers: HashMap<ParamId, Inputs>,
+    /// What the layers may take, in bytes; nothing where there is no bound.
+    most: Option<usize>,
+    /// Layers that were looked at before.
+    before: HashSet<ParamId>,
+    /// Layers that did not fit.
+    missed: HashSet<ParamId>,
 }
 
 #[derive(Debug)]
@@ -50,7 +56,7 @@ pub struct RoundedWeight {
     pub name: String,
     /// What the layer makes of the inputs of the calibration: `‖(Ŵ − W) x‖ / ‖W x‖`.
     pub error: f64,
-    /// The same if each weight had been rounded to the nearest.
+    /// The same if each weight, of the balanced layer where it is balanced, had been rounded to the nearest.
     pub error_of_nearest: f64,
     /// Whether the layer's inputs are multiplied by factors before they are rounded.
     pub is_balanced: bool,
@@ -67,23 +73,63 @@ pub struct CalibrationError {
 }
 
 impl Calibration {
+    /// One that keeps as much of the layers' inputs as fits into so many bytes, of one layer at least. A layer of `n` inputs, a
+    /// tap of a channel being one, takes `8 · n²`. The [rest](Self::rest) are looked at in further runs of the same network.
+    pub fn within(bytes: usize) -> Self {
+        Self {
+            most: Some(bytes),
+            ..Self::default()
+        }
+    }
+
+    /// For another look at the same network, at the layers that did not fit into this one's memory; nothing where all did.
+    pub fn rest(self) -> Option<Self> {
+        let mut before = self.before;
+        before.extend(self.layers.into_keys());
+        (!self.missed.is_empty()).then(|| Self {
+            most: self.most,
+            before,
+            ..Self::default()
+        })
+    }
+
+    /// Whether there is room for a layer of so many inputs, or it is there already.
+    fn takes(&mut self, id: ParamId, inputs: usize) -> bool {
+        if self.layers.contains_key(&id) {
+            return true;
+        }
+        if self.before.contains(&id) || self.missed.contains(&id) {
+            return false;
+        }
+        let bytes = |inputs: usize| 2 * Gram::bytes(inputs);
+        let taken: usize = (self.layers.values())
+            .map(|it| bytes(it.gram.columns()))
+            .sum();
+        let fits = self.most.is_none_or(|most| taken + bytes(inputs) <= most);
+        if fits || self.layers.is_empty() {
+            return true;
+        }
+        self.missed.insert(id);
+        false
+    }
+
     /// Runs something, and looks at what the plain layers read that it runs on this thread.
     ///
     /// Convolutions and linear layers are looked at whose weights become codes for all inputs at once; transposed convolutions
-    /// are not.
+    /// are not. Within another observation this one sees what is run, and the other goes on behind it. If the run panics, what
+    /// this one has seen so far is lost.
     pub fn observe<T>(&mut self, run: impl FnOnce() -> T) -> T {
-        struct Stop;
-        impl Drop for Stop {
+        /// What looked before.
+        struct Outer(Option<Calibration>);
+        impl Drop for Outer {
             fn drop(&mut self) {
-                // Nothing is there if the run came to its end.
-                OBSERVER.take();
+                OBSERVER.set(self.0.take());
             }
         }
-        OBSERVER.set(Some(std::mem::take(self)));
-        let stop = Stop;
+        let outer = Outer(OBSERVER.replace(Some(std::mem::take(self))));
         let result = run();
         *self = OBSERVER.take().unwrap_or_default();
-        drop(stop);
+        drop(outer);
         result
     }
 
@@ -93,8 +139,8 @@ impl Calibration {
     }
 
     /// Makes codes of the weights of those layers that were seen and are not kept, so that what the layers make of their inputs
-    /// changes least: GPTQ, as far as inputs that it was not given bear it out, then single codes that are changed as long as the error falls; and moves offsets by what is left of
-    /// the mean error. Where it pays, channels of a convolution over time are balanced first: what is hard to round of the inputs
+    /// changes least: GPTQ, as far as inputs that it was not given bear it out, then single codes that are changed as long as
+    /// the error falls; and moves offsets by what is left of the mean error. Where it pays, channels of a convolution over time are balanced first: what is hard to round of the inputs
     /// moves to the weights. Packing the network then lays these codes out.
     ///
     /// "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", Xiao et al., 2023,
@@ -143,7 +189,7 @@ pub(crate) fn observe<const D: usize>(
         return;
     };
     let inputs: usize = weight.dims()[1..].iter().product();
-    if inputs <= MOST_COLUMNS {
+    if inputs <= MOST_COLUMNS && calibration.takes(param.id, inputs) {
         let columns = columns();
         let [found, positions] = columns.dims();
         assert_eq!(
@@ -443,6 +489,68 @@ mod tests {
             assert_eq!(bias(&rounded.kept), bias(&plain.kept));
             assert_ne!(bias(&rounded.linear), bias(&plain.linear));
         }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_looked_at_once_more() {
+        let device = Device::flex();
+        let plain = Network::new(&device);
+        let policy = PackPolicy::from(Precision::INT4);
+        let to = Packing::new(&policy, &[]);
+        let look = |calibration: &mut Calibration| {
+            for seed in 3..7 {
+                let _ = calibration.observe(|| plain.forward(inputs(&device, seed)));
+            }
+        };
+        let mut all = Calibration::default();
+        look(&mut all);
+        let (expected, reports) = all.round(plain.clone(), &to).expect("is finite");
+        assert!(all.rest().is_none());
+        // The convolution has 72 inputs, the linear layers 40 each.
+        for (bytes, looks) in [
+            (1 << 20, 1),
+            (8 * (72 * 72 + 40 * 40), 2),
+            (8 * 2 * 40 * 40, 2),
+            (0, 3),
+        ] {
+            let mut rounded = plain.clone();
+            let (mut found, mut count) = (Vec::new(), 0);
+            let mut next = Some(Calibration::within(bytes));
+            while let Some(mut calibration) = next {
+                look(&mut calibration);
+                let (network, more) = calibration.round(rounded, &to).expect("is finite");
+                rounded = network;
+                found.extend(more);
+                count += 1;
+                next = calibration.rest();
+            }
+            assert_eq!(count, looks, "{bytes} bytes");
+            assert_eq!(found, reports);
+            let outputs = |network: &Network| {
+                let mut packed = network.clone();
+                packed.pack(&to);
+                packed.forward(inputs(&device, 2)).into_data()
+            };
+            outputs(&rounded).assert_eq(&outputs(&expected), true);
+        }
+    }
+
+    #[test]
+    fn observations_within_observations_see_what_is_theirs() {
+        let device = Device::flex();
+        let plain = Network::new(&device);
+        let (mut outer, mut inner) = (Calibration::default(), Calibration::default());
+        let x = Tensor::<2>::ones([4, 40], &device);
+        outer.observe(|| {
+            let _ = plain.linear.forward(x.clone());
+            let _ = inner.observe(|| plain.kept.forward(x.clone()));
+            let _ = plain.linear.forward(x.clone());
+        });
+        assert_eq!((outer.layers(), inner.layers()), (1, 1));
+        let seen = |calibration: &Calibration| {
+            calibration.layers.values().map(|it| it.runs).sum::<usize>()
+        };
+        assert_eq!((seen(&outer), seen(&inner)), (2, 1));
     }
 
     #[test]

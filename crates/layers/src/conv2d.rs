@@ -116,9 +116,9 @@ impl Conv2d {
         }
     }
 
-    /// Whether the layer is packed.
+    /// Whether the layer is packed and laid out for the kernels; codes of a file are not until then.
     pub fn is_packed(&self) -> bool {
-        self.weight.is_packed()
+        self.weight.matrix().is_some()
     }
 
     /// Applies the layer.

@@ -102,7 +102,7 @@ pub use linear::{Linear, LinearConfig};
 pub use packing::{PackPolicy, Packing};
 pub use parameter::{PackReport, Packed, Parameter, can_pack};
 pub use prologue::Prologue;
-pub use quantize::{PackedWeight, compare_weights};
+pub use quantize::{PackedWeight, compare_weights, layer_names};
 pub use quantized::{Quantized, QuantizedError, count_parameters};
 pub use rehearsal::rehearse;
 pub use resize::Resize;

@@ -17,7 +17,8 @@ pub struct PackPolicy {
     /// The layers that are packed in f32 in its place: patterns of their names, in which `*` stands for any characters.
     ///
     /// Without a list it is the network's own where weights become [codes](Precision::is_codes): the layers that a pass
-    /// suffers from most, or that are not computed in every pass. Weights in bf16 need none.
+    /// suffers from most, or that are not computed in every pass. The network says what these are stored in, f32 or bf16.
+    /// Weights in bf16 need none.
     pub keep: Option<Vec<String>>,
     /// More of them, besides those of the list or the network's own.
     pub keep_also: Vec<String>,
@@ -30,6 +31,15 @@ impl From<Precision> for PackPolicy {
             keep: None,
             keep_also: Vec::new(),
         }
+    }
+}
+
+impl PackPolicy {
+    /// The first pattern that is no layer's of these names.
+    pub fn unmatched<'a>(&'a self, layers: &[String]) -> Option<&'a str> {
+        let mut patterns = self.keep.iter().flatten().chain(&self.keep_also);
+        let is_unmatched = |it: &&String| !layers.iter().any(|layer| matches(it, layer));
+        patterns.find(is_unmatched).map(String::as_str)
     }
 }
 
@@ -80,6 +90,8 @@ pub struct Packing<'a> {
     policy: &'a PackPolicy,
     /// What the network keeps by itself.
     own: &'a [&'a str],
+    /// What that is stored in.
+    kept_in: Precision,
     path: String,
 }
 
@@ -89,8 +101,15 @@ impl<'a> Packing<'a> {
         Self {
             policy,
             own,
+            kept_in: Precision::F32,
             path: String::new(),
         }
+    }
+
+    /// The same, but what the network keeps by itself is stored in this precision. What the policy names stays in f32.
+    #[must_use]
+    pub fn keeping_in(self, kept_in: Precision) -> Self {
+        Self { kept_in, ..self }
     }
 
     /// The place of a member.
@@ -107,12 +126,13 @@ impl<'a> Packing<'a> {
     pub fn of(&self, layer: &str) -> Precision {
         let name = self.at(layer).path;
         let keeps = |pattern: &str| matches(pattern, &name);
-        let kept = match &self.policy.keep {
-            Some(keep) => keep.iter().any(|it| keeps(it)),
-            None => self.policy.precision.is_codes() && self.own.iter().any(|it| keeps(it)),
-        };
-        if kept || self.policy.keep_also.iter().any(|it| keeps(it)) {
-            Precision::F32
+        let mut named = self.policy.keep.iter().flatten();
+        if named.any(|it| keeps(it)) || self.policy.keep_also.iter().any(|it| keeps(it)) {
+            return Precision::F32;
+        }
+        let has_own = self.policy.keep.is_none() && self.policy.precision.is_codes();
+        if has_own && self.own.iter().any(|it| keeps(it)) {
+            self.kept_in
         } else {
             self.policy.precision
         }
@@ -230,6 +250,16 @@ mod tests {
             assert_eq!(of(&more, place, layer), Precision::F32);
         }
         assert_eq!(of(&more, "others", "second"), Precision::Int8);
+        let layers = ["blocks.3.first", "last"].map(str::to_owned);
+        assert_eq!(more.unmatched(&layers), None);
+        assert_eq!(more.unmatched(&layers[1..]), Some("blocks.3.*"));
+        assert_eq!(chosen(Precision::Int8).unmatched(&layers), Some("*.also"));
+        // What a network keeps by itself may be stored in less, but not what is asked for by name.
+        let halved = Packing::new(&more, &own).keeping_in(Precision::Bf16);
+        assert_eq!(halved.of("last"), Precision::Bf16);
+        assert_eq!(halved.at("others.first").of("first"), Precision::Bf16);
+        assert_eq!(halved.at("blocks.3").of("first"), Precision::F32);
+        assert_eq!(halved.of("second"), Precision::Int8);
     }
 
     #[test]

@@ -23,6 +23,13 @@ pub struct PackedWeight {
     pub error: f64,
 }
 
+impl PackedWeight {
+    /// How many numbers it holds.
+    pub fn numbers(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
 /// Holds the weights of a packed network, vectors left out, to those that it had.
 pub fn compare_weights<M: Module>(plain: &M, packed: &M) -> Vec<PackedWeight> {
     let mut after = Collector::default();
@@ -34,6 +41,13 @@ pub fn compare_weights<M: Module>(plain: &M, packed: &M) -> Vec<PackedWeight> {
     };
     plain.visit(&mut before);
     before.found
+}
+
+/// The names of a network's layers with weights, as a [`PackPolicy`](crate::PackPolicy) calls them.
+pub fn layer_names<M: Module>(network: &M) -> Vec<String> {
+    let weights = compare_weights(network, network).into_iter();
+    let layer = |weight: PackedWeight| Some(weight.name.strip_suffix(".weight")?.to_owned());
+    weights.filter_map(layer).collect()
 }
 
 /// Takes packed parameters in as it walks over a module.

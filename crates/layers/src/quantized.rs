@@ -309,10 +309,18 @@ pub(crate) fn send(id: ParamId, arrival: Arrival) -> bool {
 
 /// Lets a mapper at a parameter say what it is to become.
 pub(crate) fn changing<T>(id: ParamId, map: impl FnOnce() -> T) -> T {
+    struct Done(ParamId);
+    impl Drop for Done {
+        fn drop(&mut self) {
+            CHANGING.set(None);
+            if std::thread::panicking() {
+                let _ = receive(self.0);
+            }
+        }
+    }
     CHANGING.set(Some(id));
-    let mapped = map();
-    CHANGING.set(None);
-    mapped
+    let _done = Done(id);
+    map()
 }
 
 /// What a parameter is to become.
@@ -326,6 +334,8 @@ pub(crate) fn showing<T>(what: Shown, visit: impl FnOnce() -> T) -> T {
     impl Drop for Before {
         fn drop(&mut self) {
             SHOWN.set(self.0);
+            // What a visitor that panicked did not take is not the next one's.
+            SHOWING.take();
         }
     }
     let _before = Before(SHOWN.replace(what));

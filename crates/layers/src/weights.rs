@@ -312,7 +312,8 @@ impl Weights {
         })
     }
 
-    /// Lays the tensors of another file beside these: a network that is spread over several files.
+    /// Lays the tensors of another file beside these: a network that is spread over several files. What the first of them say
+    /// of themselves holds for all.
     ///
     /// # Errors
     ///
@@ -330,6 +331,10 @@ impl Weights {
             self.updates.entry(key).or_default().extend(updates);
         }
         self.used.extend(other.used);
+        for (key, value) in other.metadata {
+            self.metadata.entry(key).or_insert(value);
+        }
+        self.packing = self.packing.or(other.packing);
         Ok(self)
     }
 
@@ -346,6 +351,13 @@ impl Weights {
     /// The type of a tensor's numbers, as its file calls it.
     pub fn dtype(&self, key: &str) -> Option<String> {
         self.tensors.get(key).map(|stored| stored.dtype.to_string())
+    }
+
+    /// The bytes that all tensors take in their files.
+    pub fn stored_bytes(&self) -> u64 {
+        let tensors = self.tensors.values();
+        let bits = tensors.map(|it| it.numbers() as u64 * it.dtype.bitsize() as u64);
+        bits.sum::<u64>() / 8
     }
 
     /// The keys, sorted.

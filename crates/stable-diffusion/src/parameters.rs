@@ -148,7 +148,7 @@ pub struct Parameters {
     /// The autoencoder's name, where it is not the model's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae: Option<String>,
-    /// What the weights were packed in, where they were: f32, or bf16, whose picture is another one.
+    /// What the U-Net's weights were packed in, where they were: f32, or less, whose picture is another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<String>,
     /// What the U-Net predicts, in diffusers' word.

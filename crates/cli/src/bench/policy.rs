@@ -60,6 +60,9 @@ struct Report {
     /// A whole plan, from raw observations to the checked trajectory.
     plan_ms: Spread,
     solver: String,
+    /// What the weights take in memory, in bytes, where they are packed; and in their file, where there is one.
+    packed_bytes: Option<usize>,
+    file_bytes: Option<u64>,
 }
 
 /// How a policy that ships is sampled.
@@ -97,6 +100,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         report.plan_ms.say(),
         report.solver
     );
+    if let Some(packed) = report.packed_bytes {
+        let mb = |bytes: f64| bytes / 1e6;
+        let of_file = report.file_bytes.map(|file| {
+            let ratio = packed as f64 / file as f64;
+            format!(", {ratio:.2} of the file's {:.2} MB", mb(file as f64))
+        });
+        let of_file = of_file.unwrap_or_default();
+        say!(
+            "{:14} {:.2} MB in memory{of_file}",
+            "weights",
+            mb(packed as f64)
+        );
+    }
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
     }
@@ -184,6 +200,10 @@ fn measured(
         cached_pass_ms: Spread::of(&cached_ms),
         plan_ms: Spread::of(&plan_ms),
         solver: planner.sampling().to_string(),
+        packed_bytes: packed.map(|it| it.bytes),
+        file_bytes: (arguments.policy.as_ref())
+            .and_then(|folder| std::fs::metadata(folder.join("model.safetensors")).ok())
+            .map(|it| it.len()),
     };
     Ok((report, machine))
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor, TensorData};
 use clearway_diffusion::{Level, Network, Point, Torch};
 use clearway_layers::{Level as CpuLevel, Precision};
-use clearway_stable_diffusion::{Autoencoder, Condition, Method, Request, StableDiffusion, Text};
+use clearway_stable_diffusion::{
+    Autoencoder, Component, Condition, Method, Request, StableDiffusion, Text,
+};
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 
@@ -58,6 +60,7 @@ struct Quantity {
 #[derive(Debug, Serialize)]
 struct Report {
     passed: bool,
+    /// What the U-Net's weights are packed in.
     precision: String,
     level: Option<String>,
     quantities: Vec<Quantity>,
@@ -73,15 +76,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     };
     let bytes = std::fs::read(&path).map_err(|error| Error::read(&path, &error))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| Error::read(&path, &error))?;
-    let [network, pipeline] = match model.precision() {
-        Some(Precision::Bf16) => [BF16; 2],
-        Some(Precision::Int8) => [INT8; 2],
-        Some(Precision::Int4 { .. }) => [INT4; 2],
-        _ => [NETWORK, PIPELINE],
-    };
-    let precision = model.precision().map(|it| it.to_string());
+    let components = [
+        Component::TextEncoder,
+        Component::Unet,
+        Component::Autoencoder,
+    ];
+    let mut precisions = [None; 3];
+    for (precision, component) in precisions.iter_mut().zip(components) {
+        *precision = model.precision_of(component)?;
+    }
+    let [text, unet, autoencoder] = precisions.map(|it| tolerance(it, NETWORK));
+    let pipeline = precisions.map(|it| tolerance(it, PIPELINE));
+    let pipeline = pipeline.into_iter().fold(0.0, f64::max);
+    let precision = precisions[1].map(|it| it.to_string());
     let mut check = Check {
-        network,
+        text,
+        unet,
+        autoencoder,
         pipeline,
         path: &path,
         file,
@@ -158,9 +169,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     })
 }
 
+/// What a network may be wrong by whose weights are in a precision, or, in f32, `exact`.
+fn tolerance(precision: Option<Precision>, exact: f64) -> f64 {
+    match precision {
+        Some(Precision::Bf16) => BF16,
+        Some(Precision::Int8) => INT8,
+        Some(Precision::Int4 { .. }) => INT4,
+        _ => exact,
+    }
+}
+
 struct Check<'a> {
-    /// What a network may be wrong by, and what a pipeline.
-    network: f64,
+    /// What each network may be wrong by, and what all together.
+    text: f64,
+    unet: f64,
+    autoencoder: f64,
     pipeline: f64,
     path: &'a Path,
     file: SafeTensors<'a>,
@@ -268,10 +291,10 @@ impl Check<'_> {
         let network = model.text_encoder()?;
         let wrong = clearway_stable_diffusion::GenerateError::from;
         let last = network.encode(&tokens, 0).map_err(wrong)?;
-        self.compare("clip_last_hidden", last, self.network)?;
+        self.compare("clip_last_hidden", last, self.text)?;
         let embedded = network.embed(&tokens).map_err(wrong)?;
         let before = network.hidden(embedded, 1).map_err(wrong)?;
-        self.compare("clip_hidden_penultimate", before, self.network)
+        self.compare("clip_hidden_penultimate", before, self.text)
     }
 
     fn unet(&mut self, model: &mut StableDiffusion) -> Result<(), Error> {
@@ -302,7 +325,7 @@ impl Check<'_> {
                 continue;
             }
             let out = network.forward(x.clone(), &points, &prepared);
-            self.compare(&key, out, self.network)?;
+            self.compare(&key, out, self.unet)?;
         }
         // What the modules say is recorded at this time.
         let at = [point(500.0)];
@@ -311,9 +334,9 @@ impl Check<'_> {
             seen.push((format!("act.{name}"), x.clone()));
         });
         let time = network.embed(&at, &prepared).repeat_dim(0, x.dims()[0]);
-        self.compare("act.time_embedding", time, self.network)?;
+        self.compare("act.time_embedding", time, self.unet)?;
         for (key, x) in seen {
-            self.compare(&key, x, self.network)?;
+            self.compare(&key, x, self.unet)?;
         }
         Ok(())
     }
@@ -327,12 +350,12 @@ impl Check<'_> {
         };
         if self.has("vae_in") {
             let moments = network.encode(self.take("vae_in")?);
-            self.compare("vae_mean", moments.mean, self.network)?;
-            self.compare("vae_logvar", moments.log_variance, self.network)?;
+            self.compare("vae_mean", moments.mean, self.autoencoder)?;
+            self.compare("vae_logvar", moments.log_variance, self.autoencoder)?;
         }
         if self.has("vae_z") {
             let decoded = network.decode(self.take("vae_z")?);
-            self.compare("vae_dec", decoded, self.network)?;
+            self.compare("vae_dec", decoded, self.autoencoder)?;
         }
         Ok(())
     }

@@ -3,15 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Distribution, Tensor};
-use clearway_diffusion::{Denoiser, Parameterized, Point, Schedule, drift};
-use clearway_layers::{PackPolicy, PackReport, Precision, WeightsWriter, compare_weights};
+use clearway_diffusion::{Denoiser, Drift, Parameterized, Point, Schedule, drift};
+use clearway_layers::{
+    Calibration, PackPolicy, PackReport, Precision, RoundedWeight, WeightsWriter, compare_weights,
+};
 use clearway_stable_diffusion::{
-    Autoencoder, ClipText, Component, Condition, Files, StableDiffusion, Text, Unet,
+    Autoencoder, ClipText, Component, Condition, Files, GenerateError, Request, StableDiffusion,
+    Unet,
 };
 
 use super::report::{DriftRow, Layer, NetworkReport, Report};
-use super::{Arguments, Part, copy};
-use crate::error::Error;
+use super::{Arguments, CALIBRATION_MEMORY, Part, copy};
+use crate::error::{Error, spinner};
 
 /// The latents that networks are compared on: those of a picture of 256 by 256.
 const LATENTS: usize = 32;
@@ -19,6 +22,13 @@ const LATENTS: usize = 32;
 const CLASSES: usize = 16;
 /// At how many levels of noise.
 const LEVELS: usize = 5;
+/// In how many steps the pictures are drawn that a calibration begins with: enough for what the network reads.
+const STEPS: usize = 8;
+/// In how many runs the network is looked at, and at how many levels of noise in each.
+const RUNS: usize = 16;
+const LEVELS_A_RUN: usize = 4;
+/// The golden ratio, whose multiples are spread evenly.
+const GOLDEN: f64 = 0.618_033_988_749_895;
 
 /// What the networks of a model have in common here.
 trait Network: Clone {
@@ -30,6 +40,12 @@ trait Network: Clone {
     fn pack(&mut self, policy: PackPolicy) -> PackReport;
     fn save(&self, writer: &mut WeightsWriter);
     fn compare(&self, packed: &Self) -> Vec<clearway_layers::PackedWeight>;
+    fn layers(&self) -> Vec<String> {
+        let weights = self.compare(self).into_iter();
+        let layer =
+            |it: clearway_layers::PackedWeight| Some(it.name.strip_suffix(".weight")?.to_owned());
+        weights.filter_map(layer).collect()
+    }
 }
 
 macro_rules! network {
@@ -96,11 +112,10 @@ fn holds_weights(path: &Path) -> bool {
 pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Error> {
     let device = Device::flex();
     let path = &arguments.model;
-    let wrong = |error: clearway_stable_diffusion::GenerateError| Error::Model {
+    let files = Files::open(path).map_err(|error| Error::Model {
         path: path.clone(),
-        error: Box::new(error),
-    };
-    let files = Files::open(path).map_err(|error| wrong(error.into()))?;
+        error: Box::new(error.into()),
+    })?;
     let mut parts = arguments.only.clone();
     if parts.is_empty() {
         // A model of pixels has no autoencoder.
@@ -110,10 +125,19 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
     let folders: Vec<PathBuf> = (parts.iter())
         .map(|part| path.join(component(*part).folder()))
         .collect();
+    let mut names = Vec::new();
+    for part in &parts {
+        names.extend(match part {
+            Part::Unet => names_of::<Unet>(&files, &device),
+            Part::Vae => names_of::<Autoencoder>(&files, &device),
+            Part::Text => names_of::<ClipText>(&files, &device),
+        }?);
+    }
+    arguments.check(&names)?;
     copy(path, out, &|file| {
         holds_weights(file) && folders.iter().any(|folder| file.starts_with(folder))
     })?;
-    let (text, measured_on) = texts(arguments, &files, &device)?;
+    let (samples, measured_on) = samples(arguments, &files, &device)?;
     let mut networks = Vec::new();
     for part in [Part::Unet, Part::Vae, Part::Text] {
         if !parts.contains(&part) {
@@ -121,14 +145,20 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
         }
         networks.push(match part {
             Part::Unet => {
-                let (plain, packed, mut report) = one::<Unet>(arguments, &files, out, &device)?;
-                report.drift =
-                    drift_of(&plain, &packed, path, &files, text.as_ref(), arguments.seed)?;
+                let round = |network: Unet| match samples.as_deref() {
+                    Some(samples) if arguments.rounds_for_data() => {
+                        calibrated(network, arguments, &files, samples)
+                    }
+                    _ => Ok((network, Vec::new())),
+                };
+                let (plain, packed, mut report) = one(arguments, &files, out, &device, round)?;
+                let samples = samples.as_deref();
+                report.drift = drift_of(&plain, &packed, &files, samples, arguments.seed)?;
                 report
             }
             Part::Vae => {
                 let (plain, packed, mut report) =
-                    one::<Autoencoder>(arguments, &files, out, &device)?;
+                    one::<Autoencoder>(arguments, &files, out, &device, as_it_is)?;
                 device.seed(arguments.seed);
                 let normal = Distribution::Normal(0.0, 1.0);
                 let channels = plain.latent_channels();
@@ -137,7 +167,7 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
                 report.output_error = Some(relative(found, expected));
                 report
             }
-            Part::Text => one::<ClipText>(arguments, &files, out, &device)?.2,
+            Part::Text => one::<ClipText>(arguments, &files, out, &device, as_it_is)?.2,
         });
     }
     Ok(Report {
@@ -156,12 +186,30 @@ fn component(part: Part) -> Component {
     }
 }
 
-/// Packs a network, writes it, and reads what was written: as it was, packed in f32, and as it is now.
+/// The names of a network's layers.
+fn names_of<N: Network>(files: &Files, device: &Device) -> Result<Vec<String>, Error> {
+    let network = N::load(files, device).map_err(|error| Error::Model {
+        path: files.path().to_owned(),
+        error: Box::new(error.into()),
+    })?;
+    Ok(network.layers())
+}
+
+/// What rounding says of a network, and the network.
+type Rounded<N> = Result<(N, Vec<RoundedWeight>), Error>;
+
+#[allow(clippy::unnecessary_wraps, reason = "what is calibrated may fail")]
+fn as_it_is<N>(network: N) -> Rounded<N> {
+    Ok((network, Vec::new()))
+}
+
+/// Rounds a network, packs it, writes it, and reads what was written: as it was, packed in f32, and as it is now.
 fn one<N: Network>(
     arguments: &Arguments,
     files: &Files,
     out: &Path,
     device: &Device,
+    round: impl FnOnce(N) -> Rounded<N>,
 ) -> Result<(N, N, NetworkReport), Error> {
     let wrong = |path: &Path, error: clearway_stable_diffusion::LoadError| Error::Model {
         path: path.to_owned(),
@@ -170,6 +218,7 @@ fn one<N: Network>(
     let in_model = |error| wrong(files.path(), error);
     let component = N::COMPONENT;
     let weights = files.weights(component).map_err(in_model)?;
+    let bytes_before = weights.stored_bytes();
     if weights.packing().is_some() {
         return Err(Error::Argument {
             argument: "--model",
@@ -181,7 +230,7 @@ fn one<N: Network>(
     }
     let mut plain = N::load(files, device).map_err(in_model)?;
     let policy = arguments.policy();
-    let mut packed = plain.clone();
+    let (mut packed, rounded) = round(plain.clone())?;
     let report = packed.pack(policy.clone());
     tracing::info!(?report, "packed {}", component.name());
     let mut writer = WeightsWriter::default();
@@ -199,40 +248,37 @@ fn one<N: Network>(
     let _ = plain.pack(Precision::F32.into());
     let report = NetworkReport {
         name: component.name(),
-        bytes_before: weights_in(&files.path().join(component.folder())),
+        bytes_before,
         bytes_after: std::fs::metadata(&path).map_or(0, |it| it.len()),
-        layers: layers.into_iter().map(|it| Layer::new(it, &[])).collect(),
+        layers: (layers.into_iter())
+            .map(|it| Layer::new(it, &rounded))
+            .collect(),
         drift: Vec::new(),
         output_error: None,
     };
     Ok((plain, written, report))
 }
 
-/// How many bytes of weights a folder has.
-fn weights_in(folder: &Path) -> u64 {
-    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let weights = files.filter(|it| holds_weights(&it.path()));
-    weights
-        .filter_map(|it| Some(it.metadata().ok()?.len()))
-        .sum()
+/// What a U-Net is told, and what it denoises: `[1, channels, height, width]` without noise.
+struct Sample {
+    text: Tensor<3>,
+    clean: Tensor<4>,
 }
 
-/// Encoded prompts, `[batch, tokens, features]`; and where they come from.
-fn texts(
+/// What the model itself makes of the prompts of a file, in a few steps; and in words. Nothing where there is no file.
+fn samples(
     arguments: &Arguments,
     files: &Files,
     device: &Device,
-) -> Result<(Option<Tensor<3>>, String), Error> {
-    let latents = format!("random latents of {LATENTS} by {LATENTS}");
+) -> Result<(Option<Vec<Sample>>, String), Error> {
     let Some(path) = &arguments.calibrate else {
-        return Ok((
-            None,
-            format!("{latents} and random texts, or classes; --calibrate FILE says more"),
-        ));
+        let words = format!(
+            "random latents of {LATENTS} by {LATENTS} and random texts, or classes; --calibrate FILE says more"
+        );
+        return Ok((None, words));
     };
     let prompts = std::fs::read_to_string(path).map_err(|error| Error::read(path, &error))?;
-    let prompts: Vec<&str> = prompts
-        .lines()
+    let prompts: Vec<&str> = (prompts.lines())
         .filter(|line| !line.trim().is_empty())
         .collect();
     if prompts.is_empty() {
@@ -241,37 +287,118 @@ fn texts(
             reason: "it holds no prompt".to_owned(),
         });
     }
-    let wrong = |error| Error::Model {
-        path: files.path().to_owned(),
-        error: Box::new(error),
-    };
+    let wrong = |error| wrong_model(files, error);
     let model = StableDiffusion::of(files.clone(), device, Some(Precision::F32));
     let mut model = model.map_err(wrong)?;
-    let texts: Vec<Text> = prompts.iter().map(|&prompt| Text::from(prompt)).collect();
-    let encoded = model
-        .encode(&texts.iter().collect::<Vec<_>>(), 0)
-        .map_err(wrong)?;
+    let side = LATENTS as u32 * files.latent_factor().map_err(|error| wrong(error.into()))? as u32;
+    let waiting = spinner("drawing what the prompts say");
+    let mut samples = Vec::new();
+    for (i, &prompt) in prompts.iter().enumerate() {
+        let request = Request {
+            prompt: prompt.into(),
+            seeds: vec![arguments.seed.wrapping_add(i as u64)],
+            size: Some([side; 2]),
+            steps: STEPS,
+            ..Request::default()
+        };
+        // Guidance asks for both texts.
+        let texts = [&request.prompt, &request.negative];
+        let mut encoded = model.encode(&texts, request.clip_skip).map_err(wrong)?;
+        let mut generation = model.generation(&request).map_err(wrong)?;
+        let mut clean = None;
+        for step in generation.steps() {
+            clean = Some(step.map_err(wrong)?.clean);
+        }
+        let without = encoded.pop();
+        let texts = encoded.into_iter().chain(without.filter(|_| i == 0));
+        for text in texts {
+            let clean = clean.clone();
+            samples.extend(clean.map(|clean| Sample { text, clean }));
+        }
+    }
+    waiting.finish_and_clear();
     let words = format!(
-        "{latents} and {} prompts of {}",
+        "what the model makes of {} prompts of {} in {STEPS} steps, of {side} by {side}",
         prompts.len(),
         path.display()
     );
-    Ok((Some(Tensor::cat(encoded, 0)), words))
+    Ok((Some(samples), words))
 }
 
+fn wrong_model(files: &Files, error: GenerateError) -> Error {
+    Error::Model {
+        path: files.path().to_owned(),
+        error: Box::new(error),
+    }
+}
+
+/// The codes of a U-Net, for what its layers read of the samples at all levels of noise.
+fn calibrated(
+    mut network: Unet,
+    arguments: &Arguments,
+    files: &Files,
+    samples: &[Sample],
+) -> Rounded<Unet> {
+    let device = Device::flex();
+    let wrong = |error| wrong_model(files, error);
+    let plain = network.clone();
+    let model = StableDiffusion::of(files.clone(), &device, None).map_err(wrong)?;
+    let scheduler = model.scheduler();
+    let denoiser = Parameterized::new(plain, scheduler.parameterization);
+    let schedule = &scheduler.schedule;
+    let policy = arguments.policy();
+    let waiting = spinner("looking at what the layers read");
+    let mut rounded = Vec::new();
+    let mut next = Some(Calibration::within(CALIBRATION_MEMORY));
+    while let Some(mut calibration) = next {
+        device.seed(arguments.seed);
+        for run in 0..RUNS {
+            // Each run meets all parts of the schedule, in the middle once and elsewhere then: some are kept aside.
+            let within = (run as f64 * GOLDEN).fract();
+            let points: Vec<Point> = (0..LEVELS_A_RUN)
+                .map(|i| {
+                    let part = (i as f64 + within) / LEVELS_A_RUN as f64;
+                    let t = (part * (schedule.len() - 1) as f64).round();
+                    let level = schedule.level(t);
+                    Point { t, level }
+                })
+                .collect();
+            let which = |i: usize| &samples[(run * LEVELS_A_RUN + i) % samples.len()];
+            let all = || (0..LEVELS_A_RUN).map(which);
+            let text = Tensor::cat(all().map(|it| it.text.clone()).collect(), 0);
+            let x = points.iter().zip(all()).map(|(point, sample)| {
+                let normal = Distribution::Normal(0.0, point.level.sigma);
+                let noise = Tensor::random(sample.clean.dims(), normal, &device);
+                sample.clean.clone() * point.level.alpha + noise
+            });
+            let x = Tensor::cat(x.collect(), 0);
+            let prepared = denoiser.prepare(&Condition::text(text));
+            let _ = calibration.observe(|| denoiser.denoise(x, &points, &prepared));
+        }
+        waiting.set_message(format!("rounding {} layers", calibration.layers()));
+        let (now, more) =
+            (network.round(&calibration, &policy)).map_err(|error| Error::Argument {
+                argument: "--calibrate",
+                reason: error.to_string(),
+            })?;
+        network = now;
+        rounded.extend(more);
+        next = calibration.rest();
+    }
+    waiting.finish_and_clear();
+    Ok((network, rounded))
+}
+
+/// The error of a network by how much noise there is, on samples or on what is drawn at random.
 fn drift_of(
     float: &Unet,
     quantized: &Unet,
-    path: &Path,
     files: &Files,
-    text: Option<&Tensor<3>>,
+    samples: Option<&[Sample]>,
     seed: u64,
 ) -> Result<Vec<DriftRow>, Error> {
     let device = Device::flex();
-    let wrong = |error: clearway_stable_diffusion::GenerateError| Error::Model {
-        path: path.to_owned(),
-        error: Box::new(error),
-    };
+    let wrong = |error| wrong_model(files, error);
     let config = files.unet_config().map_err(|error| wrong(error.into()))?;
     let model = StableDiffusion::of(files.clone(), &device, None).map_err(wrong)?;
     let scheduler = model.scheduler();
@@ -288,36 +415,60 @@ fn drift_of(
     if config.encoder.in_channels != config.out_channels {
         return Ok(Vec::new());
     }
-    let features = config.encoder.cross_attention_dim.first().copied();
-    let features = features.unwrap_or_default();
     device.seed(seed);
     let normal = Distribution::Normal(0.0, 1.0);
-    let condition = match float.classes() {
-        0 => Condition::text(
-            (text.cloned()).unwrap_or_else(|| Tensor::random([1, 77, features], normal, &device)),
-        ),
-        classes => Condition::classes((0..classes.min(CLASSES)).collect()),
+    let latents = |batch| {
+        Tensor::random(
+            [batch, config.out_channels, LATENTS, LATENTS],
+            normal,
+            &device,
+        )
     };
-    let batch = match (&condition.text, &condition.classes) {
-        (Some(text), _) => text.dims()[0],
-        (None, classes) => classes.as_ref().map_or(1, Vec::len),
+    let parts: Vec<(Condition, Tensor<4>)> = match (float.classes(), samples) {
+        (0, Some(samples)) => (samples.iter())
+            .map(|it| (Condition::text(it.text.clone()), it.clean.clone()))
+            .collect(),
+        (0, None) => {
+            let features = config.encoder.cross_attention_dim.first().copied();
+            let shape = [1, 77, features.unwrap_or_default()];
+            let text = Tensor::random(shape, normal, &device);
+            vec![(Condition::text(text), latents(1))]
+        }
+        (classes, _) => {
+            let classes = classes.min(CLASSES);
+            vec![(Condition::classes((0..classes).collect()), latents(classes))]
+        }
     };
-    let latents = Tensor::random(
-        [batch, config.out_channels, LATENTS, LATENTS],
-        normal,
-        &device,
-    );
     let denoiser = |network: &Unet| Parameterized::new(network.clone(), scheduler.parameterization);
     let (before, after) = (denoiser(float), denoiser(quantized));
-    let prepared = (before.prepare(&condition), after.prepare(&condition));
-    let found = drift(
-        (&before, &after),
-        (&prepared.0, &prepared.1),
-        &latents,
-        &points,
-        seed,
-    );
-    Ok(found.into_iter().map(Into::into).collect())
+    // One after the other: many prompts at once would not fit into memory.
+    let mut all: Vec<Drift> = Vec::new();
+    let count = parts.len() as f64;
+    for (i, (condition, latents)) in parts.into_iter().enumerate() {
+        let prepared = (before.prepare(&condition), after.prepare(&condition));
+        let prepared = (&prepared.0, &prepared.1);
+        let seed = seed.wrapping_add(i as u64);
+        let found = drift((&before, &after), prepared, &latents, &points, seed);
+        if all.is_empty() {
+            all = (found.iter())
+                .map(|it| Drift {
+                    clean: 0.0,
+                    noise: 0.0,
+                    ..*it
+                })
+                .collect();
+        }
+        for (sum, found) in all.iter_mut().zip(found) {
+            sum.clean += found.clean.powi(2) / count;
+            sum.noise += found.noise.powi(2) / count;
+        }
+    }
+    let root = |it: Drift| Drift {
+        clean: it.clean.sqrt(),
+        noise: it.noise.sqrt(),
+        ..it
+    };
+    Ok(all.into_iter().map(root).map(Into::into).collect())
 }
 
 /// `‖found − expected‖ / ‖expected‖`.

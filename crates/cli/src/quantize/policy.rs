@@ -7,12 +7,13 @@ use clearway_diffusion::{
     Denoiser, Discrete, Level, Network, Noise, Parameterized, Point, Schedule, Seeded, drift,
     normal,
 };
-use clearway_layers::{Calibration, Precision, compare_weights};
+use clearway_layers::{Calibration, Precision, compare_weights, layer_names};
 use clearway_planner::dataset::{Demonstrations, DemonstrationsError};
+use clearway_planner::lerobot::Vision;
 use clearway_planner::{LoadError, Policy};
 
 use super::report::{Layer, NetworkReport, Report};
-use super::{Arguments, copy};
+use super::{Arguments, CALIBRATION_MEMORY, copy};
 use crate::error::{Error, load_policy, spinner};
 
 const MODEL: &str = "model.safetensors";
@@ -34,20 +35,33 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
             reason: "is packed already: what was rounded stays rounded".to_owned(),
         });
     }
+    let policy = arguments.policy();
+    let encoders = plain.vision().map_or(&[][..], Vision::encoders);
+    let names = encoders.iter().flat_map(layer_names);
+    arguments.check(
+        &layer_names(plain.network())
+            .into_iter()
+            .chain(names)
+            .collect::<Vec<_>>(),
+    )?;
     let (samples, measured_on) = samples(arguments, &plain, &device)?;
     let mut quantized = plain.clone();
-    let policy = arguments.policy();
     let mut rounded = Vec::new();
-    let calibrates = arguments.calibrate.is_some() && !arguments.nearest;
-    if calibrates && policy.precision.is_codes() {
+    if arguments.rounds_for_data() {
         let waiting = spinner("looking at what the layers read");
-        let calibration = calibrate(&plain, &samples, arguments.seed)?;
-        waiting.set_message(format!("rounding {} layers", calibration.layers()));
-        (quantized, rounded) =
-            (quantized.round(&calibration, &policy)).map_err(|error| Error::Argument {
-                argument: "--calibrate",
-                reason: error.to_string(),
-            })?;
+        let mut next = Some(Calibration::within(CALIBRATION_MEMORY));
+        while let Some(mut calibration) = next {
+            calibrate(&plain, &samples, arguments.seed, &mut calibration)?;
+            waiting.set_message(format!("rounding {} layers", calibration.layers()));
+            let (now, more) =
+                (quantized.round(&calibration, &policy)).map_err(|error| Error::Argument {
+                    argument: "--calibrate",
+                    reason: error.to_string(),
+                })?;
+            quantized = now;
+            rounded.extend(more);
+            next = calibration.rest();
+        }
         waiting.finish_and_clear();
     }
     let packed = quantized.pack(policy.clone());
@@ -79,11 +93,27 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
         drift: drift_of(&float, &written, &samples, arguments.seed)?,
         output_error: None,
     };
+    let mut networks = vec![network];
+    let after = written.vision().map_or(&[][..], Vision::encoders);
+    for (before, after) in encoders.iter().zip(after) {
+        let layers = compare_weights(before, after);
+        networks.push(NetworkReport {
+            name: "encoder of pictures",
+            bytes_before: layers
+                .iter()
+                .map(|it| it.numbers() * size_of::<f32>())
+                .sum::<usize>() as u64,
+            bytes_after: layers.iter().map(|it| it.bytes).sum::<usize>() as u64,
+            layers: layers.into_iter().map(|it| Layer::new(it, &[])).collect(),
+            drift: Vec::new(),
+            output_error: None,
+        });
+    }
     Ok(Report {
         model: from.display().to_string(),
         precision: policy.precision.to_string(),
         measured_on,
-        networks: vec![network],
+        networks,
     })
 }
 
@@ -128,12 +158,16 @@ fn levels(schedule: &dyn Schedule, timesteps: usize) -> Vec<Point> {
 }
 
 /// Runs the network on samples at all levels of noise, and looks at what its layers read.
-fn calibrate(policy: &Policy, samples: &Demonstrations, seed: u64) -> Result<Calibration, Error> {
+fn calibrate(
+    policy: &Policy,
+    samples: &Demonstrations,
+    seed: u64,
+    calibration: &mut Calibration,
+) -> Result<(), Error> {
     let config = policy.config();
     let schedule = schedule(policy)?;
     let [count, horizon, width] = samples.actions.dims();
     let device = samples.actions.device();
-    let mut calibration = Calibration::default();
     let mut noise = Seeded::new(seed, count);
     let noise = normal(
         &mut noise as &mut dyn Noise,
@@ -164,7 +198,7 @@ fn calibrate(policy: &Policy, samples: &Demonstrations, seed: u64) -> Result<Cal
         let prepared = network.prepare(&condition.narrow(0, run * batch, points.len()));
         let _ = calibration.observe(|| network.forward(x, points, &prepared));
     }
-    Ok(calibration)
+    Ok(())
 }
 
 fn schedule(policy: &Policy) -> Result<Discrete, Error> {

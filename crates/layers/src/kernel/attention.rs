@@ -299,6 +299,8 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
                     next_panel: LANES,
                     next_position: KEYS,
                     first: depth == 0,
+                    turn: usize::MAX,
+                    jump: 0,
                 };
                 tile.cover::<S, { format::F32 }, true>(of_keys, n);
             }
@@ -328,6 +330,8 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
                 next_panel: LANES,
                 next_position: width,
                 first: false,
+                turn: usize::MAX,
+                jump: 0,
             };
             tile.cover::<S, { format::F32 }, true>(panels.features, n);
         }

@@ -26,6 +26,8 @@ const NO_FRACTION: f32 = 12_582_912.0;
 const INPUT: u8 = 255;
 /// The least code of an input.
 const LEAST: i32 = if SIGNED { -128 } else { 0 };
+/// How many vectors are measured at a time, so that none waits for the one before.
+const IN_FLIGHT: usize = 4;
 /// The largest code of an input above that of zero, where there are as many below.
 const SYMMETRIC: f32 = 127.0;
 
@@ -226,23 +228,37 @@ pub(super) unsafe fn measure<S: Lanes>(values: &[f32], to: &mut Extent) {
     };
     // SAFETY: the caller grants the instruction set; a chunk is sixteen values.
     unsafe {
-        let mut least = S::splat(f32::INFINITY);
-        let mut most = S::splat(f32::NEG_INFINITY);
+        let mut least = [S::splat(f32::INFINITY); IN_FLIGHT];
+        let mut most = [S::splat(f32::NEG_INFINITY); IN_FLIGHT];
         // Zero as long as all are finite, and NaN from then on.
-        let mut nothing = S::splat(0.0);
+        let mut nothing = [S::splat(0.0); IN_FLIGHT];
         let mut padded = [last; LANES];
         padded[..rest.len()].copy_from_slice(rest);
-        for x in whole.iter().chain([&padded]) {
+        let (several, few) = whole.as_chunks::<IN_FLIGHT>();
+        for x in several {
+            for i in 0..IN_FLIGHT {
+                let x = S::load(x[i].as_ptr());
+                // NaN is passed over.
+                least[i] = S::min(x, least[i]);
+                most[i] = S::max(x, most[i]);
+                nothing[i] = S::mul_add(x, S::splat(0.0), nothing[i]);
+            }
+        }
+        for x in few.iter().chain([&padded]) {
             let x = S::load(x.as_ptr());
-            // NaN is passed over.
-            least = S::min(x, least);
-            most = S::max(x, most);
-            nothing = S::mul_add(x, S::splat(0.0), nothing);
+            least[0] = S::min(x, least[0]);
+            most[0] = S::max(x, most[0]);
+            nothing[0] = S::mul_add(x, S::splat(0.0), nothing[0]);
+        }
+        for i in 1..IN_FLIGHT {
+            least[0] = S::min(least[i], least[0]);
+            most[0] = S::max(most[i], most[0]);
+            nothing[0] = S::add(nothing[i], nothing[0]);
         }
         *to = Extent {
-            least: -S::largest(S::sub(S::splat(0.0), least)),
-            most: S::largest(most),
-            finite: S::total(nothing) == 0.0,
+            least: -S::largest(S::sub(S::splat(0.0), least[0])),
+            most: S::largest(most[0]),
+            finite: S::total(nothing[0]) == 0.0,
         };
     }
 }

@@ -52,10 +52,9 @@ impl Layout {
 }
 
 thread_local! {
-    /// Memory that is used again: packed inputs; inputs side by side, and the codes of a position.
+    /// Memory that is used again: packed inputs, and inputs side by side.
     static INPUTS: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
     static VALUES: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
-    static CODES: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Inputs as the kernels read them: zeros at the ends, and the channels of a position side by side; neighbours in depth
@@ -146,7 +145,9 @@ impl Packed {
         };
         let sample = width * row;
         let mut words = INPUTS.take();
-        words.clear();
+        if !whole {
+            words.clear();
+        }
         words.resize(batch * sample, 0);
         // With one tap, an output sees one position alone. The shape of the layer decides, and not that of the batch.
         let pointwise = whole
@@ -252,7 +253,7 @@ impl Source<'_> {
             ..
         } = *self;
         let start = sample * from.sample + self.skipped * from.position;
-        let (mut values, mut codes) = (VALUES.take(), CODES.take());
+        let mut values = VALUES.take();
         // [seen][depth]
         let inputs = if seen == 0 {
             &[][..]
@@ -279,24 +280,27 @@ impl Source<'_> {
         };
         if !pointwise {
             grids[0] = Grid::new(Extent::new(level, inputs));
-            words.fill(grids[0].nothing());
+            // What lies around the input counts as zero.
+            let (before, after) = words.split_at_mut(self.before * row);
+            before.fill(grids[0].nothing());
+            after[seen * row..].fill(grids[0].nothing());
         }
-        codes.resize(4 * row, 0);
         let words = words[self.before * row..].chunks_exact_mut(row);
         for (position, (x, words)) in inputs.chunks_exact(depth).zip(words).enumerate() {
             if pointwise {
                 grids[position] = Grid::new(Extent::new(level, x));
             }
             let grid = grids[if pointwise { position } else { 0 }];
-            // What is not part of the input counts as zero.
-            codes.fill(grid.zero as u8);
-            grid.encode(level, x, &mut codes[lead..][..depth]);
-            for (word, four) in words.iter_mut().zip(codes.as_chunks().0) {
-                *word = u32::from_le_bytes(*four);
+            // So does what is not part of it.
+            let (first, last) = (lead / 4, (lead + depth).div_ceil(4) - 1);
+            words[..=first].fill(grid.nothing());
+            words[last..].fill(grid.nothing());
+            grid.encode(level, x, &mut bytes_of(words)[lead..][..depth]);
+            for word in &mut words[first..=last] {
+                *word = u32::from_le(*word);
             }
         }
         VALUES.set(values);
-        CODES.set(codes);
     }
 
     /// Packs a sample into words that are zero.
@@ -344,4 +348,10 @@ impl Source<'_> {
             }
         }
     }
+}
+
+/// The bytes of some words, as they lie in memory.
+fn bytes_of(words: &mut [u32]) -> &mut [u8] {
+    // SAFETY: bytes have no alignment, every pattern of bits is a word, and the only reference is lent on.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), size_of_val(words)) }
 }

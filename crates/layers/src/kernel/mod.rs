@@ -17,6 +17,7 @@
 //! | `inputs` | inputs of a product, laid out as it reads them |
 //! | `product` | weights times inputs, with everything that may follow, in one sweep |
 //! | `team` | threads that stay awake for the next product |
+//! | `ahead` | weights that are fetched before they are asked for |
 //! | `memory` | memory that vectors like to read |
 //! | `training` | what a training step computes, with feature `train` |
 //! | `positions` | the same at many positions, where arithmetic takes the time |
@@ -29,6 +30,7 @@
 //! Every kernel is tested against f64 on every level that the CPU has, the portable one among them. `.ci/sanitize` runs
 //! these tests under AddressSanitizer, and `.ci/arm` on emulated CPUs of Arm's.
 
+mod ahead;
 mod attention;
 mod codes;
 mod elementwise;

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
+use super::ahead::{Follower, Start, follow};
 use super::codes::{Codes, Grid};
 use super::lanes::LANES;
 use super::memory::Words;
@@ -126,6 +128,8 @@ pub(crate) struct Panels {
     rows: usize,
     depth: usize,
     taps: usize,
+    /// What is read after them.
+    follower: Arc<Follower>,
     /// A scale for each row, where weights are bytes.
     scales: Vec<f32>,
     /// What inputs are multiplied by before they are rounded, one for each of depth; nothing where they are rounded as they
@@ -219,6 +223,7 @@ impl Panels {
             rows,
             depth,
             taps,
+            follower: Arc::default(),
             scales: Vec::new(),
             balance: Vec::new(),
             totals: Vec::new(),
@@ -497,6 +502,19 @@ impl Panels {
             + size_of_val(&*self.scales)
             + size_of_val(&*self.balance)
             + size_of_val(&*self.totals)
+    }
+
+    /// Says that they are read now, in tasks of which the first and the last begin with these panels; returns where what
+    /// followed last time begins.
+    pub(super) fn read_from(&self, [first, last]: [usize; 2]) -> Start {
+        let panel = self.panel_words();
+        let address = |at: usize| self.words[at * panel..].as_ptr().addr();
+        let start = Start {
+            first: address(first),
+            last: address(last),
+            panel: panel * size_of::<u32>(),
+        };
+        follow(start, &self.follower)
     }
 
     /// How many panels there are.

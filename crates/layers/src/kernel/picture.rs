@@ -800,6 +800,8 @@ unsafe fn multiply<S: Lanes, const FORMAT: u8>(
                     next_panel: PANEL_SUMS,
                     next_position: LANES,
                     first: first && chunk.start == 0,
+                    turn: usize::MAX,
+                    jump: 0,
                 };
                 tile.cover_quad::<S, FORMAT>(panels);
             }

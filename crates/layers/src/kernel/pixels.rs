@@ -475,6 +475,8 @@ impl Part<'_> {
                     next_panel: self.next_panel,
                     next_position: phases * LANES,
                     first: chunk.start == 0 && taps.start == 0,
+                    turn: usize::MAX,
+                    jump: 0,
                 };
                 tile.cover_taps::<S, FORMAT>(&places[taps.clone()], self.panels.len(), columns);
             }

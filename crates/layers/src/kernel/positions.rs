@@ -709,6 +709,8 @@ impl Sweep<'_> {
                     next_panel: positions * LANES,
                     next_position: LANES,
                     first: FORMAT == format::BYTES && chunk.start == 0,
+                    turn: usize::MAX,
+                    jump: 0,
                 };
                 tile.cover::<S, FORMAT, LAST>(group.len(), positions);
             }

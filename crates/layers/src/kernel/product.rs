@@ -2,25 +2,30 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::elementwise::{Activation, activate};
 use super::inputs::{Layout, Packed};
 use super::lanes::{LANES, Lanes};
 use super::level::run_on;
 use super::panels::{Panels, Precision};
-use super::tile::{Tile, format};
+use super::tile::{Tile, fetched_ahead, format};
 use super::{Level, Window, team};
 
 /// How many words of weights, times positions over 8, are worth a thread of their own that is awake: some 3 µs.
 const GRAIN: usize = 1 << 13;
 /// How many are worth waking a thread: some 10 µs.
 const GRAIN_ASLEEP: usize = 1 << 15;
-/// How many are worth a task beside others of the same thread: some 40 µs.
-const LARGE_GRAIN: usize = 1 << 17;
-/// The most tasks a thread gets: several, so that one which is interrupted holds up the others less.
-const TASKS_A_THREAD: usize = 4;
+/// How many are worth a task beside others of the same thread: some 20 µs.
+const LARGE_GRAIN: usize = 1 << 16;
+/// The most tasks a thread gets: several, so that one which is interrupted, or slower, holds up the others less.
+const TASKS_A_THREAD: usize = 16;
+/// How many panels a piece of what is normalized together has at least: those of a tile.
+const PIECE: usize = 4;
 /// The most sums that a task holds at a time, in vectors: 256 KiB, which stay in the second cache.
 const SUMS_AT_A_TIME: usize = 1 << 12;
+/// The most sums that lie together where groups are cut into pieces, in vectors.
+const SUMS_TOGETHER: usize = 1 << 14;
 
 /// A scale and an offset for each channel.
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +130,7 @@ pub(crate) fn product(
     let units = panels.count().div_ceil(unit);
     let words: usize = phases.iter().map(|(it, _)| it.words().len()).sum();
     let columns = batch * window.positions;
-    let tasks = tasks(words * columns.div_ceil(8), units);
+    let tasks = tasks(words * columns.div_ceil(8), panels.count());
     let sweep = Sweep {
         phases,
         packed: &packed,
@@ -134,22 +139,34 @@ pub(crate) fn product(
         to,
         epilogue,
     };
-    team::for_each(tasks, |index| {
-        // Whole units, so that a group is never cut.
-        let cut = |index: usize| (units * index / tasks * unit).min(panels.count());
+    // Groups that are few are cut into pieces.
+    let pieces = tasks.div_ceil(units).min(unit / PIECE);
+    if pieces > 1
+        && phases.len() == 1
+        && unit * columns <= SUMS_AT_A_TIME
+        && panels.count() * columns <= SUMS_TOGETHER
+    {
+        sweep.start_pieces(level, unit, pieces);
+        return;
+    }
+    let tasks = tasks.min(units);
+    // Whole units, so that a group is never cut.
+    let cut = |index: usize| (units * index / tasks * unit).min(panels.count());
+    let next = panels.read_from([0, cut(tasks - 1)]);
+    team::for_each_before(next, tasks, |index| {
         sweep.start(level, &(cut(index)..cut(index + 1)));
     });
 }
 
-/// How many tasks a product is cut into, of at most `units`.
-fn tasks(work: usize, units: usize) -> usize {
+/// How many tasks a product is cut into, of at most `most`.
+fn tasks(work: usize, most: usize) -> usize {
     let threads = rayon::current_num_threads();
     let grain = if team::leads() { GRAIN } else { GRAIN_ASLEEP };
     let few = (work / grain).min(threads);
     let many = (work / LARGE_GRAIN).min(threads * TASKS_A_THREAD);
     match threads {
         1 => 1,
-        _ => few.max(many).clamp(1, units),
+        _ => few.max(many).clamp(1, most),
     }
 }
 
@@ -288,11 +305,12 @@ fn least_common_multiple(a: usize, b: usize) -> usize {
 }
 
 thread_local! {
-    /// Memory for sums, which is used again.
+    /// Memory for sums, which is used again: those of a task, and those of all pieces.
     static SUMS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static TOGETHER: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
 }
 
-/// The output, of which each task writes other rows.
+/// The output, or sums, of which each task writes other rows.
 #[derive(Clone, Copy)]
 pub(super) struct Shared(pub(super) *mut f32);
 
@@ -391,6 +409,8 @@ unsafe fn totals_of<S: Lanes, const FORMAT: u8>(
             next_panel: 0,
             next_position: 0,
             first: false,
+            turn: usize::MAX,
+            jump: 0,
         };
         // SAFETY: the caller grants the instruction set; the panel has the chunk, and every word of inputs is the same one.
         unsafe { tile.add::<S, FORMAT, false, 1, 1>() };
@@ -401,7 +421,6 @@ unsafe fn totals_of<S: Lanes, const FORMAT: u8>(
 impl Sweep<'_> {
     /// Computes the rows of some panels, which no one else may write meanwhile.
     fn start(&self, level: Level, range: &Range<usize>) {
-        let sweep = self;
         let mut memory = SUMS.take();
         for (panels, window) in self.phases {
             let each = range.len() * window.positions;
@@ -416,38 +435,100 @@ impl Sweep<'_> {
                 let columns = block.samples.len() * window.positions;
                 // [panel][sample][position][16 rows]
                 memory.resize(range.len() * columns * LANES, 0.0);
-                let sums = &mut memory[..];
-                if !panels.precision().is_codes() {
-                    for (panel, sums) in range.clone().zip(sums.chunks_exact_mut(columns * LANES)) {
-                        let bias = lanes_of(self.epilogue.bias, panel * LANES, 0.0);
-                        sums.as_chunks_mut().0.fill(bias);
-                    }
-                }
-                match panels.precision() {
-                    Precision::F32 => run_on!(
-                        level,
-                        multiply_f32(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
-                    ),
-                    Precision::Bf16 => run_on!(
-                        level,
-                        pairs: multiply_bf16(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
-                    ),
-                    Precision::Int8 => run_on!(
-                        level,
-                        bytes: multiply_bytes(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
-                    ),
-                    Precision::Int4 { .. } => run_on!(
-                        level,
-                        bytes: multiply_half_bytes(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
-                    ),
-                }
-                run_on!(
-                    level,
-                    conclude(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
-                );
+                self.sum(level, block, &mut memory);
+                self.end(level, block, &mut memory);
             }
         }
         SUMS.set(memory);
+    }
+
+    /// Computes all rows of the one phase, in tasks of a part of `unit` panels. Who sums the last part of them finishes them.
+    fn start_pieces(&self, level: Level, unit: usize, pieces: usize) {
+        let (panels, window) = self.phases[0];
+        let (count, columns) = (panels.count(), self.batch * window.positions);
+        let units = count.div_ceil(unit);
+        let mut memory = TOGETHER.take();
+        memory.resize(count * columns * LANES, 0.0);
+        let all = Shared(memory.as_mut_ptr());
+        let left: Vec<_> = (0..units).map(|_| AtomicUsize::new(pieces)).collect();
+        // The block of some panels, and its sums.
+        let part = |range: Range<usize>| {
+            let all = &all;
+            let block = Block {
+                panels,
+                window: &window,
+                range: range.clone(),
+                samples: 0..self.batch,
+            };
+            let len = range.len() * columns * LANES;
+            // SAFETY: the panels are some of all, whose sums this function holds. Pieces do not overlap; the sums of a whole
+            // unit are asked for once, when those of its pieces are no longer used.
+            let sums = unsafe {
+                std::slice::from_raw_parts_mut(all.0.add(range.start * columns * LANES), len)
+            };
+            (block, sums)
+        };
+        let of_unit = |at: usize| at * unit..count.min((at + 1) * unit);
+        let of_piece = |index: usize| {
+            let (of_unit, piece) = (of_unit(index / pieces), index % pieces);
+            let cut = |piece: usize| of_unit.start + of_unit.len() * piece / pieces;
+            cut(piece)..cut(piece + 1)
+        };
+        let tasks = units * pieces;
+        let next = panels.read_from([0, of_piece(tasks - 1).start]);
+        team::for_each_before(next, tasks, |index| {
+            let (block, sums) = part(of_piece(index));
+            self.sum(level, &block, sums);
+            let at = index / pieces;
+            if left[at].fetch_sub(1, Ordering::AcqRel) == 1 {
+                let (block, sums) = part(of_unit(at));
+                self.end(level, &block, sums);
+            }
+        });
+        TOGETHER.set(memory);
+    }
+
+    /// Sums the products of a block.
+    fn sum(&self, level: Level, block: &Block<'_>, sums: &mut [f32]) {
+        let sweep = self;
+        let Block { panels, range, .. } = block;
+        if range.is_empty() {
+            return;
+        }
+        if !panels.precision().is_codes() {
+            let each = sums.len() / range.len();
+            for (panel, sums) in range.clone().zip(sums.chunks_exact_mut(each)) {
+                let bias = lanes_of(self.epilogue.bias, panel * LANES, 0.0);
+                sums.as_chunks_mut().0.fill(bias);
+            }
+        }
+        match panels.precision() {
+            Precision::F32 => run_on!(
+                level,
+                multiply_f32(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+            ),
+            Precision::Bf16 => run_on!(
+                level,
+                pairs: multiply_bf16(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+            ),
+            Precision::Int8 => run_on!(
+                level,
+                bytes: multiply_bytes(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+            ),
+            Precision::Int4 { .. } => run_on!(
+                level,
+                bytes: multiply_half_bytes(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+            ),
+        }
+    }
+
+    /// What follows the products of a block, up to the output.
+    fn end(&self, level: Level, block: &Block<'_>, sums: &mut [f32]) {
+        let sweep = self;
+        run_on!(
+            level,
+            conclude(sweep: &Sweep<'_>, block: &Block<'_>, sums: &mut [f32])
+        );
     }
 
     /// Fills the sums, so that the codes of zero add up to nothing.
@@ -517,6 +598,16 @@ impl Sweep<'_> {
         let widest = largest_tile(window.positions, S::SUMS);
         // Four vectors of four registers leave none for the weights of four panels.
         let together = (S::SUMS / widest).clamp(1, if S::FOURS { 2 } else { 4 });
+        // Where a panel begins and ends, in vectors.
+        let (start, end) = if packed.partial {
+            let last = packed.part.end - 1;
+            (
+                panels.place(packed.part.start, 0),
+                panels.place(last, 0) + 1,
+            )
+        } else {
+            (0, panels.panel_words() / LANES)
+        };
         let mut panel = range.start;
         while panel < range.end {
             let left = range.end - panel;
@@ -527,6 +618,14 @@ impl Sweep<'_> {
             };
             let weights = &panels.words()[panel * panels.panel_words()..];
             let sums = &mut sums[(panel - range.start) * columns * LANES..];
+            // Behind the end of a panel lies another one that is read at the same time; what is read next begins elsewhere.
+            let next = if panel + m == range.end && team::takes_last() {
+                range.start.saturating_sub(range.len())
+            } else {
+                panel + m
+            };
+            let jump = (next * panels.panel_words()).cast_signed()
+                - (panel * panels.panel_words() + (end - start) * LANES).cast_signed();
             // What is not the whole depth is one tap: its words follow each other, whatever the chunks.
             for chunk in panels.chunks(packed.part.clone()) {
                 for tap in 0..taps {
@@ -536,6 +635,7 @@ impl Sweep<'_> {
                         panels.place(chunk.start, tap)
                     };
                     let scales = panels.scales_of(panel, chunk.start, tap);
+                    let turn = (end - at).saturating_sub(fetched_ahead(m));
                     let inputs = (chunk.start - packed.part.start) * packed.inputs_a_word;
                     for (sample, from) in samples.clone().enumerate() {
                         let offset = packed.offset(window, from, tap) + inputs;
@@ -554,6 +654,8 @@ impl Sweep<'_> {
                                 next_panel: columns * LANES,
                                 next_position: LANES,
                                 first: false,
+                                turn,
+                                jump,
                             };
                             // SAFETY: the caller grants the instruction set. Of `m` panels from this one, each has
                             // `depth` vectors at `at`; of the inputs, `n` positions hold `depth` words from here, since
@@ -763,7 +865,8 @@ unsafe fn normalize<S: Lanes>(
                 let start = from.saturating_sub(panel * LANES);
                 start..(to - panel * LANES).min(LANES)
             };
-            let mut mean = 0.0;
+            // Lane by lane first, so that no sum waits for the one before.
+            let mut sum = [0.0; LANES];
             for panel in of_group.clone() {
                 let mut total = [0.0_f32; LANES];
                 // SAFETY: the caller grants the instruction set; a position is sixteen sums.
@@ -777,14 +880,10 @@ unsafe fn normalize<S: Lanes>(
                     }
                     S::store(total.as_mut_ptr(), all);
                 }
-                mean += total[within(panel)]
-                    .iter()
-                    .copied()
-                    .map(f64::from)
-                    .sum::<f64>();
+                add_some(&mut sum, &total, within(panel));
             }
-            let mean = (mean / count) as f32;
-            let mut variance = 0.0;
+            let mean = (sum.iter().sum::<f64>() / count) as f32;
+            sum = [0.0; LANES];
             for panel in of_group.clone() {
                 let mut total = [0.0_f32; LANES];
                 // SAFETY: as above.
@@ -799,22 +898,24 @@ unsafe fn normalize<S: Lanes>(
                     }
                     S::store(total.as_mut_ptr(), all);
                 }
-                variance += total[within(panel)]
-                    .iter()
-                    .copied()
-                    .map(f64::from)
-                    .sum::<f64>();
+                add_some(&mut sum, &total, within(panel));
             }
+            let variance = sum.iter().sum::<f64>();
             let scale = (1.0 / (variance / count + normalization.epsilon).sqrt()) as f32;
             for panel in of_group {
-                // Other lanes stay: they are another group's.
-                let (mut means, mut scales) = ([0.0; LANES], [1.0; LANES]);
-                let mut offsets = [0.0; LANES];
-                for lane in within(panel) {
-                    let channel = first_row + panel * LANES + lane;
-                    means[lane] = mean;
-                    scales[lane] = scale * normalization.affine.weight[channel];
-                    offsets[lane] = normalization.affine.bias[channel];
+                let channel = first_row + panel * LANES;
+                let mut means = [mean; LANES];
+                let mut scales = lanes_of(Some(normalization.affine.weight), channel, 1.0);
+                let mut offsets = lanes_of(Some(normalization.affine.bias), channel, 0.0);
+                for it in &mut scales {
+                    *it *= scale;
+                }
+                let within = within(panel);
+                if within.len() < LANES {
+                    // Other lanes stay: they are another group's.
+                    for lane in (0..LANES).filter(|lane| !within.contains(lane)) {
+                        (means[lane], scales[lane], offsets[lane]) = (0.0, 1.0, 0.0);
+                    }
                 }
                 // SAFETY: as above.
                 unsafe {
@@ -833,11 +934,30 @@ unsafe fn normalize<S: Lanes>(
     }
 }
 
+/// Adds some of sixteen numbers to sums.
+#[inline(always)]
+fn add_some(sums: &mut [f64; LANES], numbers: &[f32; LANES], some: Range<usize>) {
+    if some.len() == LANES {
+        // A loop of known length becomes vectors.
+        for (sum, number) in sums.iter_mut().zip(numbers) {
+            *sum += f64::from(*number);
+        }
+    } else {
+        for lane in some {
+            sums[lane] += f64::from(numbers[lane]);
+        }
+    }
+}
+
 /// Sixteen values from `start`; `default` where there are no more.
+#[inline(always)]
 pub(super) fn lanes_of(values: Option<&[f32]>, start: usize, default: f32) -> [f32; LANES] {
-    let mut out = [default; LANES];
     let values = values.unwrap_or_default();
     let values = &values[start.min(values.len())..];
+    if let Some(whole) = values.first_chunk() {
+        return *whole;
+    }
+    let mut out = [default; LANES];
     let n = values.len().min(LANES);
     out[..n].copy_from_slice(&values[..n]);
     out

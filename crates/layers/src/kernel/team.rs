@@ -11,6 +11,8 @@ use std::thread::yield_now;
 
 use rayon::prelude::*;
 
+use super::ahead::{Fetching, Start};
+
 /// How often a thread looks for work before it lets others have its core, too: some 100 µs on a Xeon of 2023, less where a
 /// pause is shorter.
 const LOOKS: u32 = 2_000;
@@ -29,6 +31,8 @@ struct Team {
     done: Line<AtomicUsize>,
     /// What a task does. Written before a call is published; read by who has begun one of its tasks, which is not done.
     call: UnsafeCell<Task>,
+    /// What is fetched where there is no task. It is written with `call`, but may be read at any time.
+    next: Line<[AtomicUsize; 3]>,
     /// What the first task that panicked did so with.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -42,6 +46,7 @@ unsafe impl Sync for Team {}
 unsafe impl Send for Team {}
 
 /// A line of the cache of its own, and the one that is fetched beside it.
+#[derive(Default)]
 #[repr(align(128))]
 struct Line<T>(T);
 
@@ -64,6 +69,8 @@ thread_local! {
     /// Whether this thread leads or attends a team. It must not begin to attend another meanwhile: who waits for it would
     /// wait until that one's leader leaves.
     static BUSY: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread attends a team.
+    static ATTENDS: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `f` on a thread of rayon's pool, and lets the pool's other threads wait, awake, for what [`for_each`] shares out
@@ -78,6 +85,7 @@ pub(crate) fn in_team<T: Send>(f: impl FnOnce() -> T + Send) -> T {
             open: Line(AtomicU64::new(0)),
             done: Line(AtomicUsize::new(0)),
             call: UnsafeCell::new(ptr::from_ref::<dyn Fn(usize) + Sync>(&|_| {})),
+            next: Line::default(),
             panic: Mutex::new(None),
         });
         // No one waits for them at the end: a thread that waits in a pool begins other work there.
@@ -100,9 +108,19 @@ pub(super) fn leads() -> bool {
     !LEADS.get().is_null()
 }
 
+/// Whether this thread takes the last of a call's tasks, and then the one before.
+pub(super) fn takes_last() -> bool {
+    ATTENDS.get()
+}
+
 /// Runs `task` for every number below `tasks`, on the threads of the team that this thread leads; where it leads none, on
 /// those of rayon's pool.
 pub(super) fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
+    for_each_before(Start::default(), tasks, task);
+}
+
+/// As [`for_each`]; threads that find no task fetch what is read next.
+pub(super) fn for_each_before(next: Start, tasks: usize, task: impl Fn(usize) + Sync) {
     let team = LEADS.get();
     // A task that shares out work itself does it itself.
     if tasks < 2 || (team.is_null() && BUSY.get()) {
@@ -113,7 +131,7 @@ pub(super) fn for_each(tasks: usize, task: impl Fn(usize) + Sync) {
         LEADS.set(ptr::null());
         let _again = Again(team);
         // SAFETY: `in_team` is running on this thread, and its team outlives what it calls.
-        unsafe { &*team }.share_out(tasks, &task);
+        unsafe { &*team }.share_out(next, tasks, &task);
     }
 }
 
@@ -167,12 +185,15 @@ impl Drop for Leading<'_> {
 }
 
 impl Team {
-    fn share_out(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+    fn share_out(&self, next: Start, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         // SAFETY: the lifetime alone changes. All tasks are done before this function returns, and no one calls it later.
         let task: Task = unsafe { std::mem::transmute(task) };
         // SAFETY: the tasks of the call before are all done, so that no one reads it.
         unsafe { *self.call.get() = task };
         self.done.0.store(0, Ordering::Relaxed);
+        for (to, from) in (self.next.0.iter()).zip([next.first, next.last, next.panel]) {
+            to.store(from, Ordering::Relaxed);
+        }
         let call = (self.open.0.load(Ordering::Relaxed) >> 32) as u32;
         self.open.0.store(
             u64::from(call.wrapping_add(1) & 0x7fff_ffff) << 32 | tasks as u64,
@@ -181,9 +202,11 @@ impl Team {
         while let Claim::Task(index) = self.claim(End::First) {
             self.run(index);
         }
-        let mut looks = 0;
+        let (mut looks, mut fetching) = (0, Fetching::default());
         while self.done.0.load(Ordering::Acquire) < tasks {
-            wait(&mut looks);
+            if !fetching.step(next.first, next.panel) {
+                wait(&mut looks);
+            }
         }
         let panic = self
             .panic
@@ -202,14 +225,22 @@ impl Team {
             return;
         }
         let _free = Free;
-        let mut looks = 0;
+        ATTENDS.set(true);
+        let (mut looks, mut fetching) = (0, Fetching::default());
+        let [_, last, panel] = &self.next.0;
         loop {
             match self.claim(End::Last) {
                 Claim::Task(index) => {
                     self.run(index);
-                    looks = 0;
+                    (looks, fetching) = (0, Fetching::default());
                 }
-                Claim::Nothing => wait(&mut looks),
+                Claim::Nothing => {
+                    let (last, panel) =
+                        (last.load(Ordering::Relaxed), panel.load(Ordering::Relaxed));
+                    if !fetching.step(last, panel) {
+                        wait(&mut looks);
+                    }
+                }
                 Claim::Closed => return,
             }
         }
@@ -271,6 +302,7 @@ struct Free;
 
 impl Drop for Free {
     fn drop(&mut self) {
+        ATTENDS.set(false);
         BUSY.set(false);
     }
 }

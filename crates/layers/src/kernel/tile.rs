@@ -2,8 +2,11 @@
 
 use super::lanes::{LANES, Lanes};
 
-/// How far ahead weights are fetched, in words: a page of the memory's own prefetcher ends every 4 KiB.
-const AHEAD: usize = 512;
+/// How far ahead the weights of one of so many panels are fetched, in words of depth: a page of the memory's own prefetcher ends
+/// every 4 KiB.
+pub(super) const fn fetched_ahead(panels: usize) -> usize {
+    if panels == 1 { 64 } else { 32 }
+}
 
 /// How weights meet inputs.
 pub(super) mod format {
@@ -43,6 +46,10 @@ pub(super) struct Tile {
     pub(super) next_position: usize,
     /// Whether the sums are written over what is there, and not added to it.
     pub(super) first: bool,
+    /// From which word of depth on what is fetched lies behind the panels.
+    pub(super) turn: usize,
+    /// How far from there, in words, the weights lie that are read next.
+    pub(super) jump: isize,
 }
 
 impl Tile {
@@ -86,11 +93,15 @@ impl Tile {
             }
             let mut weights = self.weights.add(done * LANES);
             let mut inputs = self.inputs.wrapping_add(done * rows * next_depth);
-            for _ in done..self.depth {
+            let mut ahead = const { fetched_ahead(M) * LANES }.cast_signed();
+            for word in done..self.depth {
+                if word == self.turn {
+                    ahead += self.jump;
+                }
                 let mut w = [S::splat_word(0); M];
                 for (m, w) in w.iter_mut().enumerate() {
                     let from = weights.add(m * self.panel);
-                    S::prefetch(from.wrapping_add(AHEAD));
+                    S::prefetch(from.wrapping_offset(ahead));
                     *w = S::load_words(from);
                 }
                 for n in 0..N {
@@ -154,6 +165,7 @@ impl Tile {
             let mut weights = self.weights;
             let rows = if FORMAT == format::HALF_BYTES { 2 } else { 1 };
             let (next_depth, next_position) = if LAST { (1, self.row) } else { (self.row, 1) };
+            let mut ahead = const { fetched_ahead(M) * LANES }.cast_signed();
             for tap in taps {
                 let mut inputs = self.inputs.wrapping_add(*tap);
                 let mut done = 0;
@@ -166,11 +178,14 @@ impl Tile {
                     weights = weights.add(done * LANES);
                     inputs = inputs.wrapping_add(done * rows * next_depth);
                 }
-                for _ in done..self.depth {
+                for word in done..self.depth {
+                    if word == self.turn {
+                        ahead += self.jump;
+                    }
                     let mut w = [S::splat_word(0); M];
                     for (m, w) in w.iter_mut().enumerate() {
                         let from = weights.add(m * self.panel);
-                        S::prefetch(from.wrapping_add(AHEAD));
+                        S::prefetch(from.wrapping_offset(ahead));
                         *w = S::load_words(from);
                     }
                     if FORMAT == format::BYTES {

@@ -6,6 +6,9 @@ use super::{Gram, RoundingError, Scheme, nearest_rows, some_rows};
 const EXPONENTS: usize = 10;
 /// Factors that do not take a twentieth from the error are not worth a product for each input.
 const WORTH: f64 = 0.95;
+/// The least factor, and the inverse of the largest: far more than any data ask for, and so near to one that neither a factor nor
+/// its inverse, nor what is multiplied by it, leaves the normal numbers of f32.
+const LEAST: f64 = 1e-6;
 /// Steps between the least and the largest code of an input.
 const INPUT: f64 = 255.0;
 
@@ -36,7 +39,7 @@ pub struct Balance {
 /// twentieth of the error are dropped.
 ///
 /// `extents` are `[samples][channels]`, the least and the largest number of each channel in each calibration sample. Factors
-/// have the geometric mean one; that of a channel that is always zero, or has no weights, is one.
+/// have the geometric mean one and lie within 1e-6 and 1e6; that of a channel that is always zero, or has no weights, is one.
 ///
 /// Xiao et al., "SmoothQuant: Accurate and Efficient Post-Training Quantization for Large Language Models", 2023,
 /// arXiv:2211.10438, equation 4.
@@ -137,7 +140,11 @@ fn factors(inputs: &[f64], weights: &[f64], exponent: f64) -> Vec<f32> {
         .collect();
     let count = logs.iter().flatten().count().max(1) as f64;
     let mean = logs.iter().flatten().sum::<f64>() / count;
-    let factor = |log: Option<f64>| log.map_or(1.0, |log| (log - mean).exp() as f32);
+    let factor = |log: Option<f64>| {
+        log.map_or(1.0, |log| {
+            (log - mean).exp().clamp(LEAST, 1.0 / LEAST) as f32
+        })
+    };
     logs.into_iter().map(factor).collect()
 }
 

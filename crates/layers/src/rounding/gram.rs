@@ -35,6 +35,11 @@ impl Gram {
         }
     }
 
+    /// How much memory that of so many columns takes.
+    pub(crate) fn bytes(columns: usize) -> usize {
+        4 * columns * columns
+    }
+
     /// One that was summed elsewhere, from `at(row, column)` with `row ≥ column`, over so many positions.
     pub fn from_fn(
         columns: usize,

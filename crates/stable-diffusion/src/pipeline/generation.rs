@@ -175,7 +175,7 @@ impl<'a> Generation<'a> {
             then: generator,
         };
         Ok(Self {
-            parameters: parameters(model, request, sampling, [width, height]),
+            parameters: parameters(model, request, sampling, [width, height])?,
             seeds: request.seeds.clone(),
             source: request.source.clone(),
             condition: conditions.swap_remove(0),
@@ -760,11 +760,11 @@ fn parameters(
     request: &Request,
     sampling: Sampling,
     [width, height]: [u32; 2],
-) -> Parameters {
+) -> Result<Parameters, GenerateError> {
     let mask = request.source.as_ref().and_then(|it| it.mask.as_ref());
     let picture = request.source.as_ref().map(|it| &it.picture);
     let controls = (model.control_paths.iter()).zip(&request.controls);
-    Parameters {
+    Ok(Parameters {
         prompt: request.prompt.written(),
         negative_prompt: request.negative.written(),
         steps: request.steps,
@@ -786,13 +786,13 @@ fn parameters(
             .collect(),
         source: picture.map(Picture::digest),
         mask: mask.map(Picture::digest),
-        precision: model.precision().map(|it| it.to_string()),
+        precision: (model.precision_of(Component::Unet)?).map(|it| it.to_string()),
         vae: model.autoencoder_path.as_deref().map(name_of),
         prediction: prediction(model.scheduler().parameterization).map(str::to_owned),
         model: name_of(model.files().path()),
         version: format!("clearway {}", env!("CARGO_PKG_VERSION")),
         ..Parameters::default()
-    }
+    })
 }
 
 /// What the field calls a model: its file or folder, without what is around it.

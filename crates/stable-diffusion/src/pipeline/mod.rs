@@ -163,8 +163,8 @@ impl StableDiffusion {
     ///
     /// If it cannot be loaded.
     pub fn with_controlnet(mut self, path: &Path) -> Result<Self, GenerateError> {
-        let mut network = weights::controlnet(path, &self.device)?;
-        self.pack(None, |policy| network.pack(policy));
+        let (mut network, stored) = weights::controlnet_and_packing(path, &self.device)?;
+        self.pack(stored, |policy| network.pack(policy));
         self.controls.push(network);
         self.control_paths.push(path.to_owned());
         Ok(self)
@@ -184,8 +184,8 @@ impl StableDiffusion {
     ///
     /// If it cannot be loaded.
     pub fn with_previewer(mut self, path: &Path) -> Result<Self, GenerateError> {
-        let mut network = weights::autoencoder(path, &self.device)?;
-        self.pack(None, |policy| network.pack(policy));
+        let (mut network, stored) = weights::autoencoder_and_packing(path, &self.device)?;
+        self.pack(stored, |policy| network.pack(policy));
         self.previewer = Some(network);
         Ok(self)
     }
@@ -204,9 +204,17 @@ impl StableDiffusion {
         self
     }
 
-    /// What the weights are packed in; none where they are plain.
-    pub fn precision(&self) -> Option<Precision> {
-        self.precision
+    /// What the weights of a network are packed in, but for layers that it keeps; none where they are plain.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read that says how they are stored.
+    pub fn precision_of(&self, component: Component) -> Result<Option<Precision>, GenerateError> {
+        if self.precision.is_none() {
+            return Ok(None);
+        }
+        let policy = self.policy(self.stored(component)?);
+        Ok(policy.map(|it| it.precision))
     }
 
     /// The model's files.
@@ -329,9 +337,12 @@ impl StableDiffusion {
         if let Some(network) = &self.autoencoder {
             return Ok(network.clone());
         }
-        let mut network = match &self.autoencoder_path {
-            Some(path) => weights::autoencoder(path, &self.device)?,
-            None => self.files.autoencoder(&self.device)?,
+        let (mut network, stored) = match &self.autoencoder_path {
+            Some(path) => weights::autoencoder_and_packing(path, &self.device)?,
+            None => {
+                let stored = self.stored(Component::Autoencoder)?;
+                (self.files.autoencoder(&self.device)?, stored)
+            }
         };
         for found in network.picture_channels() {
             if found != 3 {
@@ -342,22 +353,30 @@ impl StableDiffusion {
                 });
             }
         }
-        let stored = match &self.autoencoder_path {
-            Some(_) => None,
-            None => (self.files.weights(Component::Autoencoder)?)
-                .packing()
-                .cloned(),
-        };
         self.pack(stored, |policy| network.pack(policy));
         self.autoencoder = (!self.one_at_a_time).then(|| network.clone());
         Ok(network)
     }
 
+    /// How the weights of a network are stored packed, if they are.
+    fn stored(&self, component: Component) -> Result<Option<PackPolicy>, GenerateError> {
+        match (&self.autoencoder_path, component) {
+            (Some(path), Component::Autoencoder) => Ok(weights::autoencoder_packing(path)?),
+            _ => Ok(self.files.weights(component)?.packing().cloned()),
+        }
+    }
+
+    /// How weights are packed that are stored so; not at all where they stay plain.
+    fn policy(&self, stored: Option<PackPolicy>) -> Option<PackPolicy> {
+        let precision = self.precision?;
+        let stored = stored.filter(|it| self.as_stored || it.precision == precision);
+        Some(stored.unwrap_or_else(|| precision.into()))
+    }
+
     /// Packs a network that was loaded from weights that are stored so.
     fn pack(&self, stored: Option<PackPolicy>, pack: impl FnOnce(PackPolicy) -> PackReport) {
-        if let Some(precision) = self.precision {
-            let stored = stored.filter(|it| self.as_stored || it.precision == precision);
-            let _: PackReport = pack(stored.unwrap_or_else(|| precision.into()));
+        if let Some(policy) = self.policy(stored) {
+            let _: PackReport = pack(policy);
         }
     }
 

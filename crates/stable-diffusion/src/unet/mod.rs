@@ -18,9 +18,10 @@ use burn::prelude::*;
 use clearway_diffusion::{Network, Point, Stack};
 use clearway_layers::activation::silu;
 use clearway_layers::{
-    Activation, Conv2d, Conv2dConfig, Epilogue, GroupNorm, GroupNormConfig, Linear, LinearConfig,
-    Order, PackPolicy, PackReport, Packing, Prologue, SinusoidalEmbedding, Weights, WeightsError,
-    WeightsWriter, count_parameters, in_pool,
+    Activation, Calibration, CalibrationError, Conv2d, Conv2dConfig, Epilogue, GroupNorm,
+    GroupNormConfig, Linear, LinearConfig, Order, PackPolicy, PackReport, Packing, Prologue,
+    RoundedWeight, SinusoidalEmbedding, Weights, WeightsError, WeightsWriter, count_parameters,
+    in_pool,
 };
 
 use crate::attention::Keys;
@@ -357,6 +358,20 @@ impl Unet {
             + to.each("up_blocks", &mut self.up_blocks, UpBlock::pack)
             + self.conv_norm_out.pack()
             + self.conv_out.pack(to.of("conv_out"))
+    }
+
+    /// Makes codes of weights for what the layers read in a calibration; [packing](Self::pack) by the same policy then lays them
+    /// out.
+    ///
+    /// # Errors
+    ///
+    /// As [`Calibration::round`].
+    pub fn round(
+        self,
+        calibration: &Calibration,
+        policy: &PackPolicy,
+    ) -> Result<(Self, Vec<RoundedWeight>), CalibrationError> {
+        calibration.round(self, &Packing::new(policy, &KEEP))
     }
 
     /// How many classes the network can be told.

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use clearway_layers::{Weights, WeightsError};
+use clearway_layers::{PackPolicy, Weights, WeightsError};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -338,6 +338,14 @@ impl Files {
 ///
 /// If anything that it needs is missing, malformed or not supported, or anything is left over.
 pub fn controlnet(path: &Path, device: &Device) -> Result<ControlNet, LoadError> {
+    Ok(controlnet_and_packing(path, device)?.0)
+}
+
+/// [`controlnet`], and how it is stored packed, if it is.
+pub(crate) fn controlnet_and_packing(
+    path: &Path,
+    device: &Device,
+) -> Result<(ControlNet, Option<PackPolicy>), LoadError> {
     let (config, weights) = if path.is_dir() {
         (Config::open(&path.join(CONFIG))?, weights_in(path)?)
     } else {
@@ -352,8 +360,9 @@ pub fn controlnet(path: &Path, device: &Device) -> Result<ControlNet, LoadError>
         let name = format!("the shapes in {}", path.display());
         (Config::new(name, shapes::controlnet(&weights))?, weights)
     };
+    let packing = weights.packing().cloned();
     let network = ControlNetConfig::read(&config)?.init(device).load(weights);
-    network.map_err(in_file(path))
+    Ok((network.map_err(in_file(path))?, packing))
 }
 
 /// Loads an autoencoder alone, large or tiny: from a folder that diffusers' `save_pretrained` wrote, or from a single
@@ -363,12 +372,35 @@ pub fn controlnet(path: &Path, device: &Device) -> Result<ControlNet, LoadError>
 ///
 /// If anything that it needs is missing, malformed or not supported, or anything is left over.
 pub fn autoencoder(path: &Path, device: &Device) -> Result<Autoencoder, LoadError> {
+    Ok(autoencoder_and_packing(path, device)?.0)
+}
+
+/// [`autoencoder`], and how it is stored packed, if it is.
+pub(crate) fn autoencoder_and_packing(
+    path: &Path,
+    device: &Device,
+) -> Result<(Autoencoder, Option<PackPolicy>), LoadError> {
     let files = Files::open(path)?;
     if !files.is_folder {
-        return files.autoencoder(device);
+        let weights = files.weights(Component::Autoencoder)?;
+        return Ok((files.autoencoder(device)?, weights.packing().cloned()));
     }
     let config = Config::open(&path.join(CONFIG))?;
-    autoencoder_of(&config, weights_in(path)?, device)?.map_err(in_file(path))
+    let weights = weights_in(path)?;
+    let packing = weights.packing().cloned();
+    let network = autoencoder_of(&config, weights, device)?.map_err(in_file(path))?;
+    Ok((network, packing))
+}
+
+/// How an autoencoder alone is stored packed, if it is; nothing of it is loaded.
+pub(crate) fn autoencoder_packing(path: &Path) -> Result<Option<PackPolicy>, LoadError> {
+    let files = Files::open(path)?;
+    let weights = if files.is_folder {
+        weights_in(path)?
+    } else {
+        files.weights(Component::Autoencoder)?
+    };
+    Ok(weights.packing().cloned())
 }
 
 /// Loads a tiny autoencoder from the two files that it is published as, `taesd_encoder` and `taesd_decoder`.

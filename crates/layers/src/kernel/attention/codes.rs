@@ -317,6 +317,8 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
                     next_panel: LANES,
                     next_position: ROW,
                     first: depth == 0,
+                    turn: usize::MAX,
+                    jump: 0,
                 };
                 tile.cover::<S, { format::BYTES }, true>(of_keys, n);
             }
@@ -338,6 +340,8 @@ unsafe fn attend<S: Lanes>(pass: &Pass<'_>, sample: usize, head: usize, rows: Ra
                     next_panel: LANES,
                     next_position: width,
                     first: true,
+                    turn: usize::MAX,
+                    jump: 0,
                 };
                 tile.cover::<S, { format::SHORTS }, true>(panels.features, n);
                 let rows = sums

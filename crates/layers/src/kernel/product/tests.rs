@@ -507,6 +507,65 @@ fn a_large_layer_is_exact_to_a_millionth() {
     }
 }
 
+/// Few groups of many channels are summed by several threads, and finished by one of them.
+#[test]
+fn groups_that_are_cut_into_pieces_have_the_bits_of_whole_ones() {
+    for (precision, groups) in [
+        (Precision::F32, 1),
+        (Precision::Bf16, 2),
+        (Precision::Int8, 1),
+        (Precision::INT4, 2),
+    ] {
+        let case = Case {
+            precision,
+            rows: 400,
+            depth: 200,
+            taps: 3,
+            stride: 1,
+            padding: 1,
+            length: 9,
+            batch: 3,
+            seed: 11,
+        };
+        let layer = Layer::new(&case);
+        let ones = vec![1.0; case.rows];
+        let epilogue = Epilogue {
+            bias: Some(&layer.bias),
+            normalization: Some(Normalization {
+                groups,
+                epsilon: 1e-5,
+                affine: Affine {
+                    weight: &ones,
+                    bias: &layer.bias,
+                },
+            }),
+            activation: Activation::Mish,
+            ..Epilogue::default()
+        };
+        for level in levels() {
+            let on = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+                let pool = pool.expect("threads start");
+                let run = || layer.run(level, &epilogue);
+                // Awake, the second time beside what is fetched before.
+                let awake = pool.install(|| team::in_team(|| [run(), run()]));
+                [vec![pool.install(run)], awake.to_vec()].concat()
+            };
+            let bits = |y: Vec<f32>| y.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            let whole = bits(layer.run_on(level, &epilogue, &layer.input, case.batch));
+            for threads in [1, 2, 3, 8] {
+                for found in on(threads) {
+                    assert_eq!(
+                        bits(found),
+                        whole,
+                        "{precision}, {level}, {threads} threads"
+                    );
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn bf16_rounds_to_the_nearest_and_keeps_what_is_not_a_number() {
     let bf16 = |x: f32| bf16_pair(x, 0.0);
