@@ -242,6 +242,10 @@ fn one<N: Network>(
         .map_err(|error| Error::write(&path, &error))?;
     drop(packed);
     let written = Files::open(out).map_err(|error| wrong(out, error))?;
+    let bytes_after = written
+        .weights(component)
+        .map_err(|error| wrong(out, error))?
+        .stored_bytes();
     let mut written = N::load(&written, device).map_err(|error| wrong(out, error))?;
     let _ = written.pack(policy);
     let layers = plain.compare(&written);
@@ -249,7 +253,7 @@ fn one<N: Network>(
     let report = NetworkReport {
         name: component.name(),
         bytes_before,
-        bytes_after: std::fs::metadata(&path).map_or(0, |it| it.len()),
+        bytes_after,
         layers: (layers.into_iter())
             .map(|it| Layer::new(it, &rounded))
             .collect(),

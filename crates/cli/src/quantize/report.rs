@@ -18,7 +18,7 @@ pub(super) struct Report {
 #[derive(Debug, Serialize)]
 pub(super) struct NetworkReport {
     pub(super) name: &'static str,
-    /// Of the file of weights; of networks that share it with another, of their weights.
+    /// Of a policy's file; of other networks, of their weights.
     pub(super) bytes_before: u64,
     pub(super) bytes_after: u64,
     pub(super) layers: Vec<Layer>,

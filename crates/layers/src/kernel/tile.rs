@@ -2,10 +2,10 @@
 
 use super::lanes::{LANES, Lanes};
 
-/// How far ahead the weights of one of so many panels are fetched, in words of depth: a page of the memory's own prefetcher ends
-/// every 4 KiB.
+/// How far ahead the weights of one of so many panels are fetched, in words of depth: 8 KiB of all of them. A page of the memory's
+/// own prefetcher ends every 4 KiB.
 pub(super) const fn fetched_ahead(panels: usize) -> usize {
-    if panels == 1 { 64 } else { 32 }
+    128 / panels
 }
 
 /// How weights meet inputs.
