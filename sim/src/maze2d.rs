@@ -35,11 +35,13 @@
 mod contact;
 mod expert;
 mod layout;
+mod map;
 
 use crate::{SimError, numpy::Generator};
 
 pub use expert::{Expert, Frame, WaypointController, expert, tracking_action};
 pub use layout::Layout;
+pub use map::{Map, MapError};
 
 /// The time between two actions: s.
 pub const CONTROL_PERIOD: f64 = 0.01;

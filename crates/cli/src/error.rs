@@ -117,6 +117,11 @@ pub(crate) enum Error {
     #[error(transparent)]
     TrainPictures(Box<clearway_stable_diffusion::train::TrainError>),
     #[cfg(feature = "train")]
+    #[error(transparent)]
+    TrainPaths(Box<clearway_planner::paths::train::PathTrainError>),
+    #[error("the world cannot be made: {0}")]
+    World(String),
+    #[cfg(feature = "train")]
     #[error("cannot use the pictures: {0}")]
     Pictures(Box<clearway_stable_diffusion::dataset::DatasetError>),
     #[cfg(feature = "train")]

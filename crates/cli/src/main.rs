@@ -17,6 +17,7 @@ mod eval;
 mod image;
 mod log;
 mod output;
+mod plan;
 mod policy;
 mod precision;
 #[cfg(feature = "train")]
