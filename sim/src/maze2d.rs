@@ -61,6 +61,9 @@ pub const MAX_SPEED: f64 = 5.0;
 /// Within this distance of the target a step is rewarded: m.
 pub const SUCCESS_RADIUS: f64 = 0.5;
 
+/// Where the map's first cell begins, in x and in y: m.
+pub const ORIGIN: f64 = contact::ORIGIN;
+
 /// The damping of the slides: N s/m.
 const DAMPING: f64 = 1.0;
 

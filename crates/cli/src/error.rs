@@ -119,6 +119,13 @@ pub(crate) enum Error {
     #[cfg(feature = "train")]
     #[error(transparent)]
     TrainPaths(Box<clearway_planner::paths::train::PathTrainError>),
+    #[error("cannot use the prior in {}: {error}", path.display())]
+    Prior {
+        path: PathBuf,
+        error: Box<clearway_planner::paths::PathPlannerError>,
+    },
+    #[error("there is no prior in {}: train one (`clearway train`), or give a folder with --prior", .0.display())]
+    NoPrior(PathBuf),
     #[error("the world cannot be made: {0}")]
     World(String),
     #[cfg(feature = "train")]

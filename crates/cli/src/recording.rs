@@ -1,6 +1,7 @@
 //! Episodes as rerun recordings.
 
 mod control_loop;
+mod paths;
 
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use clearway_viz::rerun::{RecordingStream, Scalars};
 use clearway_viz::{self as viz, colour, timeline};
 
 pub(crate) use control_loop::LoopRecorder;
+pub(crate) use paths::PathRecorder;
 
 use crate::closed_loop::{self, Episode, Replan};
 use crate::error::Error;

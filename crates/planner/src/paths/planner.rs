@@ -318,6 +318,24 @@ impl PathPlanner {
         })
     }
 
+    /// What is drawn for a problem, guided and projected, free or not: what [`PathPlanner::plan`] chooses from by the same seed.
+    /// None where the question is wrong.
+    pub fn candidates_of(
+        &self,
+        problem: &PathProblem<'_>,
+        budget: Budget,
+        seed: u64,
+    ) -> Vec<Path> {
+        let PathProblem { free, start, goal } = problem;
+        let fits = free.dof() == self.prior.config().dof();
+        if !(fits && free.check(start).is_ok() && free.check(goal).is_ok()) {
+            return Vec::new();
+        }
+        let drawn = self.draw(problem, budget, seed, &mut |_| ());
+        let candidates = self.candidates(problem, &drawn.samples);
+        candidates.into_iter().map(|it| it.path).collect()
+    }
+
     /// One who is there already stays.
     fn standstill(&self, at: &[f64], seed: u64, begun: Instant) -> PathPlan {
         let positions = Array2::from_shape_fn((2, at.len()), |(_, j)| at[j]);
