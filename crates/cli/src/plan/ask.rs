@@ -77,6 +77,9 @@ pub(super) struct Arguments {
     /// Pushes a pass
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
     guidance_steps: Option<u32>,
+    /// What keeps a path where it is while its tremor is taken out: the smaller, the smoother; 0 leaves the tremor
+    #[arg(long, value_name = "X")]
+    guidance_smoothing: Option<f64>,
     /// How much pushes are damped
     #[arg(long, value_name = "X")]
     guidance_damping: Option<f64>,
@@ -134,6 +137,9 @@ impl Arguments {
         }
         if let Some(steps) = self.guidance_steps {
             guidance.steps = steps as usize;
+        }
+        if let Some(smoothing) = self.guidance_smoothing {
+            guidance.smoothing = (smoothing != 0.0).then_some(smoothing);
         }
         if let Some(damping) = self.guidance_damping {
             guidance.damping = damping;

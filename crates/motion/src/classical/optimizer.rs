@@ -114,12 +114,14 @@ impl Optimizer {
     /// The covariant step from a path that may be blocked, for who guides another planner by this cost.
     ///
     /// ```text
-    /// ((1 + μ) A + Jᵀ J) δ = −(pull · ∇prior + ∇obstacles)
+    /// ((1 + μ) A + κ I + Jᵀ J) δ = −(pull · ∇prior + ∇obstacles)
     /// ```
     ///
     /// of shape `[waypoint, dof]`: what is to be added to the waypoints. With a `pull` of 0 the first two terms of the cost
     /// only measure how much a path is bent, so that `δ` is the smoothest way out of what is too near; with 1 they draw it
-    /// straight as well. `μ` is `damping`: the larger, the smaller the step.
+    /// straight as well. `μ` is `damping`: the larger, the smaller the step. `κ` is `anchor`: with a pull of 1, bends whose
+    /// share of `A` is above it are straightened, and longer ones, below it, stay: it takes the tremor out of a path and leaves
+    /// it its way.
     ///
     /// The ends stay, and so does what is not finite. [`Optimizer::waypoints`] and [`Optimizer::iterations`] do not matter.
     pub fn step(
@@ -128,6 +130,7 @@ impl Optimizer {
         waypoints: ArrayView2<'_, f64>,
         pull: f64,
         damping: f64,
+        anchor: f64,
     ) -> Array2<f64> {
         let mut step = Array2::zeros(waypoints.raw_dim());
         let (count, dof) = waypoints.dim();
@@ -140,8 +143,9 @@ impl Optimizer {
         let mut system = Banded::new((count - 2) * dof, 2 * dof);
         let mut gradient = vec![0.0; (count - 2) * dof];
         descent.prior(&rows, damping, &mut system, &mut gradient);
-        for entry in &mut gradient {
+        for (row, entry) in gradient.iter_mut().enumerate() {
             *entry *= pull;
+            system.add(row, row, anchor);
         }
         descent.obstacles(&rows, &mut system, &mut gradient);
         if let Some(solved) = system.solve(gradient) {
@@ -432,7 +436,7 @@ mod tests {
             _ => 0.0,
         });
         for (pull, damping) in [(0.0, 0.1), (0.0, 10.0), (1.0, 0.1)] {
-            let step = optimizer.step(&free, straight.view(), pull, damping);
+            let step = optimizer.step(&free, straight.view(), pull, damping, 0.0);
             assert!(step.row(0).iter().chain(step.row(31)).all(|it| *it == 0.0));
             // Away from the disc, whose centre is above.
             assert!(step.column(1).iter().all(|it| *it <= 1e-12), "{step}");
@@ -444,15 +448,29 @@ mod tests {
         let empty = Scene::new();
         let free = FreeSpace::new(&body, &empty, &limits).expect("the dimensions agree");
         let bent = Array2::from_shape_fn((32, 2), |(i, j)| straight[[i, j]] + (i % 31 > 0) as u8 as f64 * 0.1);
-        assert_eq!(optimizer.step(&free, bent.view(), 0.0, 0.1).sum(), 0.0);
-        let step = optimizer.step(&free, bent.view(), 1.0, 0.0);
+        assert_eq!(optimizer.step(&free, bent.view(), 0.0, 0.1, 0.0).sum(), 0.0);
+        let step = optimizer.step(&free, bent.view(), 1.0, 0.0, 0.0);
         for (it, expected) in (&bent + &step).iter().zip(&straight) {
             // A band of 60 unknowns is solved.
             approx::assert_relative_eq!(it, expected, epsilon = 1e-9);
         }
+        // An anchor takes a tremor out and leaves a long bend nearly as it is.
+        let waves = |count: f64, height: f64| {
+            Array2::from_shape_fn((32, 2), |(i, j)| {
+                let angle = std::f64::consts::PI * count * i as f64 / 31.0;
+                straight[[i, j]] + if j == 1 { height * angle.sin() } else { 0.0 }
+            })
+        };
+        let left = |path: Array2<f64>| {
+            let moved = &path + &optimizer.step(&free, path.view(), 1.0, 0.0, 30.0);
+            let height = |it: &Array2<f64>| it.column(1).fold(0.0_f64, |most, y| most.max(y.abs()));
+            height(&moved) / height(&path)
+        };
+        let (long, tremor) = (left(waves(1.0, 0.3)), left(waves(25.0, 0.01)));
+        assert!(long > 0.95 && tremor < 0.1, "{long} {tremor}");
         let mut broken = bent.clone();
         broken[[3, 0]] = f64::NAN;
-        assert_eq!(optimizer.step(&free, broken.view(), 1.0, 0.1).sum(), 0.0);
+        assert_eq!(optimizer.step(&free, broken.view(), 1.0, 0.1, 0.0).sum(), 0.0);
         assert!(optimizer.cost(&free, broken.view()).is_infinite());
     }
 

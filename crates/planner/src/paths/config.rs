@@ -7,7 +7,6 @@ use clearway_motion::{Space, SpaceError, Unit};
 use serde::{Deserialize, Serialize};
 
 use super::SceneCode;
-use crate::network::ConditionalUnet1dConfig;
 use crate::{LoadError, Method, Sampling};
 
 /// The file that says what a prior is, in its folder.
@@ -88,6 +87,15 @@ pub enum NetworkConfig {
         n_groups: usize,
         /// The size of the embedded diffusion time.
         diffusion_step_embed_dim: usize,
+    },
+    /// [`TrajectoryTransformer`](crate::network::TrajectoryTransformer) over waypoints.
+    TrajectoryTransformer {
+        /// The features of a waypoint.
+        width: usize,
+        /// How many blocks.
+        depth: usize,
+        /// How many heads attend.
+        heads: usize,
     },
 }
 
@@ -185,31 +193,55 @@ impl PathConfig {
                 return wrong(&key, format!("{lower} to {upper}"), "a finite interval");
             }
         }
-        let NetworkConfig::ConditionalUnet1d {
-            down_dims,
-            kernel_size,
-            n_groups,
-            diffusion_step_embed_dim: embed,
-        } = network;
-        let levels = down_dims.len();
-        let divides = |channels: &usize| {
-            (1..=MOST).contains(channels) && *n_groups > 0 && channels.is_multiple_of(*n_groups)
+        let multiple = match network {
+            NetworkConfig::ConditionalUnet1d {
+                down_dims,
+                kernel_size,
+                n_groups,
+                diffusion_step_embed_dim: embed,
+            } => {
+                let levels = down_dims.len();
+                let divides = |channels: &usize| {
+                    (1..=MOST).contains(channels)
+                        && *n_groups > 0
+                        && channels.is_multiple_of(*n_groups)
+                };
+                // The last block has eight groups whatever the others have.
+                let last = down_dims.first().is_some_and(|it| it.is_multiple_of(8));
+                if !(1..=8).contains(&levels) || !down_dims.iter().all(divides) || !last {
+                    let expected = "up to 8 levels of channels that the groups divide, the first by 8";
+                    let found = format!("{down_dims:?}");
+                    return wrong("prior.network.down_dims", found, expected);
+                }
+                if kernel_size.is_multiple_of(2) || *kernel_size > 63 {
+                    let found = kernel_size.to_string();
+                    return wrong("prior.network.kernel_size", found, "odd and below 64");
+                }
+                if !(4..=MOST).contains(embed) || !embed.is_multiple_of(2) {
+                    let key = "prior.network.diffusion_step_embed_dim";
+                    return wrong(key, embed.to_string(), "even and at least 4");
+                }
+                // Time is halved from one level to the next.
+                1_usize << (levels - 1)
+            }
+            NetworkConfig::TrajectoryTransformer {
+                width,
+                depth,
+                heads,
+            } => {
+                let shared = *heads > 0 && width.is_multiple_of(2 * *heads);
+                if !(4..=MOST).contains(width) || !shared {
+                    let found = format!("{width}, of {heads} heads");
+                    let expected = "at least 4, and a multiple of twice the heads";
+                    return wrong("prior.network.width", found, expected);
+                }
+                if !(1..=64).contains(depth) {
+                    let found = depth.to_string();
+                    return wrong("prior.network.depth", found, "from 1 to 64");
+                }
+                1
+            }
         };
-        // The last block has eight groups whatever the others have.
-        let last = down_dims.first().is_some_and(|it| it.is_multiple_of(8));
-        if !(1..=8).contains(&levels) || !down_dims.iter().all(divides) || !last {
-            let expected = "up to 8 levels of channels that the groups divide, the first by 8";
-            return wrong("prior.network.down_dims", format!("{down_dims:?}"), expected);
-        }
-        if kernel_size.is_multiple_of(2) || *kernel_size > 63 {
-            let expected = "odd and below 64";
-            return wrong("prior.network.kernel_size", kernel_size.to_string(), expected);
-        }
-        if !(4..=MOST).contains(embed) || !embed.is_multiple_of(2) {
-            let key = "prior.network.diffusion_step_embed_dim";
-            return wrong(key, embed.to_string(), "even and at least 4");
-        }
-        let multiple = 1_usize << (levels - 1);
         if !(4..=MOST).contains(horizon) || !horizon.is_multiple_of(multiple) {
             let expected = format!("a multiple of {multiple} from 4 to {MOST}");
             return wrong("prior.horizon", horizon.to_string(), &expected);
@@ -281,25 +313,6 @@ impl PathConfig {
     /// If there are no timesteps.
     pub fn schedule(&self) -> Result<Discrete, ScheduleError> {
         Discrete::squared_cosine(self.prior.num_train_timesteps)
-    }
-
-    /// The U-Net.
-    pub(super) fn unet(&self) -> ConditionalUnet1dConfig {
-        let NetworkConfig::ConditionalUnet1d {
-            down_dims,
-            kernel_size,
-            n_groups,
-            diffusion_step_embed_dim,
-        } = &self.prior.network;
-        ConditionalUnet1dConfig {
-            action_dim: self.dof(),
-            condition_dim: self.condition_dim(),
-            down_dims: down_dims.clone(),
-            kernel_size: *kernel_size,
-            n_groups: *n_groups,
-            diffusion_step_embed_dim: *diffusion_step_embed_dim,
-            use_film_scale_modulation: true,
-        }
     }
 
     /// A configuration in the network's terms: the bounds become −1 and 1.

@@ -18,6 +18,9 @@ pub struct Guidance {
     pub cost: Optimizer,
     /// How much of length and bends is followed, besides measuring what a push costs; from 0 to 1.
     pub pull: f64,
+    /// The anchor of a first step that takes the tremor out of a path, see [`Optimizer::step`]: what is drawn in few steps has
+    /// some of the noise left. The smaller, the smoother; nothing leaves that step out.
+    pub smoothing: Option<f64>,
     /// How much each step is damped; the larger, the smaller the steps.
     pub damping: f64,
     /// Steps a pass.
@@ -35,6 +38,7 @@ impl Default for Guidance {
                 ..Optimizer::default()
             },
             pull: 0.0,
+            smoothing: Some(30.0),
             damping: 1.0,
             steps: 1,
             from: 0.3,
@@ -64,6 +68,7 @@ impl Cost<3> for PathCost<'_> {
         let Guidance {
             cost,
             pull,
+            smoothing,
             damping,
             ..
         } = self.guidance;
@@ -77,7 +82,12 @@ impl Cost<3> for PathCost<'_> {
                 path[[0, j]] = self.start[j];
                 path[[horizon - 1, j]] = self.goal[j];
             }
-            let step = cost.step(&self.free, path.view(), *pull, *damping);
+            let mut step = Array2::zeros((horizon, dof));
+            if let Some(anchor) = smoothing {
+                step = cost.step(&self.free, path.view(), 1.0, 0.0, *anchor);
+                path += &step;
+            }
+            step += &cost.step(&self.free, path.view(), *pull, *damping, 0.0);
             let scales = self.config.coordinates.iter().map(|it| 2.0 / (it.upper - it.lower));
             let scales: Vec<f64> = scales.collect();
             let steps = step.into_iter().enumerate();

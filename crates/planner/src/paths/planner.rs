@@ -633,6 +633,7 @@ fn check(settings: &PathSettings) -> Result<(), PathPlannerError> {
         ("the radius of corners", *radius, is_length(*radius) && *radius > 0.0, "positive"),
         ("the pull of guidance", guidance.pull, is_share(guidance.pull), "from 0 to 1"),
         ("the damping of guidance", guidance.damping, is_length(guidance.damping), "finite and not negative"),
+        ("the smoothing of guidance", guidance.smoothing.unwrap_or(1.0), guidance.smoothing.is_none_or(is_length), "finite and not negative"),
         ("the beginning of guidance", guidance.from, is_share(guidance.from), "from 0 to 1"),
     ] {
         if !holds {

@@ -9,10 +9,13 @@ use clearway_layers::{PackPolicy, PackReport, Precision, Weights, WeightsWriter,
 use clearway_motion::Scene;
 use sha2::{Digest, Sha256};
 
-use super::config::{FILE, PathConfig};
+use super::config::{FILE, NetworkConfig, PathConfig};
 use crate::LoadError;
 use crate::lerobot::json;
-use crate::network::{ConditionalUnet1d, Prepared};
+use crate::network::{
+    ConditionalUnet1d, ConditionalUnet1dConfig, Prepared, PreparedTransformer,
+    TrajectoryTransformer, TrajectoryTransformerConfig,
+};
 
 /// The weights, in a prior's folder.
 const MODEL: &str = "model.safetensors";
@@ -25,6 +28,8 @@ const PREFIX: &str = "network.";
 pub enum PathNetwork {
     /// A U-Net over waypoints: Janner's temporal one, with a condition.
     Unet(ConditionalUnet1d),
+    /// A transformer over waypoints.
+    Transformer(TrajectoryTransformer),
 }
 
 /// What a [`PathNetwork`] computes from the condition alone.
@@ -32,30 +37,78 @@ pub enum PathNetwork {
 pub enum PreparedPath {
     /// The U-Net's.
     Unet(Prepared),
+    /// The transformer's.
+    Transformer(PreparedTransformer),
 }
 
 impl PathNetwork {
     /// With weights that are drawn when they are first used.
     pub(super) fn new(config: &PathConfig, device: &Device) -> Self {
-        Self::Unet(config.unet().init(device))
+        match config.prior.network.clone() {
+            NetworkConfig::ConditionalUnet1d {
+                down_dims,
+                kernel_size,
+                n_groups,
+                diffusion_step_embed_dim,
+            } => {
+                let unet = ConditionalUnet1dConfig {
+                    action_dim: config.dof(),
+                    condition_dim: config.condition_dim(),
+                    down_dims,
+                    kernel_size,
+                    n_groups,
+                    diffusion_step_embed_dim,
+                    use_film_scale_modulation: true,
+                };
+                Self::Unet(unet.init(device))
+            }
+            NetworkConfig::TrajectoryTransformer {
+                width,
+                depth,
+                heads,
+            } => {
+                let transformer = TrajectoryTransformerConfig {
+                    dof: config.dof(),
+                    condition_dim: config.condition_dim(),
+                    width,
+                    depth,
+                    heads,
+                };
+                Self::Transformer(transformer.init(device))
+            }
+        }
+    }
+
+    /// What begins at zero when it is trained, at zero.
+    #[cfg(feature = "train")]
+    pub(super) fn zeroed(self, device: &Device) -> Self {
+        match self {
+            Self::Unet(network) => Self::Unet(network),
+            Self::Transformer(network) => Self::Transformer(network.zeroed(device)),
+        }
     }
 
     fn load(self, weights: &mut Weights) -> Result<Self, clearway_layers::WeightsError> {
         match self {
             Self::Unet(network) => network.load(weights, PREFIX).map(Self::Unet),
+            Self::Transformer(network) => network.load(weights, PREFIX).map(Self::Transformer),
         }
     }
 
     fn save(&self, writer: &mut WeightsWriter) {
         match self {
             Self::Unet(network) => network.save(writer, PREFIX),
+            Self::Transformer(network) => network.save(writer, PREFIX),
         }
     }
 
-    /// Lays the weights out for the CPU's kernels; there is no gradient then.
+    /// Lays the weights out for the CPU's kernels; there is no gradient then. Which layers are kept is the U-Net's matter; the
+    /// transformer keeps its first and its last.
     pub fn pack(&mut self, policy: impl Into<PackPolicy>) -> PackReport {
+        let policy = policy.into();
         match self {
             Self::Unet(network) => network.pack(policy),
+            Self::Transformer(network) => network.pack(policy.precision),
         }
     }
 
@@ -63,6 +116,7 @@ impl PathNetwork {
     pub fn precision(&self) -> Option<Precision> {
         match self {
             Self::Unet(network) => network.precision(),
+            Self::Transformer(network) => network.precision(),
         }
     }
 
@@ -80,17 +134,26 @@ impl Network<3> for PathNetwork {
     fn prepare(&self, condition: &Tensor<2>) -> PreparedPath {
         match self {
             Self::Unet(network) => PreparedPath::Unet(network.prepare(condition)),
+            Self::Transformer(network) => PreparedPath::Transformer(network.prepare(condition)),
         }
     }
 
     /// # Shapes
     ///
     /// - x, returns: `[batch, horizon, dof]`
+    ///
+    /// # Panics
+    ///
+    /// If the shapes are others, or another kind of network prepared the condition.
     fn forward(&self, x: Tensor<3>, points: &[Point], prepared: &PreparedPath) -> Tensor<3> {
         match (self, prepared) {
             (Self::Unet(network), PreparedPath::Unet(prepared)) => {
                 network.forward(x, points, prepared)
             }
+            (Self::Transformer(network), PreparedPath::Transformer(prepared)) => {
+                network.forward(x, points, prepared)
+            }
+            _ => panic!("the condition was prepared by another kind of network"),
         }
     }
 }

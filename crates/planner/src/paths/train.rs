@@ -331,7 +331,7 @@ impl PathTrainer {
                 held_out: held_out.len(),
             });
         }
-        let network = initialize(PathNetwork::new(config, device), seeds.weights);
+        let network = initialize(PathNetwork::new(config, device), seeds.weights).zeroed(device);
         Ok(Self {
             batches: order.of(seeds.order, training.len()),
             hash: demonstrations.hash(),
