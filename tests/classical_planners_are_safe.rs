@@ -4,17 +4,13 @@
 //! that parry finds clear of every obstacle are a proof.
 //! `CLEARWAY_PROBLEMS` says how many random problems are asked; 1,000 by default.
 
-use std::time::Duration;
-
 use clearway_motion::{
-    Blocked, FreeSpace, GridSearch, Limits, Obstacle, OccupancyGrid, Optimizer, Path, PathError,
-    PointCloud, RrtConnect, ScalingError, Scene, Trajectory, Translating, shortcut,
+    Blocked, FreeSpace, GridSearch, Limits, Obstacle, Optimizer, Path, PathError, RrtConnect,
+    ScalingError, Scene, Translating, shortcut,
 };
+use clearway_tests::plane::{Plane, TOUCH, ends};
 use nalgebra::{Isometry3, Vector3};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
-
-/// What parry's iterative distances may be off by, m. A path may touch; it may not enter by more.
-const TOUCH: f64 = 1e-7;
 
 fn problems() -> u64 {
     let given = std::env::var("CLEARWAY_PROBLEMS").ok();
@@ -28,154 +24,6 @@ fn limits(dof: usize) -> Limits {
         .and_then(|it| it.with_acceleration(&vec![2.0; dof]))
         .and_then(|it| it.with_jerk(&vec![20.0; dof]))
         .expect("positive and ordered")
-}
-
-/// A random scene of the plane, for us and for parry.
-struct Plane {
-    scene: Scene,
-    shapes: Vec<(parry2d_f64::math::Pose, Box<dyn parry2d_f64::shape::Shape>)>,
-}
-
-impl Plane {
-    fn draw(draw: &mut SmallRng) -> Self {
-        use parry2d_f64::math::{Pose, Vector};
-        use parry2d_f64::shape::{Ball, Cuboid};
-        let mut plane = Self {
-            scene: Scene::new(),
-            shapes: Vec::new(),
-        };
-        for _ in 0..draw.random_range(0..25) {
-            let at = [draw.random_range(-1.0..1.0), draw.random_range(-1.0..1.0)];
-            let place = Vector::new(at[0], at[1]);
-            match draw.random_range(0..8) {
-                0..=2 => {
-                    let radius = draw.random_range(0.02..0.25);
-                    plane.scene.push(Obstacle::disc(at, radius).expect("valid"));
-                    plane
-                        .shapes
-                        .push((Pose::from_translation(place), Box::new(Ball::new(radius))));
-                }
-                3..=5 => {
-                    let half = [draw.random_range(0.005..0.4), draw.random_range(0.02..0.2)];
-                    let angle = draw.random_range(-3.0..3.0);
-                    plane
-                        .scene
-                        .push(Obstacle::rectangle(at, half, angle).expect("valid"));
-                    let pose = Pose::new(place, angle);
-                    plane
-                        .shapes
-                        .push((pose, Box::new(Cuboid::new(Vector::new(half[0], half[1])))));
-                }
-                6 => {
-                    let cells: Vec<bool> = (0..12).map(|_| draw.random_range(0..3) == 0).collect();
-                    for (i, _) in cells.iter().enumerate().filter(|(_, it)| **it) {
-                        let middle = [(i % 4) as f64 * 0.1 + 0.05, (i / 4) as f64 * 0.1 + 0.05];
-                        let pose =
-                            Pose::from_translation(place + Vector::new(middle[0], middle[1]));
-                        plane
-                            .shapes
-                            .push((pose, Box::new(Cuboid::new(Vector::splat(0.05)))));
-                    }
-                    let map = OccupancyGrid::new(at, 0.1, 4, cells).expect("valid");
-                    plane.scene.push(Obstacle::grid(map));
-                }
-                _ => {
-                    let points: Vec<[f64; 2]> = (0..20)
-                        .map(|_| at.map(|x: f64| x + draw.random_range(-0.1..0.1)))
-                        .collect();
-                    for point in &points {
-                        let pose = Pose::from_translation(Vector::new(point[0], point[1]));
-                        plane.shapes.push((pose, Box::new(Ball::new(0.02))));
-                    }
-                    let points = points.iter().map(|it| Vector3::new(it[0], it[1], 0.0));
-                    let cloud = PointCloud::new(points, 0.02).expect("valid");
-                    plane.scene.push(Obstacle::points(cloud));
-                }
-            }
-        }
-        plane
-    }
-
-    /// Whether a disc may follow the path, by parry alone, and by the proof that its planner promised.
-    fn judge(&self, free: &FreeSpace, path: &Path, radius: f64, start: &[f64], goal: &[f64]) {
-        assert_eq!(free.check_path(path), Ok(()));
-        let rows: Vec<Vec<f64>> = path
-            .waypoints()
-            .rows()
-            .into_iter()
-            .map(|it| it.to_vec())
-            .collect();
-        assert_eq!((&rows[0][..], &rows[rows.len() - 1][..]), (start, goal));
-        for row in &rows {
-            assert!(row.iter().all(|x| (-1.0..=1.0).contains(x)), "{row:?}");
-        }
-        self.judge_chords(&rows, radius - TOUCH);
-    }
-
-    /// The same of a motion: its limits by differences, its way by chords.
-    fn judge_motion(&self, motion: &Trajectory, radius: f64, start: &[f64], goal: &[f64]) {
-        // A chord of 4 ms under 2 m/s² in either coordinate leaves the curve by a · dt² / 8.
-        const STEP: Duration = Duration::from_millis(4);
-        const SAGITTA: f64 = 6e-6;
-        // Differences over 4 ms are means of a derivative, but for roundings: 1e-16 / dt³ is 2e-9.
-        const MEAN: f64 = 1e-6;
-        let steps = motion.duration().as_micros().div_ceil(STEP.as_micros()) as u32;
-        let rows: Vec<Vec<f64>> = (0..=steps)
-            .map(|i| {
-                motion
-                    .sample(STEP * i)
-                    .expect("it has waypoints")
-                    .position
-                    .as_slice()
-                    .to_vec()
-            })
-            .collect();
-        for (end, expected) in [(&rows[0], start), (&rows[rows.len() - 1], goal)] {
-            assert_eq!(&end[..], expected);
-        }
-        self.judge_chords(&rows, radius - TOUCH - SAGITTA);
-        let dt = STEP.as_secs_f64();
-        for j in 0..2 {
-            let mut values: Vec<f64> = rows.iter().map(|row| row[j]).collect();
-            for limit in [1.0, 2.0, 20.0] {
-                values = values.windows(2).map(|it| (it[1] - it[0]) / dt).collect();
-                for value in &values {
-                    assert!(value.abs() <= limit + MEAN, "{value} beyond {limit}");
-                }
-            }
-        }
-    }
-
-    fn judge_chords(&self, rows: &[Vec<f64>], radius: f64) {
-        use parry2d_f64::math::{Pose, Vector};
-        for pair in rows.windows(2) {
-            let ends = [0, 1].map(|i: usize| Vector::new(pair[i][0], pair[i][1]));
-            let swept = parry2d_f64::shape::Capsule::new(ends[0], ends[1], radius);
-            for (pose, shape) in &self.shapes {
-                let meets =
-                    parry2d_f64::query::intersection_test(&Pose::IDENTITY, &swept, pose, &**shape);
-                assert!(
-                    !meets.expect("supported").intersecting,
-                    "{pair:?} meets {pose:?}"
-                );
-            }
-        }
-    }
-}
-
-/// Four kinds of ends: most are anywhere, some are wrong on purpose.
-fn ends(draw: &mut SmallRng, dof: usize) -> [Vec<f64>; 2] {
-    let mut ends = [0, 1].map(|_| {
-        (0..dof)
-            .map(|_| draw.random_range(-1.0..1.0))
-            .collect::<Vec<f64>>()
-    });
-    let wrong = [f64::NAN, f64::INFINITY, -1.5, 1e300, 1.000_000_1];
-    if draw.random_range(0..20) == 0 {
-        let value = wrong[draw.random_range(0..wrong.len())];
-        ends[draw.random_range(0..2)][draw.random_range(0..dof)] = value;
-    }
-    ends
 }
 
 /// A NaN is not equal to itself, but it is written alike.

@@ -1,4 +1,6 @@
-//! What the claims share: where data that is not in the repository lies.
+//! What the claims share: where data that is not in the repository lies, and a judge of paths.
+
+pub mod plane;
 
 use std::path::{Path, PathBuf};
 

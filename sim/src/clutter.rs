@@ -22,7 +22,7 @@ use clearway_motion::{
 use crate::numpy::Generator;
 
 pub use metrics::Metrics;
-pub use obstacles::Environment;
+pub use obstacles::{Environment, Outline};
 
 /// The radius of the robot: m.
 pub const RADIUS: f64 = 0.02;
@@ -60,6 +60,7 @@ const DRAWS: usize = 100_000;
 #[derive(Debug, Clone)]
 pub struct Clutter {
     scene: Scene,
+    outlines: Vec<Outline>,
     body: Translating,
     limits: Limits,
 }
@@ -80,7 +81,7 @@ impl Clutter {
     ///
     /// None for the published numbers; the constructors check.
     pub fn new(environment: Environment) -> Result<Self, ClutterError> {
-        Self::with_scene(environment.scene()?)
+        Self::with_outlines(environment.outlines())
     }
 
     /// A published world with the obstacles that its authors add to show what was never seen in training.
@@ -89,9 +90,9 @@ impl Clutter {
     ///
     /// None for the published numbers; the constructors check.
     pub fn with_published_additions(environment: Environment) -> Result<Self, ClutterError> {
-        let mut scene = environment.scene()?;
-        scene.extend(environment.additions()?);
-        Self::with_scene(scene)
+        let mut outlines = environment.outlines();
+        outlines.extend(environment.additions());
+        Self::with_outlines(outlines)
     }
 
     /// A published world with `count` obstacles more, drawn from the seed: never seen in training.
@@ -107,27 +108,32 @@ impl Clutter {
         seed: u64,
     ) -> Result<Self, ClutterError> {
         let mut draw = Generator::new(seed);
-        let mut scene = environment.scene()?;
-        for _ in 0..count {
-            scene.push(obstacles::drawn(&mut draw)?);
-        }
-        Self::with_scene(scene)
+        let mut outlines = environment.outlines();
+        outlines.extend((0..count).map(|_| obstacles::drawn(&mut draw)));
+        Self::with_outlines(outlines)
     }
 
-    /// The robot in a scene of one's own.
+    /// The robot among obstacles of one's own.
     ///
     /// # Errors
     ///
-    /// None; the constructors check.
-    pub fn with_scene(scene: Scene) -> Result<Self, ClutterError> {
+    /// If an outline's numbers are no obstacle.
+    pub fn with_outlines(outlines: Vec<Outline>) -> Result<Self, ClutterError> {
         let limits = Limits::unlimited(2)
             .with_position(&[-1.0; 2], &[1.0; 2])?
             .with_velocity(&[MAX_SPEED; 2])?;
+        let obstacles = outlines.iter().map(|it| it.obstacle());
         Ok(Self {
-            scene,
+            scene: obstacles.collect::<Result<_, _>>()?,
+            outlines,
             body: Translating::disc(RADIUS)?,
             limits,
         })
+    }
+
+    /// The obstacles by their numbers, in the order of the scene.
+    pub fn outlines(&self) -> &[Outline] {
+        &self.outlines
     }
 
     /// The obstacles.
@@ -245,11 +251,8 @@ mod tests {
     #[test]
     fn worlds_have_the_published_obstacles() {
         let count = |environment: Environment| {
-            let additions = environment.additions().expect("published").len();
-            (
-                environment.scene().expect("published").obstacles().len(),
-                additions,
-            )
+            let additions = environment.additions().len();
+            (environment.outlines().len(), additions)
         };
         assert_eq!(count(Environment::Simple), (15, 12));
         assert_eq!(count(Environment::Dense), (16 + 14, 7));

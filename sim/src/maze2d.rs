@@ -35,11 +35,13 @@
 mod contact;
 mod expert;
 mod layout;
+mod map;
 
 use crate::{SimError, numpy::Generator};
 
 pub use expert::{Expert, Frame, WaypointController, expert, tracking_action};
 pub use layout::Layout;
+pub use map::{Map, MapError};
 
 /// The time between two actions: s.
 pub const CONTROL_PERIOD: f64 = 0.01;
@@ -58,6 +60,9 @@ pub const MAX_SPEED: f64 = 5.0;
 
 /// Within this distance of the target a step is rewarded: m.
 pub const SUCCESS_RADIUS: f64 = 0.5;
+
+/// Where the map's first cell begins, in x and in y: m.
+pub const ORIGIN: f64 = contact::ORIGIN;
 
 /// The damping of the slides: N s/m.
 const DAMPING: f64 = 1.0;

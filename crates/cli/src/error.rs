@@ -117,6 +117,18 @@ pub(crate) enum Error {
     #[error(transparent)]
     TrainPictures(Box<clearway_stable_diffusion::train::TrainError>),
     #[cfg(feature = "train")]
+    #[error(transparent)]
+    TrainPaths(Box<clearway_planner::paths::train::PathTrainError>),
+    #[error("cannot use the prior in {}: {error}", path.display())]
+    Prior {
+        path: PathBuf,
+        error: Box<clearway_planner::paths::PathPlannerError>,
+    },
+    #[error("there is no prior in {}: train one (`clearway train`), or give a folder with --prior", .0.display())]
+    NoPrior(PathBuf),
+    #[error("the world cannot be made: {0}")]
+    World(String),
+    #[cfg(feature = "train")]
     #[error("cannot use the pictures: {0}")]
     Pictures(Box<clearway_stable_diffusion::dataset::DatasetError>),
     #[cfg(feature = "train")]

@@ -19,6 +19,7 @@ mod eval;
 mod image;
 mod log;
 mod output;
+mod plan;
 mod policy;
 mod precision;
 #[cfg(feature = "train")]
@@ -63,6 +64,9 @@ enum Command {
     /// Evaluate a policy in a simulated world
     #[command(subcommand)]
     Sim(sim::Command),
+    /// Plan ways from a start to a goal, and measure how good they are
+    #[command(subcommand)]
+    Plan(Box<plan::Command>),
     /// Look into a policy, check it, or plan with it
     #[command(subcommand)]
     Policy(policy::Command),
@@ -137,6 +141,7 @@ fn run(arguments: Arguments) -> Result<Verdict, Error> {
     match arguments.command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Sim(command) => sim::run(&command),
+        Command::Plan(command) => plan::run(&command),
         Command::Policy(command) => policy::run(&command),
         Command::Log(command) => log::run(&command),
         Command::Image(command) => image::run(&command),

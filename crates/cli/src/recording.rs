@@ -1,6 +1,7 @@
 //! Episodes as rerun recordings.
 
 mod control_loop;
+mod paths;
 #[cfg(feature = "train")]
 mod training;
 
@@ -13,6 +14,7 @@ use clearway_viz::rerun::{RecordingStream, Scalars};
 use clearway_viz::{self as viz, colour, timeline};
 
 pub(crate) use control_loop::LoopRecorder;
+pub(crate) use paths::PathRecorder;
 #[cfg(feature = "train")]
 pub(crate) use training::{CurveRecorder, Point};
 

@@ -1,8 +1,9 @@
-//! `clearway train`: a policy from demonstrations, or a network of pictures from pictures.
+//! `clearway train`: a policy or a path prior from demonstrations, or a network of pictures from pictures.
 
 pub(crate) mod config;
 pub(crate) mod course;
 mod curve;
+mod demonstrations;
 pub(crate) mod run;
 
 use std::path::PathBuf;

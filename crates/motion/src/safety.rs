@@ -1,10 +1,16 @@
 //! The check between whatever plans and whatever moves: it fails closed, and says what it did.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nalgebra::Vector3;
+
+use crate::body::Body;
+use crate::free_space::{Blocked, FreeSpace};
 use crate::interpolation::State;
 use crate::limits::{Bound, Limits, Violation};
+use crate::scene::Scene;
 use crate::space::Space;
 use crate::trajectory::{Quantity, Trajectory};
 use crate::workspace::{Departure, Workspace};
@@ -26,7 +32,7 @@ pub enum Check {
     Acceleration,
     /// Jerks are within their limits.
     Jerk,
-    /// The way stays in the workspace.
+    /// The way stays in the workspace and clears the scene, whichever of the two is given.
     Workspace,
 }
 
@@ -163,8 +169,50 @@ pub struct Safety {
     required: Checks,
     limits: Option<Limits>,
     workspace: Option<Workspace>,
+    surroundings: Option<Surroundings>,
     max_age: Option<Duration>,
     max_jump: Option<Vec<f64>>,
+}
+
+/// The most balls of a body whose commands are judged: their centres lie on the stack.
+const MOST_BALLS: usize = 64;
+
+/// What stands around a robot.
+#[derive(Debug, Clone)]
+struct Surroundings {
+    body: Arc<dyn Body>,
+    scene: Arc<Scene>,
+    margin: f64,
+    /// Positions have limits of their own.
+    unlimited: Limits,
+}
+
+/// Scenes are not compared obstacle by obstacle: the same one is equal.
+impl PartialEq for Surroundings {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.body, &other.body)
+            && Arc::ptr_eq(&self.scene, &other.scene)
+            && self.margin.total_cmp(&other.margin).is_eq()
+    }
+}
+
+impl Surroundings {
+    fn free(&self) -> Result<FreeSpace<'_>, Blocked> {
+        let free = FreeSpace::new(&*self.body, &self.scene, &self.unlimited)?;
+        Ok(free.with_margin(self.margin))
+    }
+
+    /// The least clearance of a ball at `q`, and whose it is; without allocating.
+    fn nearest(&self, q: &[f64]) -> Option<(usize, f64)> {
+        let radii = self.body.radii();
+        let mut centers = [Vector3::zeros(); MOST_BALLS];
+        let centers = centers.get_mut(..radii.len())?;
+        self.body.place(q, centers);
+        let clearance = |i: usize| self.scene.distance(&centers[i]) - radii[i] - self.margin;
+        // NaN counts as the least: it is refused.
+        let clearances = (0..radii.len()).map(|i| (i, clearance(i)));
+        clearances.reduce(|a, b| if b.1 >= a.1 { a } else { b })
+    }
 }
 
 /// A plan that would like to be followed, and what it is to be judged by.
@@ -198,6 +246,7 @@ impl Safety {
             required: Checks::all(),
             limits: None,
             workspace: None,
+            surroundings: None,
             max_age: None,
             max_jump: None,
         }
@@ -210,6 +259,7 @@ impl Safety {
             required: [Check::Finite].into_iter().collect(),
             limits: None,
             workspace: None,
+            surroundings: None,
             max_age: None,
             max_jump: None,
         }
@@ -235,6 +285,22 @@ impl Safety {
     #[must_use]
     pub fn with_workspace(mut self, workspace: Workspace) -> Self {
         self.workspace = Some(workspace);
+        self
+    }
+
+    /// Keeps `body` at least `margin` (m) from every obstacle of `scene`: plans by a sweep, [`FreeSpace::check_trajectory`],
+    /// and each command by the clearance at its position.
+    ///
+    /// It is data for [`Check::Workspace`]: with a workspace and a scene, both are judged. A margin that is not finite refuses
+    /// everything, and so does a body of more than 64 balls, whose commands would take memory.
+    #[must_use]
+    pub fn with_scene(mut self, body: Arc<dyn Body>, scene: Arc<Scene>, margin: f64) -> Self {
+        self.surroundings = Some(Surroundings {
+            unlimited: Limits::unlimited(body.dof()),
+            body,
+            scene,
+            margin,
+        });
         self
     }
 
@@ -283,7 +349,7 @@ impl Safety {
             Check::Velocity => bounds(Limits::velocity),
             Check::Acceleration => bounds(Limits::acceleration),
             Check::Jerk => bounds(Limits::jerk),
-            Check::Workspace => self.workspace.is_some(),
+            Check::Workspace => self.workspace.is_some() || self.surroundings.is_some(),
         };
         Check::ALL.into_iter().filter(has_data).collect()
     }
@@ -332,6 +398,17 @@ impl Safety {
             let departure = workspace.check(candidate.trajectory).err();
             moves.extend(departure.map(Unsafe::Workspace));
         }
+        if let Some(surroundings) = &self.surroundings {
+            let swept = surroundings.free();
+            let swept = swept.and_then(|free| free.check_trajectory(candidate.trajectory));
+            moves.extend(swept.err().map(Unsafe::Scene));
+            if surroundings.body.radii().len() > MOST_BALLS {
+                moves.push(Unsafe::Balls {
+                    found: surroundings.body.radii().len(),
+                    limit: MOST_BALLS,
+                });
+            }
+        }
         // Stable: limits come before the workspace.
         moves.sort_by_key(Unsafe::time);
         faults.extend(moves);
@@ -362,6 +439,7 @@ impl Safety {
                 "workspace",
                 self.workspace.as_ref().map(|w| w.region().dof()),
             ),
+            ("body", self.surroundings.as_ref().map(|it| it.body.dof())),
             ("largest jump", self.max_jump.as_ref().map(Vec::len)),
         ];
         for (what, found) in dimensions {
@@ -418,7 +496,7 @@ impl Safety {
     ///
     /// ```text
     /// every number is finite
-    /// lower ≤ q ≤ upper,   |v| ≤ velocity,   |a| ≤ acceleration,   q in the workspace
+    /// lower ≤ q ≤ upper,   |v| ≤ velocity,   |a| ≤ acceleration,   q in the workspace and clear of the scene
     /// |q − q_previous| ≤ velocity · elapsed      what the limit of the speed lets it move
     /// ```
     ///
@@ -498,6 +576,15 @@ impl Safety {
                 return Err(Refusal::Workspace { clearance });
             }
         }
+        if let Some(surroundings) = &self.surroundings {
+            let nearest = surroundings.nearest(command.position.as_slice());
+            let (ball, clearance) = nearest.unwrap_or((MOST_BALLS, f64::NAN));
+            // A body without balls touches nothing.
+            let clear = clearance >= 0.0 || surroundings.body.radii().is_empty();
+            if !clear {
+                return Err(Refusal::Scene { ball, clearance });
+            }
+        }
         Ok(())
     }
 
@@ -511,6 +598,9 @@ impl Safety {
             self.workspace
                 .as_ref()
                 .map_or(self.dof, |w| w.region().dof()),
+            self.surroundings
+                .as_ref()
+                .map_or(self.dof, |it| it.body.dof()),
         ] {
             if found != self.dof {
                 return Err(Refusal::Dimensions {
@@ -610,6 +700,17 @@ pub enum Unsafe {
     /// The plan leaves the workspace.
     #[error(transparent)]
     Workspace(Departure),
+    /// The plan touches an obstacle, or comes nearer than the margin; the sweep says where and not when.
+    #[error(transparent)]
+    Scene(Blocked),
+    /// A body with too many balls to judge each command by.
+    #[error("the body has {found} balls, and commands are judged by at most {limit}")]
+    Balls {
+        /// How many it has.
+        found: usize,
+        /// The most.
+        limit: usize,
+    },
 }
 
 impl Unsafe {
@@ -630,7 +731,9 @@ impl Unsafe {
             Self::Dimensions { .. }
             | Self::Empty
             | Self::Limits(Violation::Dimensions { .. })
-            | Self::Workspace(Departure::Dimensions { .. }) => None,
+            | Self::Workspace(Departure::Dimensions { .. })
+            | Self::Balls { .. }
+            | Self::Scene(Blocked::Dimensions { .. }) => None,
             Self::Age { .. } | Self::Clock { .. } => Some(Check::Age),
             Self::Start { .. } => Some(Check::Start),
             Self::Limits(Violation::Exceeded { value, .. }) if !value.is_finite() => {
@@ -642,14 +745,17 @@ impl Unsafe {
                 Bound::Acceleration => Check::Acceleration,
                 Bound::Jerk => Check::Jerk,
             }),
-            Self::Workspace(Departure::Left { .. }) => Some(Check::Workspace),
+            Self::Workspace(Departure::Left { .. }) | Self::Scene(_) => Some(Check::Workspace),
         }
     }
 
     /// By how much, in the unit of the value (seconds for an age); infinite if there was nothing to compare.
     pub fn excess(&self) -> f64 {
         match self {
-            Self::Missing { .. } | Self::Dimensions { .. } | Self::Empty => f64::INFINITY,
+            Self::Missing { .. } | Self::Dimensions { .. } | Self::Empty | Self::Balls { .. } => {
+                f64::INFINITY
+            }
+            Self::Scene(blocked) => blocked.excess(),
             Self::Age { age, limit } => age.saturating_sub(*limit).as_secs_f64(),
             Self::Clock { now, observed_at } => observed_at.saturating_sub(*now).as_secs_f64(),
             Self::Start {
@@ -717,6 +823,14 @@ pub enum Refusal {
         /// Negative, or NaN.
         clearance: f64,
     },
+    /// A position at which a ball of the body is in an obstacle, or nearer than the margin.
+    #[error("the clearance of ball {ball} at the position is {clearance} m")]
+    Scene {
+        /// Its place in the body.
+        ball: usize,
+        /// Negative, or NaN.
+        clearance: f64,
+    },
 }
 
 impl Refusal {
@@ -737,7 +851,7 @@ impl Refusal {
                 Bound::Velocity | Bound::Acceleration | Bound::Jerk => value.abs() - limit,
             },
             Self::Step { value, limit, .. } => value.abs() - limit,
-            Self::Workspace { clearance } => -clearance,
+            Self::Workspace { clearance } | Self::Scene { clearance, .. } => -clearance,
         }
     }
 }
@@ -794,6 +908,68 @@ mod tests {
             observed_at: Some(ms(60)),
             position: Some(&[0.01]),
         }
+    }
+
+    #[test]
+    fn plans_and_commands_clear_the_scene_that_is_given() {
+        use crate::body::Translating;
+        use crate::scene::Obstacle;
+        let disc = Obstacle::disc([0.5, 0.0], 0.1).expect("a disc");
+        let scene = Arc::new(Scene::new().with(disc));
+        let body: Arc<dyn Body> = Arc::new(Translating::disc(0.1).expect("a disc"));
+        let space = Space::new([("x", crate::Unit::Metre), ("y", crate::Unit::Metre)]);
+        let waived = [
+            Check::Age,
+            Check::Start,
+            Check::Position,
+            Check::Velocity,
+            Check::Acceleration,
+            Check::Jerk,
+        ];
+        let bare = Safety::new(&space.expect("two names")).without(waived);
+        let safety = bare.clone().with_scene(body.clone(), scene.clone(), 0.05);
+        assert_eq!(safety, safety.clone());
+        let second = Duration::from_secs(1);
+        let plan = |y: f64| {
+            let rows = ndarray::array![[0.0, y], [1.0, y]];
+            Trajectory::uniform(Duration::ZERO, second, rows, crate::Interpolation::Linear)
+                .expect("finite")
+        };
+        let judge = |safety: &Safety, y: f64| {
+            let trajectory = &plan(y);
+            let now = Duration::ZERO;
+            let candidate = Candidate {
+                trajectory,
+                now,
+                observed_at: None,
+                position: None,
+            };
+            safety.check(&candidate)
+        };
+        // A scene is data for the workspace's check; without either it is missing.
+        let missing = judge(&bare, 1.0).expect_err("nothing to check by");
+        assert_eq!(missing.check(), Some(Check::Workspace));
+        let verified = judge(&safety, 0.26).expect("a centimetre more than 0.25 is needed");
+        assert!(verified.applied.contains(Check::Workspace));
+        let touches = judge(&safety, 0.24).expect_err("a centimetre less");
+        assert_eq!(touches.check(), Some(Check::Workspace));
+        assert!((0.0..0.011).contains(&touches.excess()), "{touches}");
+        let strict = bare.with_scene(body, scene, f64::NAN);
+        assert!(judge(&strict, 5.0).is_err());
+
+        let at = |x: f64, y: f64| {
+            plan(y)
+                .sample(Duration::from_secs_f64(x))
+                .expect("it has waypoints")
+        };
+        let command =
+            |safety: &Safety, x: f64, y: f64| safety.check_command(&at(x, y), &at(x, y), second);
+        assert_eq!(command(&safety, 0.5, 0.26), Ok(()));
+        let refused = command(&safety, 0.5, 0.24).expect_err("too near");
+        assert!(
+            matches!(refused, Refusal::Scene { ball: 0, clearance } if (clearance + 0.01).abs() < 1e-9)
+        );
+        assert!(command(&strict, 0.5, 5.0).is_err());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Sampling a trajectory and judging the command, once a cycle, never allocates.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clearway_motion::{
-    Interpolation, Limits, Region, Safety, Space, State, Trajectory, Unit, Workspace,
+    Interpolation, Limits, Obstacle, OccupancyGrid, Region, Safety, Scene, Space, State,
+    Trajectory, Translating, Unit, Workspace,
 };
 use ndarray::Array2;
 
@@ -77,6 +79,28 @@ fn a_refusal_allocates_nothing() {
     });
     let refusal = refusal.expect("NaN is refused");
     assert_eq!(refusal.to_string(), "velocity of coordinate 3 is NaN");
+    assert_eq!(counted.count_total, 0);
+}
+
+#[test]
+fn a_scene_allocates_nothing() {
+    let disc = Obstacle::disc([0.5, 0.0], 0.1).expect("a disc");
+    let map = OccupancyGrid::new([2.0, 2.0], 0.1, 3, vec![true; 9]).expect("a map");
+    let scene = Scene::new().with(disc).with(Obstacle::grid(map));
+    let body = Arc::new(Translating::disc(0.1).expect("a disc"));
+    let safety = Safety::lenient(2).with_scene(body, Arc::new(scene), 0.05);
+    let mut command = State::zeros(2);
+    let before = State::zeros(2);
+    let mut refused = 0;
+    let counted = allocation_counter::measure(|| {
+        for millis in 0..1000 {
+            command.position[0] = 1e-3 * f64::from(millis);
+            let cycle = Duration::from_millis(1);
+            refused += usize::from(safety.check_command(&command, &before, cycle).is_err());
+        }
+    });
+    // From 0.25 before the middle of the disc to 0.25 behind it, both in reach.
+    assert_eq!(refused, 499);
     assert_eq!(counted.count_total, 0);
 }
 

@@ -6,6 +6,7 @@
 //! | [`Replanner`] | plans while the robot moves; its commands never wait |
 //! | [`Sampling`] | with which solver, in how many steps |
 //! | [`observation`], [`image`] | what a robot saw, and when |
+//! | [`paths`] | from a start, a goal and a scene to a motion |
 //! | [`lerobot`] | policies that LeRobot trained |
 //! | [`normalization`] | between physical values and what networks were trained on |
 //! | [`network`] | the networks |
@@ -22,6 +23,7 @@ pub mod lerobot;
 pub mod network;
 pub mod normalization;
 pub mod observation;
+pub mod paths;
 mod plan;
 mod planner;
 pub mod replanner;

@@ -8,6 +8,35 @@ use rerun::blueprint::{
 
 use crate::timeline;
 
+/// The layout of ways that are planned.
+///
+/// ```text
+/// +----------------+----------------+
+/// |  plan          |  denoising     |
+/// +----------------+----------------+
+/// |  why           |
+/// +----------------+
+/// ```
+///
+/// | path | what | in |
+/// |---|---|---|
+/// | `world/**` | obstacles, start and goal | both |
+/// | `plan/**` | candidates, what blocks them, the motion | plan |
+/// | `denoising/**` | all candidates after a pass | denoising |
+/// | `decision` | what came of it | why |
+pub fn paths_blueprint() -> Blueprint {
+    let plan: ContainerLike = Spatial2DView::new("plan")
+        .with_contents(["/world/**", "/plan/**"])
+        .into();
+    let denoising: ContainerLike = Spatial2DView::new("denoising")
+        .with_contents(["/world/**", "/denoising/**"])
+        .into();
+    let why: ContainerLike = TextDocumentView::new("why").with_origin("decision").into();
+    let views = Horizontal::new([plan, denoising]);
+    Blueprint::new(Vertical::new([views.into(), why]).with_row_shares([5.0, 1.0]))
+        .with_time_panel(TimePanel::new().with_timeline(timeline::DENOISING))
+}
+
 /// The layout of a PushT episode, or of any other in the plane.
 ///
 /// ```text

@@ -37,15 +37,17 @@ mod plan;
 mod record;
 mod recording;
 mod scene;
+mod ways;
 
 pub mod colour;
 pub mod timeline;
 
-pub use blueprint::{control_loop_blueprint, pusht_blueprint, training_blueprint};
+pub use blueprint::{control_loop_blueprint, paths_blueprint, pusht_blueprint, training_blueprint};
 pub use chunk::{chunk, hand_over, states};
 pub use plan::{candidates, denoised, denoising, path, path_3d};
 pub use record::{decision, events, series};
 pub use recording::{connect, save};
 pub use scene::{agent, block, goal, goal_outline, outline, polygons, pose, trail, walls};
+pub use ways::{discs, judged, violations, ways};
 
 pub use rerun;

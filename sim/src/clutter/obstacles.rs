@@ -1,6 +1,6 @@
 //! The published obstacles.
 
-use clearway_motion::{Obstacle, Scene, SceneError};
+use clearway_motion::{Obstacle, SceneError};
 use nalgebra::{Isometry3, Vector3};
 
 use crate::numpy::Generator;
@@ -24,35 +24,73 @@ impl Environment {
     pub const ALL: [Self; 3] = [Self::Simple, Self::Dense, Self::NarrowPassage];
 
     /// The obstacles, discs first.
-    ///
-    /// # Errors
-    ///
-    /// None for the published numbers; the constructors check.
-    pub fn scene(self) -> Result<Scene, SceneError> {
+    pub fn outlines(self) -> Vec<Outline> {
         let (discs, boxes): (&[_], &[_]) = match self {
             Self::Simple => (&SIMPLE_DISCS, &[]),
             Self::Dense => (&DENSE_DISCS, &DENSE_BOXES),
             Self::NarrowPassage => (&NARROW_DISCS, &NARROW_BOXES),
         };
-        Ok(obstacles(discs, boxes)?.into_iter().collect())
+        outlines(discs, boxes)
     }
 
     /// The obstacles that its authors add to show what was never seen in training, discs first.
-    ///
-    /// # Errors
-    ///
-    /// None for the published numbers; the constructors check.
-    pub fn additions(self) -> Result<Vec<Obstacle>, SceneError> {
+    pub fn additions(self) -> Vec<Outline> {
         match self {
-            Self::Simple => obstacles(&SIMPLE_ADDED_DISCS, &SIMPLE_ADDED_BOXES),
-            Self::Dense => obstacles(&DENSE_ADDED_DISCS, &DENSE_ADDED_BOXES),
-            Self::NarrowPassage => obstacles(&NARROW_ADDED_DISCS, &NARROW_ADDED_BOXES),
+            Self::Simple => outlines(&SIMPLE_ADDED_DISCS, &SIMPLE_ADDED_BOXES),
+            Self::Dense => outlines(&DENSE_ADDED_DISCS, &DENSE_ADDED_BOXES),
+            Self::NarrowPassage => outlines(&NARROW_ADDED_DISCS, &NARROW_ADDED_BOXES),
         }
     }
 }
 
-fn obstacles(discs: &[[f64; 3]], boxes: &[[f64; 4]]) -> Result<Vec<Obstacle>, SceneError> {
-    let discs = discs.iter().map(|&[x, y, r]| Obstacle::disc([x, y], r));
+/// An obstacle of these worlds, by its numbers: m.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Outline {
+    /// A disc.
+    Disc {
+        /// Its centre, x and y.
+        center: [f64; 2],
+        /// Its radius.
+        radius: f64,
+    },
+    /// A box along the axes, whose corners are rounded.
+    Box {
+        /// Its centre, x and y.
+        center: [f64; 2],
+        /// Its whole edges along x and y.
+        edges: [f64; 2],
+        /// The radius of its corners.
+        rounding: f64,
+    },
+}
+
+impl Outline {
+    /// It, as an obstacle of a scene.
+    ///
+    /// # Errors
+    ///
+    /// None for the numbers of this module; the constructors check.
+    pub fn obstacle(self) -> Result<Obstacle, SceneError> {
+        match self {
+            Self::Disc { center, radius } => Obstacle::disc(center, radius),
+            Self::Box {
+                center,
+                edges,
+                rounding,
+            } => {
+                let pose = Isometry3::translation(center[0], center[1], 0.0);
+                let half = Vector3::new(edges[0] / 2.0, edges[1] / 2.0, f64::INFINITY);
+                Obstacle::rounded_cuboid(pose, half, rounding)
+            }
+        }
+    }
+}
+
+fn outlines(discs: &[[f64; 3]], boxes: &[[f64; 4]]) -> Vec<Outline> {
+    let discs = discs.iter().map(|&[x, y, radius]| Outline::Disc {
+        center: [x, y],
+        radius,
+    });
     let boxes = boxes
         .iter()
         .map(|&[x, y, width, height]| rounded([x, y], [width, height]));
@@ -60,17 +98,22 @@ fn obstacles(discs: &[[f64; 3]], boxes: &[[f64; 4]]) -> Result<Vec<Obstacle>, Sc
 }
 
 /// A box by its centre and its whole edges.
-fn rounded(center: [f64; 2], edges: [f64; 2]) -> Result<Obstacle, SceneError> {
-    let pose = Isometry3::translation(center[0], center[1], 0.0);
-    let half = Vector3::new(edges[0] / 2.0, edges[1] / 2.0, f64::INFINITY);
-    Obstacle::rounded_cuboid(pose, half, ROUNDING * edges[0].min(edges[1]))
+fn rounded(center: [f64; 2], edges: [f64; 2]) -> Outline {
+    Outline::Box {
+        center,
+        edges,
+        rounding: ROUNDING * edges[0].min(edges[1]),
+    }
 }
 
 /// One obstacle that nobody has seen.
-pub(super) fn drawn(draw: &mut Generator) -> Result<Obstacle, SceneError> {
+pub(super) fn drawn(draw: &mut Generator) -> Outline {
     let center = [(); 2].map(|()| draw.uniform(-0.9, 0.9));
     if draw.integers(0, 2) == 0 {
-        Obstacle::disc(center, draw.uniform(0.05, 0.1))
+        Outline::Disc {
+            center,
+            radius: draw.uniform(0.05, 0.1),
+        }
     } else {
         rounded(center, [(); 2].map(|()| draw.uniform(0.1, 0.2)))
     }

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use clearway_planner::paths::PriorConfig;
+use clearway_planner::paths::train::{PathDataRecipe, PathRecipe};
 use clearway_planner::train::{
     AverageRecipe, DataRecipe, LossRecipe, OptimizerRecipe, PolicyRecipe, Recipe,
 };
@@ -9,6 +11,7 @@ use clearway_stable_diffusion::train as pictures;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::demonstrations::Demonstrated;
 use crate::error::Error;
 
 /// What a file may say; what it leaves out is the default.
@@ -23,6 +26,8 @@ pub(crate) struct Config {
     pub(super) pictures: Option<pictures::ModelRecipe>,
     pub(super) classifier: Option<pictures::ClassifierRecipe>,
     pub(super) guidance: Option<pictures::GuidanceRecipe>,
+    pub(super) paths: Option<PriorConfig>,
+    pub(super) demonstrations: Option<Demonstrated>,
     loss: Option<LossRecipe>,
     #[serde(default)]
     pub(crate) optimizer: OptimizerRecipe,
@@ -69,12 +74,13 @@ fn save_every() -> u64 {
 }
 
 /// What is said of a key that only policies have.
-const OF_POLICIES: &str = "left out where pictures are learned";
+const OF_POLICIES: &str = "left out where pictures or paths are learned";
 
-/// The demonstrations, or the pictures. The keys are those of [`DataRecipe`], and the folder.
+/// The demonstrations, or the pictures. The keys are those of [`DataRecipe`], and the folder, which paths do without.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Data {
+    #[serde(default)]
     pub(crate) folder: PathBuf,
     order: Option<clearway_planner::dataset::Order>,
     batch: Option<usize>,
@@ -150,16 +156,22 @@ impl Config {
             config.pictures.is_some(),
             config.classifier.is_some(),
             config.guidance.is_some(),
+            config.paths.is_some(),
         ];
         let kinds = kinds.into_iter().filter(|is_there| *is_there).count();
         let of_pictures = kinds > 0;
+        let of_paths = config.paths.is_some();
         let tables = [
             (
                 "policy",
                 !(of_pictures && config.policy.is_some()),
                 OF_POLICIES,
             ),
-            ("loss", !(of_pictures && config.loss.is_some()), OF_POLICIES),
+            (
+                "loss",
+                !(of_pictures && !of_paths && config.loss.is_some()),
+                OF_POLICIES,
+            ),
             (
                 "data.drop_n_last_frames",
                 !(of_pictures && config.data.drop_n_last_frames.is_some()),
@@ -168,7 +180,17 @@ impl Config {
             (
                 "pictures",
                 kinds < 2,
-                "the only one of `pictures`, `classifier` and `guidance`",
+                "the only one of `pictures`, `classifier`, `guidance` and `paths`",
+            ),
+            (
+                "demonstrations",
+                config.demonstrations.is_some() == of_paths,
+                "there where `paths` are learned, and only there",
+            ),
+            (
+                "data.folder",
+                config.data.folder.as_os_str().is_empty() == of_paths,
+                "the folder of the dataset; paths have demonstrations in its place",
             ),
         ];
         match tables.into_iter().find(|(_, holds, _)| !holds) {
@@ -188,6 +210,23 @@ impl Config {
             policy: self.policy.clone().unwrap_or_default(),
             data: self.data.recipe(),
             loss: self.loss.clone().unwrap_or_default(),
+            optimizer: self.optimizer.clone(),
+            average: self.average.clone(),
+        }
+    }
+
+    /// The same of a path prior.
+    pub(super) fn recipe_of_paths(&self, prior: &PriorConfig) -> PathRecipe {
+        let default = PathDataRecipe::default();
+        PathRecipe {
+            seed: self.seed,
+            prior: prior.clone(),
+            data: PathDataRecipe {
+                order: self.data.order.unwrap_or(default.order),
+                batch: self.data.batch.unwrap_or(default.batch),
+                held_out: self.data.held_out.unwrap_or(default.held_out),
+            },
+            weighting: self.loss.clone().unwrap_or_default().weighting,
             optimizer: self.optimizer.clone(),
             average: self.average.clone(),
         }

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::config;
 use super::curve::Curve;
-use super::run::{CLASSIFIER, MODEL, POLICY, Run};
+use super::run::{CLASSIFIER, MODEL, POLICY, PRIOR, Run};
 use crate::Verdict;
 use crate::error::Error;
 use crate::output::say;
@@ -40,7 +40,7 @@ pub(crate) fn checkpoint(run: &config::Run, resume: bool) -> Result<PathBuf, Err
         return Err(Error::NoCheckpoint(checkpoint));
     }
     // What a run writes takes the place of what is there.
-    let kinds = [POLICY, MODEL, CLASSIFIER];
+    let kinds = [POLICY, MODEL, CLASSIFIER, PRIOR];
     let is_taken = checkpoint.exists() || kinds.iter().any(|it| output.join(it).exists());
     if !resume && is_taken {
         return Err(Error::RunExists(output.clone()));

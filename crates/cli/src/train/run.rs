@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use clearway_planner::paths::train::PathTrainer;
 use clearway_planner::train::{Distiller, Step, Trainer};
 use clearway_stable_diffusion::dataset::{Pictures, Split};
 use clearway_stable_diffusion::train as pictures;
@@ -14,6 +15,7 @@ use crate::error::Error;
 pub(super) const POLICY: &str = "policy";
 pub(super) const MODEL: &str = "model";
 pub(super) const CLASSIFIER: &str = "classifier";
+pub(super) const PRIOR: &str = "prior";
 
 /// A network that is being trained.
 pub(crate) trait Run {
@@ -66,6 +68,16 @@ pub(super) fn begin(config: &Config, checkpoint: Option<&Path>) -> Result<Box<dy
             kind: MODEL,
             parameters,
         }));
+    }
+    if let (Some(prior), Some(demonstrated)) = (&config.paths, &config.demonstrations) {
+        let failed = |error| Error::TrainPaths(Box::new(error));
+        let (recipe, device) = (config.recipe_of_paths(prior), Device::flex());
+        let demonstrations = demonstrated.make(prior)?;
+        let trainer = match checkpoint {
+            Some(checkpoint) => PathTrainer::resume(recipe, demonstrations, checkpoint, &device),
+            None => PathTrainer::new(recipe, demonstrations, &device),
+        };
+        return Ok(Box::new(trainer.map_err(failed)?));
     }
     let (recipe, folder, device) = (config.recipe(), &config.data.folder, Device::flex());
     let trainer = match checkpoint {
@@ -139,6 +151,39 @@ policy! {
             let folder = output.join(format!("{POLICY}-{}", sampling.steps));
             self.save_policy(&folder).map_err(Error::train)
         }
+    }
+}
+
+impl Run for PathTrainer {
+    fn kind(&self) -> &'static str {
+        PRIOR
+    }
+
+    fn words(&self) -> String {
+        let [trained, held_out] = self.counts();
+        format!(
+            "{} parameters, {trained} demonstrations, {held_out} held out",
+            self.network().parameters()
+        )
+    }
+
+    fn steps(&self) -> u64 {
+        PathTrainer::steps(self)
+    }
+
+    fn step(&mut self) -> Result<Step, Error> {
+        let step = PathTrainer::step(self);
+        step.map_err(|error| Error::TrainPaths(Box::new(error)))
+    }
+
+    fn validate(&self, most: usize) -> Option<f64> {
+        PathTrainer::validate(self, most)
+    }
+
+    fn save(&self, output: &Path, checkpoint: &Path) -> Result<(), Error> {
+        let saved = PathTrainer::save(self, checkpoint);
+        let saved = saved.and_then(|()| self.save_prior(&output.join(PRIOR)));
+        saved.map_err(|error| Error::TrainPaths(Box::new(error)))
     }
 }
 

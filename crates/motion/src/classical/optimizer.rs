@@ -1,6 +1,7 @@
 //! Bending a path away from obstacles until it is smooth.
 
 use nalgebra::Vector3;
+use ndarray::{Array2, ArrayView2};
 
 use crate::free_space::FreeSpace;
 use crate::path::Path;
@@ -106,6 +107,63 @@ impl Optimizer {
                 }
             }
         }
+    }
+}
+
+impl Optimizer {
+    /// The covariant step from a path that may be blocked, for who guides another planner by this cost.
+    ///
+    /// ```text
+    /// ((1 + μ) A + κ I + Jᵀ J) δ = −(pull · ∇prior + ∇obstacles)
+    /// ```
+    ///
+    /// of shape `[waypoint, dof]`: what is to be added to the waypoints. With a `pull` of 0 the first two terms of the cost
+    /// only measure how much a path is bent, so that `δ` is the smoothest way out of what is too near; with 1 they draw it
+    /// straight as well. `μ` is `damping`: the larger, the smaller the step. `κ` is `anchor`: with a pull of 1, bends whose
+    /// share of `A` is above it are straightened, and longer ones, below it, stay: it takes the tremor out of a path and leaves
+    /// it its way.
+    ///
+    /// The ends stay, and so does what is not finite. [`Optimizer::waypoints`] and [`Optimizer::iterations`] do not matter.
+    pub fn step(
+        &self,
+        free: &FreeSpace,
+        waypoints: ArrayView2<'_, f64>,
+        pull: f64,
+        damping: f64,
+        anchor: f64,
+    ) -> Array2<f64> {
+        let mut step = Array2::zeros(waypoints.raw_dim());
+        let (count, dof) = waypoints.dim();
+        let finite = waypoints.iter().all(|it| it.is_finite());
+        if count < 3 || dof != free.dof() || !finite {
+            return step;
+        }
+        let rows: Vec<Vec<f64>> = waypoints.rows().into_iter().map(|it| it.to_vec()).collect();
+        let descent = Descent::new(self, free, self.collision, count);
+        let mut system = Banded::new((count - 2) * dof, 2 * dof);
+        let mut gradient = vec![0.0; (count - 2) * dof];
+        descent.prior(&rows, damping, &mut system, &mut gradient);
+        for (row, entry) in gradient.iter_mut().enumerate() {
+            *entry *= pull;
+            system.add(row, row, anchor);
+        }
+        descent.obstacles(&rows, &mut system, &mut gradient);
+        if let Some(solved) = system.solve(gradient) {
+            for (i, value) in solved.into_iter().enumerate() {
+                step[[1 + i / dof, i % dof]] = -value;
+            }
+        }
+        step
+    }
+
+    /// `F`, the cost of a path: what of several is best is least. Infinite for what is not finite or of other coordinates.
+    pub fn cost(&self, free: &FreeSpace, waypoints: ArrayView2<'_, f64>) -> f64 {
+        let finite = waypoints.iter().all(|it| it.is_finite());
+        if waypoints.nrows() < 2 || waypoints.ncols() != free.dof() || !finite {
+            return f64::INFINITY;
+        }
+        let rows: Vec<Vec<f64>> = waypoints.rows().into_iter().map(|it| it.to_vec()).collect();
+        Descent::new(self, free, self.collision, rows.len()).cost(&rows)
     }
 }
 
@@ -359,7 +417,67 @@ impl Banded {
 
 #[cfg(test)]
 mod tests {
+    use ndarray::Array2;
+
     use super::*;
+    use crate::body::Translating;
+    use crate::limits::Limits;
+    use crate::scene::{Obstacle, Scene};
+
+    #[test]
+    fn a_step_lowers_the_cost_and_leaves_the_ends() {
+        let disc = Obstacle::disc([0.0, 0.05], 0.3).expect("it is valid");
+        let (scene, limits) = (Scene::new().with(disc), Limits::unlimited(2));
+        let body = Translating::disc(0.05).expect("a disc");
+        let free = FreeSpace::new(&body, &scene, &limits).expect("the dimensions agree");
+        let optimizer = Optimizer::default();
+        let straight = Array2::from_shape_fn((32, 2), |(i, j)| match j {
+            0 => -0.8 + 1.6 * i as f64 / 31.0,
+            _ => 0.0,
+        });
+        for (pull, damping) in [(0.0, 0.1), (0.0, 10.0), (1.0, 0.1)] {
+            let step = optimizer.step(&free, straight.view(), pull, damping, 0.0);
+            assert!(step.row(0).iter().chain(step.row(31)).all(|it| *it == 0.0));
+            // Away from the disc, whose centre is above.
+            assert!(step.column(1).iter().all(|it| *it <= 1e-12), "{step}");
+            let moved = &straight + &step;
+            let [before, after] = [&straight, &moved].map(|it| optimizer.cost(&free, it.view()));
+            assert!(after < before, "{before} {after}");
+        }
+        // Far from everything only the prior is left, whose minimum is the straight line.
+        let empty = Scene::new();
+        let free = FreeSpace::new(&body, &empty, &limits).expect("the dimensions agree");
+        let bent = Array2::from_shape_fn((32, 2), |(i, j)| {
+            straight[[i, j]] + (i % 31 > 0) as u8 as f64 * 0.1
+        });
+        assert_eq!(optimizer.step(&free, bent.view(), 0.0, 0.1, 0.0).sum(), 0.0);
+        let step = optimizer.step(&free, bent.view(), 1.0, 0.0, 0.0);
+        for (it, expected) in (&bent + &step).iter().zip(&straight) {
+            // A band of 60 unknowns is solved.
+            approx::assert_relative_eq!(it, expected, epsilon = 1e-9);
+        }
+        // An anchor takes a tremor out and leaves a long bend nearly as it is.
+        let waves = |count: f64, height: f64| {
+            Array2::from_shape_fn((32, 2), |(i, j)| {
+                let angle = std::f64::consts::PI * count * i as f64 / 31.0;
+                straight[[i, j]] + if j == 1 { height * angle.sin() } else { 0.0 }
+            })
+        };
+        let left = |path: Array2<f64>| {
+            let moved = &path + &optimizer.step(&free, path.view(), 1.0, 0.0, 30.0);
+            let height = |it: &Array2<f64>| it.column(1).fold(0.0_f64, |most, y| most.max(y.abs()));
+            height(&moved) / height(&path)
+        };
+        let (long, tremor) = (left(waves(1.0, 0.3)), left(waves(25.0, 0.01)));
+        assert!(long > 0.95 && tremor < 0.1, "{long} {tremor}");
+        let mut broken = bent.clone();
+        broken[[3, 0]] = f64::NAN;
+        assert_eq!(
+            optimizer.step(&free, broken.view(), 1.0, 0.1, 0.0).sum(),
+            0.0
+        );
+        assert!(optimizer.cost(&free, broken.view()).is_infinite());
+    }
 
     #[test]
     fn a_band_is_solved_as_the_whole_matrix_is() {
