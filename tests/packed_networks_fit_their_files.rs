@@ -13,7 +13,7 @@ const MOST: f64 = 1.15;
 #[test]
 fn a_packed_policy_takes_the_memory_of_its_file() {
     let device = Device::flex();
-    let shipped = repository().join("models/pusht");
+    let shipped = repository("models/pusht");
     let folder = tempfile::tempdir().expect("a folder");
     for precision in [
         Precision::F32,
@@ -49,6 +49,9 @@ fn a_packed_policy_takes_the_memory_of_its_file() {
         );
         // What packing says it takes is what it takes.
         let said = report.bytes as f64;
-        assert!(said <= kept && kept <= MOST * said, "{precision}: {said} bytes are said to be {kept}");
+        assert!(
+            said <= kept && kept <= MOST * said,
+            "{precision}: {said} bytes are said to be {kept}"
+        );
     }
 }
