@@ -337,12 +337,11 @@ impl StableDiffusion {
         if let Some(network) = &self.autoencoder {
             return Ok(network.clone());
         }
-        let (mut network, stored) = match &self.autoencoder_path {
-            Some(path) => weights::autoencoder_and_packing(path, &self.device)?,
-            None => {
-                let stored = self.stored(Component::Autoencoder)?;
-                (self.files.autoencoder(&self.device)?, stored)
-            }
+        let (mut network, stored) = if let Some(path) = &self.autoencoder_path {
+            weights::autoencoder_and_packing(path, &self.device)?
+        } else {
+            let stored = self.stored(Component::Autoencoder)?;
+            (self.files.autoencoder(&self.device)?, stored)
         };
         for found in network.picture_channels() {
             if found != 3 {
