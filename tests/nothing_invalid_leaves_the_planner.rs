@@ -79,6 +79,7 @@ fn planner(settings: PathSettings) -> PathPlanner {
 fn settings() -> PathSettings {
     PathSettings {
         candidates: 4,
+        finalists: 1,
         shortcuts: 20,
         ..PathSettings::default()
     }

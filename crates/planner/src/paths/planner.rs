@@ -115,18 +115,15 @@ impl PathSettings {
             // A spline leaves the segments that were proven; what is rounded does not, and is slower.
             let smooth = way.spline().map_err(ScalingError::from);
             let smooth = smooth.and_then(|curve| proven(free, scale_time(&curve, free.limits())?));
-            let rounded = way.motion(free, self.radius);
-            let rounded = rounded.and_then(|motion| proven(free, motion));
-            for motion in [smooth, rounded] {
-                match motion {
-                    Ok(trajectory) => {
-                        let quickest = best.as_ref().map(|(it, _)| it.duration());
-                        if quickest.is_none_or(|it| trajectory.duration() < it) {
-                            best = Some((trajectory, way.clone()));
-                        }
+            let motion = smooth.or_else(|_| proven(free, way.motion(free, self.radius)?));
+            match motion {
+                Ok(trajectory) => {
+                    let quickest = best.as_ref().map(|(it, _)| it.duration());
+                    if quickest.is_none_or(|it| trajectory.duration() < it) {
+                        best = Some((trajectory, way));
                     }
-                    Err(error) => failed = Some(error),
                 }
+                Err(error) => failed = Some(error),
             }
         }
         match (best, failed) {
