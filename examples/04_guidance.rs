@@ -62,7 +62,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     ] {
         let planner = PathPlanner::load(&folder, settings, &Device::flex())?;
         let paths = planner.candidates_of(&problem, Budget::default(), SEED);
-        let valid = paths.iter().filter(|it| free.check_path(it).is_ok()).count();
+        let valid = paths
+            .iter()
+            .filter(|it| free.check_path(it).is_ok())
+            .count();
         print!("{name:22} {valid:2} of {} paths are free; ", paths.len());
 
         // 3. What leaves the planner is a motion within all limits that a sweep has proven free, or an error that says what
@@ -78,10 +81,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         panels.push((paths, plan.ok()));
     }
 
-    let path = std::env::args().nth(1).map_or_else(
-        || PathBuf::from("04_guidance.png"),
-        PathBuf::from,
-    );
+    let path = std::env::args()
+        .nth(1)
+        .map_or_else(|| PathBuf::from("04_guidance.png"), PathBuf::from);
     draw(&path, &world, &problem, &panels)?;
     println!("the picture is {}", path.display());
     Ok(())
@@ -116,11 +118,19 @@ fn draw(
         for path in paths {
             let is_free = problem.free.check_path(path).is_ok();
             let colour = if is_free { FREE } else { BLOCKED };
-            let line = path.waypoints().rows().into_iter().map(|q| (q[0], q[1])).collect::<Vec<_>>();
+            let line = path
+                .waypoints()
+                .rows()
+                .into_iter()
+                .map(|q| (q[0], q[1]))
+                .collect::<Vec<_>>();
             chart.draw_series(LineSeries::new(line, colour.mix(0.6)))?;
         }
         if let Some(plan) = plan {
-            let line = plan.trajectory.waypoints().map(|it| (it.position[0], it.position[1]));
+            let line = plan
+                .trajectory
+                .waypoints()
+                .map(|it| (it.position[0], it.position[1]));
             let line = line.collect::<Vec<_>>();
             chart.draw_series(LineSeries::new(line, MOTION.stroke_width(3)))?;
         }
@@ -154,7 +164,11 @@ fn corners(outline: &Outline) -> Vec<(f64, f64)> {
             let signs = [(1.0, -1.0), (1.0, 1.0), (-1.0, 1.0), (-1.0, -1.0)];
             let of = |(i, (p, q)): (usize, (f64, f64))| {
                 let cut = [(p * u, q * b), (p * a, q * v)];
-                if i.is_multiple_of(2) { [cut[1], cut[0]] } else { cut }
+                if i.is_multiple_of(2) {
+                    [cut[1], cut[0]]
+                } else {
+                    cut
+                }
             };
             let cuts = signs.into_iter().enumerate().flat_map(of);
             cuts.map(|(p, q)| (x + p, y + q)).collect()

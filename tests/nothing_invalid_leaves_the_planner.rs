@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use clearway_diffusion::train::initialize;
-use clearway_motion::{Blocked, Bound, FreeSpace, Limits, Obstacle, RrtConnect, Scene, Translating};
+use clearway_motion::{
+    Blocked, Bound, FreeSpace, Limits, Obstacle, RrtConnect, Scene, Translating,
+};
 use clearway_planner::paths::{
     NetworkConfig, PathConfig, PathCoordinate, PathOutcome, PathPlanError, PathPlanner, PathPrior,
     PathProblem, PathSettings, PriorConfig, SamplingConfig, SceneCode,
@@ -219,7 +221,13 @@ fn what_is_wrong_with_a_question_is_said() {
     match answer(&walled, [left, right]) {
         PathPlanError::Infeasible {
             candidates: 4,
-            nearest: Blocked::Obstacle { obstacle: 0, position, clearance, .. },
+            nearest:
+                Blocked::Obstacle {
+                    obstacle: 0,
+                    position,
+                    clearance,
+                    ..
+                },
         } => assert!(position[0].abs() < 0.16 && clearance < 0.0, "{position:?}"),
         other => panic!("{other}"),
     }
@@ -234,7 +242,10 @@ fn what_is_wrong_with_a_question_is_said() {
     };
     assert_eq!(
         planner.plan(&problem, Budget::default(), 0),
-        Err(PathPlanError::Dimensions { expected: 2, found: 3 })
+        Err(PathPlanError::Dimensions {
+            expected: 2,
+            found: 3
+        })
     );
 }
 
@@ -277,6 +288,7 @@ fn the_same_seed_is_the_same_plan_whatever_the_candidates_and_threads() {
 }
 
 #[test]
+#[allow(clippy::result_large_err, reason = "it is looked at once")]
 fn a_budget_truncates_and_what_leaves_is_valid_all_the_same() {
     let scene = Scene::new();
     let ends = [[-0.8, 0.0], [0.8, 0.1]];
@@ -338,14 +350,29 @@ fn a_prior_is_what_it_was_saved_as_and_what_is_broken_is_an_error() {
         other => panic!("{other}"),
     };
     assert_eq!(key(load("clearway_paths", "diffusion")), "type");
-    assert_eq!(key(load("\"horizon\": 16", "\"horizon\": 15")), "prior.horizon");
-    assert_eq!(key(load("\"lower\": -1.0", "\"lower\": 1.0")), "coordinates.x");
+    assert_eq!(
+        key(load("\"horizon\": 16", "\"horizon\": 15")),
+        "prior.horizon"
+    );
+    assert_eq!(
+        key(load("\"lower\": -1.0", "\"lower\": 1.0")),
+        "coordinates.x"
+    );
     assert_eq!(key(load("\"reach\": 0.5", "\"reach\": 0.0")), "prior.scene");
     assert_eq!(key(load("v_prediction", "v")), "prior.prediction_type");
-    assert_eq!(key(load("\"steps\": 3", "\"steps\": 101")), "prior.sampling.steps");
-    assert!(matches!(load("\"horizon\"", "\"horizons\""), LoadError::Json { .. }));
+    assert_eq!(
+        key(load("\"steps\": 3", "\"steps\": 101")),
+        "prior.sampling.steps"
+    );
+    assert!(matches!(
+        load("\"horizon\"", "\"horizons\""),
+        LoadError::Json { .. }
+    ));
     // Another network than the weights'.
-    assert!(matches!(load("\"kernel_size\": 3", "\"kernel_size\": 5"), LoadError::Weights { .. }));
+    assert!(matches!(
+        load("\"kernel_size\": 3", "\"kernel_size\": 5"),
+        LoadError::Weights { .. }
+    ));
     std::fs::write(folder.join("config.json"), &text).expect("written");
     std::fs::write(folder.join("model.safetensors"), [0; 100]).expect("written");
     let broken = PathPrior::load(folder, &device).expect_err("no weights");

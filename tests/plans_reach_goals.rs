@@ -54,7 +54,9 @@ fn demonstrations(count: u64) -> Demonstrations {
         };
         let path = Path::new(path.positions().to_owned()).expect("finite");
         let path = path.resampled(32);
-        demonstrations.push(&path, world.scene()).expect("of that shape");
+        demonstrations
+            .push(&path, world.scene())
+            .expect("of that shape");
     }
     demonstrations
 }
@@ -110,23 +112,24 @@ fn measured(prior: &PathPrior, settings: PathSettings, added: usize) -> [f64; 2]
             goal: &goal,
         };
         let candidates = planner.candidates_of(&problem, Budget::default(), seed);
-        valid += candidates.iter().filter(|it| free.check_path(it).is_ok()).count();
+        valid += candidates
+            .iter()
+            .filter(|it| free.check_path(it).is_ok())
+            .count();
         if let Ok(plan) = planner.plan(&problem, Budget::default(), seed) {
             arrives(&free, &plan.trajectory, &start, &goal);
             planned += 1;
         }
     }
     let all = PROBLEMS as f64;
-    [valid as f64 / (all * CANDIDATES as f64), planned as f64 / all]
+    [
+        valid as f64 / (all * CANDIDATES as f64),
+        planned as f64 / all,
+    ]
 }
 
 /// From start to goal, at rest in both, proven once more.
-fn arrives(
-    free: &FreeSpace,
-    motion: &clearway_motion::Trajectory,
-    start: &[f64],
-    goal: &[f64],
-) {
+fn arrives(free: &FreeSpace, motion: &clearway_motion::Trajectory, start: &[f64], goal: &[f64]) {
     assert_eq!(free.check_trajectory(motion), Ok(()));
     assert_eq!(free.limits().check(motion), Ok(()));
     let rows = motion.positions();
@@ -196,15 +199,15 @@ fn a_run_with_a_stop_is_the_run_without() {
     let begin = || PathTrainer::new(recipe(20), demonstrations(20), &device).expect("a recipe");
     let mut whole = begin();
     let steps = |trainer: &mut PathTrainer, count: usize| -> Vec<f64> {
-        (0..count).map(|_| trainer.step().expect("finite").loss).collect()
+        (0..count)
+            .map(|_| trainer.step().expect("finite").loss)
+            .collect()
     };
     let losses = steps(&mut whole, 8);
     let mut first = begin();
     assert_eq!(steps(&mut first, 5), losses[..5]);
     first.save(&path).expect("written");
-    let resume = |recipe, count| {
-        PathTrainer::resume(recipe, demonstrations(count), &path, &device)
-    };
+    let resume = |recipe, count| PathTrainer::resume(recipe, demonstrations(count), &path, &device);
     let mut second = resume(recipe(20), 20).expect("its own");
     assert_eq!(second.steps(), 5);
     assert_eq!(steps(&mut second, 3), losses[5..]);
@@ -213,7 +216,16 @@ fn a_run_with_a_stop_is_the_run_without() {
         std::fs::read(&path).expect("readable")
     });
     assert_eq!(a, b);
-    for (recipe, count) in [(recipe(20), 21), (PathRecipe { seed: 5, ..recipe(20) }, 20)] {
+    for (recipe, count) in [
+        (recipe(20), 21),
+        (
+            PathRecipe {
+                seed: 5,
+                ..recipe(20)
+            },
+            20,
+        ),
+    ] {
         let other = resume(recipe, count);
         assert!(matches!(other, Err(PathTrainError::OtherRun { .. })));
     }

@@ -252,10 +252,7 @@ mod tests {
     fn worlds_have_the_published_obstacles() {
         let count = |environment: Environment| {
             let additions = environment.additions().len();
-            (
-                environment.outlines().len(),
-                additions,
-            )
+            (environment.outlines().len(), additions)
         };
         assert_eq!(count(Environment::Simple), (15, 12));
         assert_eq!(count(Environment::Dense), (16 + 14, 7));

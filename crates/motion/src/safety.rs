@@ -439,10 +439,7 @@ impl Safety {
                 "workspace",
                 self.workspace.as_ref().map(|w| w.region().dof()),
             ),
-            (
-                "body",
-                self.surroundings.as_ref().map(|it| it.body.dof()),
-            ),
+            ("body", self.surroundings.as_ref().map(|it| it.body.dof())),
             ("largest jump", self.max_jump.as_ref().map(Vec::len)),
         ];
         for (what, found) in dimensions {
@@ -965,9 +962,8 @@ mod tests {
                 .sample(Duration::from_secs_f64(x))
                 .expect("it has waypoints")
         };
-        let command = |safety: &Safety, x: f64, y: f64| {
-            safety.check_command(&at(x, y), &at(x, y), second)
-        };
+        let command =
+            |safety: &Safety, x: f64, y: f64| safety.check_command(&at(x, y), &at(x, y), second);
         assert_eq!(command(&safety, 0.5, 0.26), Ok(()));
         let refused = command(&safety, 0.5, 0.24).expect_err("too near");
         assert!(

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clearway_motion::{
-    Interpolation, Limits, Obstacle, OccupancyGrid, Region, Safety, Scene, Space, State, Trajectory,
-    Translating, Unit, Workspace,
+    Interpolation, Limits, Obstacle, OccupancyGrid, Region, Safety, Scene, Space, State,
+    Trajectory, Translating, Unit, Workspace,
 };
 use ndarray::Array2;
 

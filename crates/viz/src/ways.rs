@@ -69,7 +69,12 @@ fn line(path: &Path) -> Vec<[f32; 2]> {
         "a path in the plane needs 2 coordinates, not {}",
         path.dof()
     );
-    strip(path.waypoints().rows().into_iter().map(|row| [row[0], row[1]]))
+    strip(
+        path.waypoints()
+            .rows()
+            .into_iter()
+            .map(|row| [row[0], row[1]]),
+    )
 }
 
 #[cfg(test)]

@@ -124,7 +124,10 @@ pub(crate) struct Answer {
     /// The time to the plan: s.
     pub(super) elapsed: f64,
     /// The candidates after each pass, if they are kept.
-    #[cfg_attr(not(feature = "rerun"), allow(dead_code, reason = "only recordings show them"))]
+    #[cfg_attr(
+        not(feature = "rerun"),
+        allow(dead_code, reason = "only recordings show them")
+    )]
     pub(crate) passes: Vec<Vec<ndarray::Array2<f64>>>,
 }
 
@@ -231,10 +234,15 @@ impl Asked {
         }
         let find = |seed: u64| self.find(&free, start, goal, seed);
         let found = find(seed);
-        let plan = found.as_ref().map_err(ToString::to_string).and_then(|path| {
-            let motion = self.settings.motion(&free, path, seed);
-            motion.map(|(motion, _)| motion).map_err(|error| error.to_string())
-        });
+        let plan = found
+            .as_ref()
+            .map_err(ToString::to_string)
+            .and_then(|path| {
+                let motion = self.settings.motion(&free, path, seed);
+                motion
+                    .map(|(motion, _)| motion)
+                    .map_err(|error| error.to_string())
+            });
         let elapsed = begun.elapsed().as_secs_f64();
         let mut samples: Vec<Path> = found.into_iter().collect();
         if self.kind == Kind::RrtConnect {

@@ -27,8 +27,7 @@ const STIFFNESS: f64 = 100.0;
 const DAMPING: f64 = 20.0;
 
 /// What the score's 100 is.
-const REFERENCE: &str =
-    "the mean of D4RL's own controller, which plans in the first of its episodes and not in the others";
+const REFERENCE: &str = "the mean of D4RL's own controller, which plans in the first of its episodes and not in the others";
 
 /// Which targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -64,7 +63,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         Some(name) => vec![name.into()],
         None => Layout::ALL.to_vec(),
     };
-    let recorder = ask.record.as_deref().map(super::Recorder::open).transpose()?;
+    let recorder = ask
+        .record
+        .as_deref()
+        .map(super::Recorder::open)
+        .transpose()?;
     let mut reports: Vec<Report> = Vec::new();
     let mut problems = Vec::new();
     for layout in layouts {

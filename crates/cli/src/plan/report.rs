@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clearway_motion::{FreeSpace, Interpolation, Path, Trajectory};
-use clearway_planner::paths::PathOutcome;
+use clearway_planner::paths::{PathOutcome, PathPlanner};
 use clearway_sim::clutter::Metrics;
 use serde::Serialize;
 
@@ -145,7 +145,7 @@ impl Measured {
         let all = |of: &dyn Fn(&Metrics) -> f64| mean(&|it| Some(of(it))).unwrap_or(f64::NAN);
         let percentile = |share| statistics::percentile(&self.latencies, share);
         let planner = asked.planner();
-        let sampling = planner.map(|it| it.sampling());
+        let sampling = planner.map(PathPlanner::sampling);
         Report {
             world,
             planner: arguments.planner.word(),
@@ -184,9 +184,17 @@ impl Measured {
 
 /// A path as the measures take it: five seconds, with 64 waypoints where it has fewer, none of them off the path.
 fn timed(path: &Path) -> Result<Trajectory, Error> {
-    let rows: Vec<Vec<f64>> = path.waypoints().rows().into_iter().map(|it| it.to_vec()).collect();
+    let rows: Vec<Vec<f64>> = path
+        .waypoints()
+        .rows()
+        .into_iter()
+        .map(|it| it.to_vec())
+        .collect();
     let apart = |i: usize| -> f64 {
-        let squares = rows[i].iter().zip(&rows[i + 1]).map(|(a, b)| (a - b) * (a - b));
+        let squares = rows[i]
+            .iter()
+            .zip(&rows[i + 1])
+            .map(|(a, b)| (a - b) * (a - b));
         squares.sum::<f64>().sqrt()
     };
     let segments = rows.len() - 1;
@@ -252,6 +260,9 @@ impl std::fmt::Display for Report {
             )?;
         }
         let Latency { p50, p95, p99 } = &self.latency_ms;
-        write!(f, "  one plan     p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms")
+        write!(
+            f,
+            "  one plan     p50 {p50:.1} ms, p95 {p95:.1} ms, p99 {p99:.1} ms"
+        )
     }
 }

@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use clearway_planner::paths::PriorConfig;
+use clearway_planner::paths::train::{PathDataRecipe, PathRecipe};
 use clearway_planner::train::{
     AverageRecipe, DataRecipe, LossRecipe, OptimizerRecipe, PolicyRecipe, Recipe,
 };
-use clearway_planner::paths::PriorConfig;
-use clearway_planner::paths::train::{PathDataRecipe, PathRecipe};
 use clearway_stable_diffusion::train as pictures;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -167,7 +167,11 @@ impl Config {
                 !(of_pictures && config.policy.is_some()),
                 OF_POLICIES,
             ),
-            ("loss", !(of_pictures && !of_paths && config.loss.is_some()), OF_POLICIES),
+            (
+                "loss",
+                !(of_pictures && !of_paths && config.loss.is_some()),
+                OF_POLICIES,
+            ),
             (
                 "data.drop_n_last_frames",
                 !(of_pictures && config.data.drop_n_last_frames.is_some()),

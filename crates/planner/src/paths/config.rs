@@ -181,9 +181,19 @@ impl PathConfig {
             return wrong("type", format!("`{}`", self.kind), "`clearway_paths`");
         }
         if let Err(error) = self.space() {
-            return wrong("coordinates", error.to_string(), "one or more, each with its own name");
+            return wrong(
+                "coordinates",
+                error.to_string(),
+                "one or more, each with its own name",
+            );
         }
-        for PathCoordinate { name, unit, lower, upper } in &self.coordinates {
+        for PathCoordinate {
+            name,
+            unit,
+            lower,
+            upper,
+        } in &self.coordinates
+        {
             if !["m", "rad", "px", ""].contains(&unit.as_str()) {
                 let key = format!("coordinates.{name}.unit");
                 return wrong(&key, format!("`{unit}`"), "m, rad, px or nothing");
@@ -209,7 +219,8 @@ impl PathConfig {
                 // The last block has eight groups whatever the others have.
                 let last = down_dims.first().is_some_and(|it| it.is_multiple_of(8));
                 if !(1..=8).contains(&levels) || !down_dims.iter().all(divides) || !last {
-                    let expected = "up to 8 levels of channels that the groups divide, the first by 8";
+                    let expected =
+                        "up to 8 levels of channels that the groups divide, the first by 8";
                     let found = format!("{down_dims:?}");
                     return wrong("prior.network.down_dims", found, expected);
                 }
@@ -253,7 +264,8 @@ impl PathConfig {
         if let Some(scene) = scene
             && let Some(found) = scene.wrong(MOST)
         {
-            let expected = format!("a lattice of at most {MOST} places with a positive spacing and reach");
+            let expected =
+                format!("a lattice of at most {MOST} places with a positive spacing and reach");
             return wrong("prior.scene", found, &expected);
         }
         self.parameterization()?;
@@ -324,6 +336,6 @@ impl PathConfig {
     /// A configuration in physical terms.
     pub(super) fn physical(&self, x: &[f32]) -> impl Iterator<Item = f64> {
         let values = x.iter().zip(&self.coordinates);
-        values.map(|(x, it)| it.lower + (f64::from(*x) + 1.0) / 2.0 * (it.upper - it.lower))
+        values.map(|(x, it)| it.lower + 0.5 * (f64::from(*x) + 1.0) * (it.upper - it.lower))
     }
 }

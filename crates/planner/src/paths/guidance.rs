@@ -62,7 +62,10 @@ impl Cost<3> for PathCost<'_> {
     fn gradient(&self, clean: &Tensor<3>, points: &[Point]) -> Tensor<3> {
         let guided = points.iter().any(|it| it.level.alpha >= self.guidance.from);
         let shape @ [_, horizon, dof] = clean.dims();
-        let Some(values) = guided.then(|| clean.to_data().try_to_vec::<f32>().ok()).flatten() else {
+        let Some(values) = guided
+            .then(|| clean.to_data().try_to_vec::<f32>().ok())
+            .flatten()
+        else {
             return clean.zeros_like();
         };
         let Guidance {
@@ -88,7 +91,11 @@ impl Cost<3> for PathCost<'_> {
                 path += &step;
             }
             step += &cost.step(&self.free, path.view(), *pull, *damping, 0.0);
-            let scales = self.config.coordinates.iter().map(|it| 2.0 / (it.upper - it.lower));
+            let scales = self
+                .config
+                .coordinates
+                .iter()
+                .map(|it| 2.0 / (it.upper - it.lower));
             let scales: Vec<f64> = scales.collect();
             let steps = step.into_iter().enumerate();
             steps.map(move |(i, it)| (-it * scales[i % dof]) as f32)

@@ -96,7 +96,9 @@ pub enum FallbackReason {
 impl fmt::Display for FallbackReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Blocked(blocked) => write!(f, "all candidates are blocked; the nearest: {blocked}"),
+            Self::Blocked(blocked) => {
+                write!(f, "all candidates are blocked; the nearest: {blocked}")
+            }
             Self::Motion(error) => write!(f, "no free candidate becomes a motion: {error}"),
             Self::NonFinite => f.write_str("the network answered no numbers"),
         }

@@ -11,8 +11,8 @@ use clearway_diffusion::{
 };
 use clearway_layers::Precision;
 use clearway_motion::{
-    FreeSpace, Interpolation, Optimizer, Path, PathError, RrtConnect, ScalingError,
-    Trajectory, scale_time, shortcut,
+    FreeSpace, Interpolation, Optimizer, Path, PathError, RrtConnect, ScalingError, Trajectory,
+    scale_time, shortcut,
 };
 use ndarray::Array2;
 use rayon::prelude::*;
@@ -235,6 +235,10 @@ impl PathPlanner {
     /// # Errors
     ///
     /// See [`PathPlanError`]: what is wrong with the question, or what is in the way.
+    #[allow(
+        clippy::result_large_err,
+        reason = "an answer a plan, with all that is in the way"
+    )]
     pub fn plan(
         &self,
         problem: &PathProblem<'_>,
@@ -250,6 +254,10 @@ impl PathPlanner {
     /// # Errors
     ///
     /// As [`PathPlanner::plan`].
+    #[allow(
+        clippy::result_large_err,
+        reason = "an answer a plan, with all that is in the way"
+    )]
     pub fn plan_with(
         &self,
         problem: &PathProblem<'_>,
@@ -317,12 +325,7 @@ impl PathPlanner {
 
     /// What is drawn for a problem, guided and projected, free or not: what [`PathPlanner::plan`] chooses from by the same seed.
     /// None where the question is wrong.
-    pub fn candidates_of(
-        &self,
-        problem: &PathProblem<'_>,
-        budget: Budget,
-        seed: u64,
-    ) -> Vec<Path> {
+    pub fn candidates_of(&self, problem: &PathProblem<'_>, budget: Budget, seed: u64) -> Vec<Path> {
         let PathProblem { free, start, goal } = problem;
         let fits = free.dof() == self.prior.config().dof();
         if !(fits && free.check(start).is_ok() && free.check(goal).is_ok()) {
@@ -357,7 +360,9 @@ impl PathPlanner {
     fn careful<'a>(&self, problem: &PathProblem<'a>) -> FreeSpace<'a> {
         let free = problem.free;
         let careful = free.with_margin(free.margin() + self.settings.margin);
-        let keeps = [problem.start, problem.goal].iter().all(|it| careful.check(it).is_ok());
+        let keeps = [problem.start, problem.goal]
+            .iter()
+            .all(|it| careful.check(it).is_ok());
         if keeps { careful } else { free }
     }
 
@@ -456,9 +461,8 @@ impl PathPlanner {
                 *value = x;
             }
         }
-        let tensor = |values| {
-            Tensor::from_data(TensorData::new(values, [1, horizon, dof]), &self.device)
-        };
+        let tensor =
+            |values| Tensor::from_data(TensorData::new(values, [1, horizon, dof]), &self.device);
         Pins::new(tensor(mask), tensor(values))
     }
 
@@ -552,7 +556,13 @@ impl PathPlanner {
         for finalists in free.chunks(self.settings.finalists) {
             let motions: Vec<_> = finalists
                 .par_iter()
-                .map(|&(i, _)| (i, self.settings.motion(&problem.free, &candidates[i].path, seed)))
+                .map(|&(i, _)| {
+                    (
+                        i,
+                        self.settings
+                            .motion(&problem.free, &candidates[i].path, seed),
+                    )
+                })
                 .collect();
             let mut best: Option<(usize, Found)> = None;
             for (i, motion) in motions {
@@ -625,13 +635,48 @@ fn check(settings: &PathSettings) -> Result<(), PathPlannerError> {
     let is_share = |x: f64| (0.0..=1.0).contains(&x);
     let is_length = |x: f64| x.is_finite() && x >= 0.0;
     for (setting, found, holds, expected) in [
-        ("the margin", *margin, is_length(*margin), "finite and not negative"),
-        ("the number of finalists", *finalists as f64, *finalists > 0, "at least 1"),
-        ("the radius of corners", *radius, is_length(*radius) && *radius > 0.0, "positive"),
-        ("the pull of guidance", guidance.pull, is_share(guidance.pull), "from 0 to 1"),
-        ("the damping of guidance", guidance.damping, is_length(guidance.damping), "finite and not negative"),
-        ("the smoothing of guidance", guidance.smoothing.unwrap_or(1.0), guidance.smoothing.is_none_or(is_length), "finite and not negative"),
-        ("the beginning of guidance", guidance.from, is_share(guidance.from), "from 0 to 1"),
+        (
+            "the margin",
+            *margin,
+            is_length(*margin),
+            "finite and not negative",
+        ),
+        (
+            "the number of finalists",
+            *finalists as f64,
+            *finalists > 0,
+            "at least 1",
+        ),
+        (
+            "the radius of corners",
+            *radius,
+            is_length(*radius) && *radius > 0.0,
+            "positive",
+        ),
+        (
+            "the pull of guidance",
+            guidance.pull,
+            is_share(guidance.pull),
+            "from 0 to 1",
+        ),
+        (
+            "the damping of guidance",
+            guidance.damping,
+            is_length(guidance.damping),
+            "finite and not negative",
+        ),
+        (
+            "the smoothing of guidance",
+            guidance.smoothing.unwrap_or(1.0),
+            guidance.smoothing.is_none_or(is_length),
+            "finite and not negative",
+        ),
+        (
+            "the beginning of guidance",
+            guidance.from,
+            is_share(guidance.from),
+            "from 0 to 1",
+        ),
     ] {
         if !holds {
             return Err(PathPlannerError::Setting {

@@ -59,13 +59,17 @@ impl SceneCode {
             size,
             reach,
         } = self;
-        let places = size.iter().try_fold(1_usize, |all, it| all.checked_mul(*it));
+        let places = size
+            .iter()
+            .try_fold(1_usize, |all, it| all.checked_mul(*it));
         let positive = |x: f64| x > 0.0 && x.is_finite();
         let fine = places.is_some_and(|it| (1..=most).contains(&it))
             && positive(*spacing)
             && positive(*reach)
             && origin.iter().all(|it| it.is_finite());
-        (!fine).then(|| format!("{size:?} places of {spacing} m from {origin:?} with a reach of {reach} m"))
+        (!fine).then(|| {
+            format!("{size:?} places of {spacing} m from {origin:?} with a reach of {reach} m")
+        })
     }
 }
 
@@ -91,7 +95,10 @@ mod tests {
         assert_eq!(code.of(&Scene::new()), [1.0; 6]);
         assert_eq!((code.len(), code.wrong(6)), (6, None));
         assert!(code.wrong(5).is_some());
-        let broken = SceneCode { reach: f64::NAN, ..code };
+        let broken = SceneCode {
+            reach: f64::NAN,
+            ..code
+        };
         assert!(broken.wrong(6).expect("no number").contains("NaN"));
     }
 }
