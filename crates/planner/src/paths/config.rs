@@ -161,6 +161,7 @@ impl PathConfig {
     /// # Errors
     ///
     /// [`LoadError::Value`] for the first that is not.
+    #[allow(clippy::too_many_lines, reason = "one row a number")]
     pub fn check(&self) -> Result<(), LoadError> {
         let PriorConfig {
             horizon,
