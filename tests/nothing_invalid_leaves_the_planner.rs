@@ -288,6 +288,7 @@ fn the_same_seed_is_the_same_plan_whatever_the_candidates_and_threads() {
 }
 
 #[test]
+#[allow(clippy::result_large_err, reason = "it is looked at once")]
 fn a_budget_truncates_and_what_leaves_is_valid_all_the_same() {
     let scene = Scene::new();
     let ends = [[-0.8, 0.0], [0.8, 0.1]];

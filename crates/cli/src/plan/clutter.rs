@@ -83,18 +83,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
 
 impl Arguments {
     fn world(&self) -> String {
-        match &self.problem {
-            Some(path) => path.display().to_string(),
-            None => {
-                let environment = Environment::from(self.environment);
-                let added = if self.published_additions {
-                    environment.additions().len()
-                } else {
-                    self.added as usize
-                };
-                format!("{environment:?} with {added} added obstacles")
-            }
+        if let Some(path) = &self.problem {
+            return path.display().to_string();
         }
+        let environment = Environment::from(self.environment);
+        let added = if self.published_additions {
+            environment.additions().len()
+        } else {
+            self.added as usize
+        };
+        format!("{environment:?} with {added} added obstacles")
     }
 
     fn problems(&self) -> Result<Vec<Problem>, Error> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clearway_motion::{FreeSpace, Interpolation, Path, Trajectory};
-use clearway_planner::paths::PathOutcome;
+use clearway_planner::paths::{PathOutcome, PathPlanner};
 use clearway_sim::clutter::Metrics;
 use serde::Serialize;
 
@@ -145,7 +145,7 @@ impl Measured {
         let all = |of: &dyn Fn(&Metrics) -> f64| mean(&|it| Some(of(it))).unwrap_or(f64::NAN);
         let percentile = |share| statistics::percentile(&self.latencies, share);
         let planner = asked.planner();
-        let sampling = planner.map(|it| it.sampling());
+        let sampling = planner.map(PathPlanner::sampling);
         Report {
             world,
             planner: arguments.planner.word(),

@@ -124,6 +124,7 @@ impl Optimizer {
     /// it its way.
     ///
     /// The ends stay, and so does what is not finite. [`Optimizer::waypoints`] and [`Optimizer::iterations`] do not matter.
+    #[allow(clippy::needless_pass_by_value, reason = "a view is a reference")]
     pub fn step(
         &self,
         free: &FreeSpace,
@@ -157,6 +158,7 @@ impl Optimizer {
     }
 
     /// `F`, the cost of a path: what of several is best is least. Infinite for what is not finite or of other coordinates.
+    #[allow(clippy::needless_pass_by_value, reason = "a view is a reference")]
     pub fn cost(&self, free: &FreeSpace, waypoints: ArrayView2<'_, f64>) -> f64 {
         let finite = waypoints.iter().all(|it| it.is_finite());
         if waypoints.nrows() < 2 || waypoints.ncols() != free.dof() || !finite {
@@ -425,6 +427,7 @@ mod tests {
     use crate::scene::{Obstacle, Scene};
 
     #[test]
+    #[allow(clippy::float_cmp, reason = "nothing is exactly zero")]
     fn a_step_lowers_the_cost_and_leaves_the_ends() {
         let disc = Obstacle::disc([0.0, 0.05], 0.3).expect("it is valid");
         let (scene, limits) = (Scene::new().with(disc), Limits::unlimited(2));
@@ -448,7 +451,7 @@ mod tests {
         let empty = Scene::new();
         let free = FreeSpace::new(&body, &empty, &limits).expect("the dimensions agree");
         let bent = Array2::from_shape_fn((32, 2), |(i, j)| {
-            straight[[i, j]] + (i % 31 > 0) as u8 as f64 * 0.1
+            straight[[i, j]] + f64::from(u8::from(i % 31 > 0)) * 0.1
         });
         assert_eq!(optimizer.step(&free, bent.view(), 0.0, 0.1, 0.0).sum(), 0.0);
         let step = optimizer.step(&free, bent.view(), 1.0, 0.0, 0.0);

@@ -295,6 +295,7 @@ impl Block {
 }
 
 /// `N` equal parts of the last axis, `[batch, 1, width]` each.
+#[allow(clippy::needless_pass_by_value, reason = "tensors are passed by value")]
 fn parts<const N: usize>(x: Tensor<2>) -> [Tensor<3>; N] {
     let [_, all] = x.dims();
     let width = all / N;
@@ -334,7 +335,7 @@ mod tests {
 
     fn waypoints(batch: usize) -> Tensor<3> {
         let device = Device::flex();
-        let values = Tensor::arange(0..(batch * 16) as i64, &device).float();
+        let values = Tensor::arange(0..16 * i64::try_from(batch).expect("few"), &device).float();
         (values / 7.0).sin().reshape([batch, 8, 2])
     }
 

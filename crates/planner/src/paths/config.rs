@@ -161,6 +161,7 @@ impl PathConfig {
     /// # Errors
     ///
     /// [`LoadError::Value`] for the first that is not.
+    #[allow(clippy::too_many_lines, reason = "one row a number")]
     pub fn check(&self) -> Result<(), LoadError> {
         let PriorConfig {
             horizon,
@@ -336,6 +337,6 @@ impl PathConfig {
     /// A configuration in physical terms.
     pub(super) fn physical(&self, x: &[f32]) -> impl Iterator<Item = f64> {
         let values = x.iter().zip(&self.coordinates);
-        values.map(|(x, it)| it.lower + (f64::from(*x) + 1.0) / 2.0 * (it.upper - it.lower))
+        values.map(|(x, it)| it.lower + 0.5 * (f64::from(*x) + 1.0) * (it.upper - it.lower))
     }
 }

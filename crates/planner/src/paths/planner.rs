@@ -235,6 +235,10 @@ impl PathPlanner {
     /// # Errors
     ///
     /// See [`PathPlanError`]: what is wrong with the question, or what is in the way.
+    #[allow(
+        clippy::result_large_err,
+        reason = "an answer a plan, with all that is in the way"
+    )]
     pub fn plan(
         &self,
         problem: &PathProblem<'_>,
@@ -250,6 +254,10 @@ impl PathPlanner {
     /// # Errors
     ///
     /// As [`PathPlanner::plan`].
+    #[allow(
+        clippy::result_large_err,
+        reason = "an answer a plan, with all that is in the way"
+    )]
     pub fn plan_with(
         &self,
         problem: &PathProblem<'_>,

@@ -26,6 +26,7 @@ const MODEL: &str = "model.safetensors";
 const PREFIX: &str = "network.";
 
 /// One of the networks that a prior can have.
+#[allow(clippy::large_enum_variant, reason = "a planner has one of them")]
 #[derive(Module, Debug)]
 pub enum PathNetwork {
     /// A U-Net over waypoints: Janner's temporal one, with a condition.
@@ -35,6 +36,7 @@ pub enum PathNetwork {
 }
 
 /// What a [`PathNetwork`] computes from the condition alone.
+#[allow(clippy::large_enum_variant, reason = "a planner has one of them")]
 #[derive(Clone, Debug)]
 pub enum PreparedPath {
     /// The U-Net's.
