@@ -305,7 +305,7 @@ impl Mixture {
     /// A batch of samples, of components that follow one another.
     fn draw_some(&self, noise: &mut Seeded) -> Tensor<2> {
         let device = self.means.device();
-        let rows: Vec<i32> = (0..BATCH).map(|i| (i % Self::COMPONENTS) as i32).collect();
+        let rows: Vec<i32> = (0..).take(Self::COMPONENTS).cycle().take(BATCH).collect();
         let rows = Tensor::from_data(TensorData::new(rows, [BATCH]), &device);
         let spread: Tensor<2> = normal(noise as &mut dyn Noise, [BATCH, 2], &device);
         self.means.clone().select(0, rows) + spread.mul_scalar(self.deviation)

@@ -177,16 +177,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     Ok(Verdict::Passed)
 }
 
-/// Copies a folder, but for the files that `is_left_out`.
+/// Copies a folder, but for what `is_left_out`.
 fn copy(from: &Path, to: &Path, is_left_out: &dyn Fn(&Path) -> bool) -> Result<(), Error> {
     let failed = |path: &Path, error: std::io::Error| Error::read(path, &error);
     std::fs::create_dir_all(to).map_err(|error| Error::write(to, &error))?;
     for entry in std::fs::read_dir(from).map_err(|error| failed(from, error))? {
         let path = entry.map_err(|error| failed(from, error))?.path();
         let target = to.join(path.file_name().unwrap_or_default());
+        if is_left_out(&path) {
+            continue;
+        }
         if path.is_dir() {
             copy(&path, &target, is_left_out)?;
-        } else if !is_left_out(&path) {
+        } else {
             std::fs::copy(&path, &target).map_err(|error| failed(&path, error))?;
         }
     }

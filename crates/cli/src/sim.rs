@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clearway_planner::Planner;
+use clearway_sim::pusht::Observation;
 use indicatif::{ProgressBar, ProgressStyle};
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Serialize;
@@ -280,7 +281,11 @@ fn write_states(path: &Path, episodes: &[Episode]) -> Result<(), Error> {
     let mut rewards = Vec::new();
     let mut lengths: Vec<u8> = Vec::new();
     for episode in episodes {
-        let rows: Vec<[f64; 5]> = episode.observations.iter().map(|it| it.state()).collect();
+        let rows: Vec<[f64; 5]> = episode
+            .observations
+            .iter()
+            .map(Observation::state)
+            .collect();
         states.extend(padded(&mut rows.iter().flatten(), (steps + 1) * 5));
         actions.extend(padded(&mut episode.actions.iter().flatten(), steps * 2));
         rewards.extend(padded(&mut episode.rewards.iter(), steps));

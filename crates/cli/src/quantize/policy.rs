@@ -66,7 +66,8 @@ pub(super) fn quantize(arguments: &Arguments, out: &Path) -> Result<Report, Erro
     }
     let packed = quantized.pack(policy.clone());
     tracing::info!(?packed, "packed");
-    copy(from, out, &|path| path == from.join(MODEL))?;
+    // A folder in the folder is another policy.
+    copy(from, out, &|path| path == from.join(MODEL) || path.is_dir())?;
     quantized
         .save_weights(from, out, &policy)
         .map_err(|error: LoadError| Error::write(&out.join(MODEL), &error))?;

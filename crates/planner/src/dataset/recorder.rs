@@ -314,7 +314,7 @@ impl Recorder {
         let (mut episode_index, mut frame_index) = (Vec::new(), Vec::new());
         for (episode, [start, end]) in (0..).zip(self.spans()) {
             episode_index.extend(std::iter::repeat_n(episode, end - start));
-            frame_index.extend((start..end).map(|frame| (frame - start) as i64));
+            frame_index.extend((0..).take(end - start));
         }
         let time = |&frame: &i64| (frame as f64 / self.fps) as f32;
         let mut columns: Vec<Column<'_>> = self
@@ -331,7 +331,7 @@ impl Recorder {
         columns.push(Column::Float("timestamp", times));
         columns.push(Column::Whole("episode_index", episode_index));
         columns.push(Column::Whole("frame_index", frame_index));
-        columns.push(Column::Whole("index", (0..frames as i64).collect()));
+        columns.push(Column::Whole("index", (0..).take(frames).collect()));
         columns.push(Column::Whole("task_index", vec![0; frames]));
         write_table(path, &columns, frames, None)
     }
@@ -340,7 +340,9 @@ impl Recorder {
         let count = self.episodes();
         let whole = |of: &dyn Fn(usize, [usize; 2]) -> usize| -> Vec<i64> {
             let spans = self.spans().enumerate();
-            spans.map(|(i, span)| of(i, span) as i64).collect()
+            spans
+                .map(|(i, span)| i64::try_from(of(i, span)).unwrap_or(i64::MAX))
+                .collect()
         };
         let zeros = || vec![0; count];
         let columns = [
