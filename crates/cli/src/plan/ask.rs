@@ -120,6 +120,10 @@ pub(crate) struct Answer {
     /// What was drawn, or found by so many seeds.
     pub(crate) samples: Vec<Path>,
     /// Which of them the plan came from.
+    #[cfg_attr(
+        not(feature = "rerun"),
+        expect(dead_code, reason = "what is chosen is shown in recordings")
+    )]
     pub(crate) chosen: Option<usize>,
     /// The time to the plan: s.
     pub(super) elapsed: f64,
