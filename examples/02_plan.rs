@@ -60,10 +60,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 
     // Any solver of the engine samples any policy.
-    let two_steps = Sampling {
-        method: Method::DpmSolver2M,
-        steps: 2,
-    };
+    let two_steps = Sampling::new(Method::DpmSolver2M, 2);
     let planner = planner.with_candidates(1)?.with_sampling(two_steps)?;
     let plan = planner.plan(&Problem::new(&history), Budget::default(), 1)?;
     println!(

@@ -59,7 +59,7 @@ fn every_solver_and_every_truncation_keeps_them() {
     let known = array![[101.1, 402.3], [103.7, 400.9], [107.3, 399.1]];
     let committed = actions(4, known.clone());
     for method in Method::ALL {
-        let sampling = Sampling { method, steps: 4 };
+        let sampling = Sampling::new(method, 4);
         let planner = planner()
             .with_sampling(sampling)
             .and_then(|planner| planner.with_candidates(3))
@@ -275,7 +275,7 @@ proptest! {
         let history = history(seed % 100);
         let planner = planner()
             .with_actions(15)
-            .and_then(|planner| planner.with_sampling(Sampling { method: Method::Ddim, steps: 2 }))
+            .and_then(|planner| planner.with_sampling(Sampling::new(Method::Ddim, 2)))
             .expect("fits");
         let flat = rows.iter().flat_map(|row| [row.0, row.1]).collect();
         let known = Array2::from_shape_vec((rows.len(), 2), flat).expect("rows of two");

@@ -162,7 +162,7 @@ fn a_simulated_loop_is_decided_again() {
     let samplings = [(Method::Ddim, 6), (Method::SdeDpmSolver2M, 4)];
     for (method, steps) in samplings {
         let planner = planner()
-            .with_sampling(Sampling { method, steps })
+            .with_sampling(Sampling::new(method, steps))
             .and_then(|planner| planner.with_candidates(3))
             .and_then(|planner| planner.with_refinement(3))
             .expect("it fits");
@@ -328,10 +328,7 @@ fn a_planner_is_not_set_up_as_none_could_be() {
         refused(Plan { refined, ..plan() }),
         PlannerError::Refinement { .. }
     ));
-    let sampling = Some(Sampling {
-        method: Method::Ddim,
-        steps: 1000,
-    });
+    let sampling = Some(Sampling::new(Method::Ddim, 1000));
     assert!(matches!(
         refused(Plan { sampling, ..plan() }),
         PlannerError::Sampling(_)

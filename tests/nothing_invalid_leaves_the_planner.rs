@@ -293,10 +293,7 @@ fn a_budget_truncates_and_what_leaves_is_valid_all_the_same() {
     let scene = Scene::new();
     let ends = [[-0.8, 0.0], [0.8, 0.1]];
     let planner = planner(PathSettings {
-        sampling: Some(Sampling {
-            method: Method::Ddim,
-            steps: 10,
-        }),
+        sampling: Some(Sampling::new(Method::Ddim, 10)),
         ..settings()
     });
     for budget in [

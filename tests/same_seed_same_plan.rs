@@ -67,7 +67,7 @@ fn samplings() -> [Sampling; 3] {
         (Method::Ddpm, 25),
         (Method::DpmSolver2M, 5),
     ]
-    .map(|(method, steps)| Sampling { method, steps })
+    .map(|(method, steps)| Sampling::new(method, steps))
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn recipe(distill: DistillRecipe) -> Distillation {
 }
 
 /// One of each kind, with phases that end within nine steps.
-fn kinds() -> [DistillRecipe; 4] {
+fn kinds() -> [DistillRecipe; 5] {
     let few = |kind| DistillRecipe {
         kind,
         steps: Some(1),
@@ -80,6 +80,12 @@ fn kinds() -> [DistillRecipe; 4] {
             skip: Some(3),
             huber: Some(0.01),
             ..few(Kind::Consistency)
+        },
+        DistillRecipe {
+            steps: Some(2),
+            teacher_steps: Some(4),
+            offset: Some(1),
+            ..few(Kind::Rollout)
         },
         few(Kind::Distribution),
         DistillRecipe {
@@ -152,11 +158,12 @@ fn what_is_written_is_a_policy_that_is_sampled_as_it_was_taught() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path();
     let teacher = teacher(folder);
-    let sampled = |method, steps| Sampling { method, steps };
+    let sampled = Sampling::new;
     let own = Policy::load(&teacher, &Device::flex()).expect("a policy");
     let expected = [
         (sampled(Method::Euler, 1), "sample"),
         (sampled(Method::Consistency, 2), "sample"),
+        (sampled(Method::Euler, 2).with_offset(Some(6)), "sample"),
         (sampled(Method::Consistency, 1), "sample"),
         (own.sampling(), "epsilon"),
     ];

@@ -18,6 +18,10 @@ pub(crate) struct Arguments {
     /// Denoising steps [default: the policy's own]
     #[arg(long, value_name = "K")]
     steps: Option<usize>,
+    /// The timestep of the last step, to which the leading grid is moved [default: the policy's own, or the solver's grid
+    /// where --solver is given]
+    #[arg(long, value_name = "T")]
+    offset: Option<usize>,
     /// Trajectories drawn a plan; the first is executed, the others are shown in a recording
     #[arg(long, value_name = "N", default_value_t = 1)]
     candidates: usize,
@@ -30,6 +34,7 @@ impl Arguments {
         Self {
             solver: None,
             steps: None,
+            offset: None,
             candidates,
             precision,
         }
@@ -40,11 +45,7 @@ impl Arguments {
         let device = Device::flex();
         let planner = Planner::new(self.precision.load(path, &device)?, period, &device);
         let planner = planner.map_err(|error| Error::policy(path, error))?;
-        let own = planner.sampling();
-        let sampling = Sampling {
-            method: self.solver.unwrap_or(own.method),
-            steps: self.steps.unwrap_or(own.steps),
-        };
+        let sampling = chosen(planner.sampling(), self.solver, self.steps, self.offset);
         let wrong = |argument| {
             move |error: PlannerError| Error::Argument {
                 argument,
@@ -53,10 +54,22 @@ impl Arguments {
         };
         planner
             .with_sampling(sampling)
-            .map_err(wrong("--solver or --steps"))?
+            .map_err(wrong("--solver, --steps or --offset"))?
             .with_candidates(self.candidates)
             .map_err(wrong("--candidates"))
     }
+}
+
+/// What is asked for, and of the policy's own what is not. Its offset belongs to its solver.
+pub(crate) fn chosen(
+    own: Sampling,
+    solver: Option<Method>,
+    steps: Option<usize>,
+    offset: Option<usize>,
+) -> Sampling {
+    let kept = if solver.is_none() { own.offset } else { None };
+    Sampling::new(solver.unwrap_or(own.method), steps.unwrap_or(own.steps))
+        .with_offset(offset.or(kept))
 }
 
 /// A solver by its name; clap lists them.

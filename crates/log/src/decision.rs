@@ -527,6 +527,8 @@ struct PlanMessage {
 struct SamplingMessage {
     solver: String,
     steps: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    offset: Option<usize>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -573,6 +575,7 @@ impl PlanMessage {
             sampling: plan.sampling.map(|sampling| SamplingMessage {
                 solver: sampling.method.name().to_owned(),
                 steps: sampling.steps,
+                offset: sampling.offset,
             }),
             arithmetic: plan.arithmetic.map(ArithmeticMessage::new).transpose()?,
             passes: plan.passes,
@@ -597,10 +600,10 @@ impl PlanMessage {
                 &format_args!("{} of {} candidates", self.chosen, candidates.len()),
             ));
         }
-        let sampling = self.sampling.map(|SamplingMessage { solver, steps }| {
-            let method = solver.parse();
+        let sampling = self.sampling.map(|message| {
+            let method = message.solver.parse();
             let method = method.map_err(|error| Wrong::new("sampling.solver", &error))?;
-            Ok(Sampling { method, steps })
+            Ok(Sampling::new(method, message.steps).with_offset(message.offset))
         });
         Ok(Plan {
             trajectory: self

@@ -119,7 +119,10 @@ fn trajectory() -> Value {
 }
 
 fn plan() -> Value {
-    let sampling = object(vec![("solver", text()), ("steps", integer())], vec![]);
+    let sampling = object(
+        vec![("solver", text()), ("steps", integer())],
+        vec![("offset", integer())],
+    );
     let arithmetic = object(vec![("precision", text()), ("level", text())], vec![]);
     object(
         vec![

@@ -58,10 +58,7 @@ fn plan(outcome: Outcome) -> Plan {
         drawn: 3,
         refined: matches!(outcome, Outcome::Complete).then_some(4),
         outcome,
-        sampling: Some(Sampling {
-            method: Method::DpmSolver2M,
-            steps: 10,
-        }),
+        sampling: Some(Sampling::new(Method::DpmSolver2M, 10).with_offset(Some(5))),
         arithmetic: matches!(outcome, Outcome::Complete).then_some(Arithmetic {
             precision: Precision::Bf16,
             level: Level::Avx512Bf16,

@@ -66,10 +66,7 @@ struct Report {
 }
 
 /// How a policy that ships is sampled.
-const SAMPLING: Sampling = Sampling {
-    method: Method::Ddim,
-    steps: 10,
-};
+const SAMPLING: Sampling = Sampling::new(Method::Ddim, 10);
 
 /// Between two actions; a pass does not depend on it.
 const PERIOD: Duration = Duration::from_millis(100);

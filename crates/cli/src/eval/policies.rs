@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clap::ValueEnum;
-use clearway_planner::{Budget, History, Method, PackPolicy, Planner, Problem, Sampling};
+use clearway_planner::{Budget, History, Method, PackPolicy, Planner, Problem};
 use clearway_sim::PushT;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,7 @@ use crate::closed_loop::{self, Settings, Sight};
 use crate::error::{Error, load_policy, write_json};
 use crate::output::say;
 use crate::precision::{self, Precision};
+use crate::sampling;
 use crate::sim::progress;
 use crate::statistics;
 use crate::train::config::read;
@@ -74,6 +75,8 @@ struct Contender {
     /// The policy's own where it is left out.
     #[serde(default)]
     steps: Vec<usize>,
+    /// The policy's own where it and the solver are left out.
+    offset: Option<usize>,
     /// As its weights are stored where it is left out.
     #[serde(default, deserialize_with = "precisions")]
     precision: Vec<Precision>,
@@ -107,8 +110,12 @@ struct Cell {
 impl Cell {
     /// Its name as a file's.
     fn file(&self) -> String {
-        let Sampling { method, steps } = self.planner.sampling();
-        let name = format!("{} {} {steps} {}", self.name, method.name(), self.precision);
+        let name = format!(
+            "{} {} {}",
+            self.name,
+            self.planner.sampling(),
+            self.precision
+        );
         // `int4/64` is no file.
         let name: String = name
             .chars()
@@ -228,10 +235,7 @@ impl Contender {
                 self.steps.clone()
             };
             for steps in steps {
-                let sampling = Sampling {
-                    method: self.solver.unwrap_or(own.method),
-                    steps,
-                };
+                let sampling = sampling::chosen(own, self.solver, Some(steps), self.offset);
                 let planner = Planner::new(policy.clone(), closed_loop::period(), device)
                     .and_then(|planner| planner.with_sampling(sampling));
                 cells.push(Cell {
@@ -248,7 +252,12 @@ impl Contender {
 
 /// What is kept of a cell, or else what comes of it.
 fn evaluated(cell: &Cell, settings: &Settings, out: &Path) -> Result<Kept, Error> {
-    let Sampling { method, steps } = cell.planner.sampling();
+    let sampling = cell.planner.sampling();
+    let steps = sampling.steps;
+    let solver = match sampling.offset {
+        Some(offset) => format!("{}+{offset}", sampling.method),
+        None => sampling.method.name().to_owned(),
+    };
     let path = out.join("cells").join(cell.file());
     let model = cell.planner.policy().hash();
     if path.exists() {
@@ -263,10 +272,8 @@ fn evaluated(cell: &Cell, settings: &Settings, out: &Path) -> Result<Kept, Error
     }
     let bar = progress(settings.episodes);
     bar.println(format!(
-        "{}, {} in {steps} steps, {}",
-        cell.name,
-        method.name(),
-        cell.precision
+        "{}, {solver} in {steps} steps, {}",
+        cell.name, cell.precision
     ));
     let mut successes = 0;
     let outcome = closed_loop::run(&cell.planner, settings, |episode| {
@@ -277,7 +284,7 @@ fn evaluated(cell: &Cell, settings: &Settings, out: &Path) -> Result<Kept, Error
     bar.finish_and_clear();
     let kept = Kept {
         name: cell.name.clone(),
-        solver: method.name().to_owned(),
+        solver,
         steps,
         precision: cell.precision.clone(),
         model: model.to_owned(),

@@ -172,10 +172,10 @@ impl Arguments {
             let loaded = loaded.map_err(|error| failed(error.into()))?;
             let default = loaded.config().sampling();
             let default = default.map_err(|error| failed(error.into()))?;
-            settings.sampling = Some(Sampling {
-                method: self.solver.unwrap_or(default.method),
-                steps: self.steps.map_or(default.steps, |it| it as usize),
-            });
+            settings.sampling = Some(Sampling::new(
+                self.solver.unwrap_or(default.method),
+                self.steps.map_or(default.steps, |it| it as usize),
+            ));
             let planner = PathPlanner::new(loaded, settings.clone(), &device);
             Some(planner.map_err(failed)?)
         } else {

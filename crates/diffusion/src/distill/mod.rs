@@ -6,6 +6,7 @@
 //! | the student shall | lesson | sampled by |
 //! |---|---|---|
 //! | do one DDIM step for two of its teacher | [`Halving::lesson`] | [`Ddim`](crate::Ddim), [`Euler`](crate::Euler) on the halved grid |
+//! | go from noise to data as its teacher does, in fewer steps | [`Rollout::lesson`] | [`Ddim`](crate::Ddim), [`Euler`](crate::Euler) on the same grid |
 //! | see at once where its teacher's ODE ends | [`Jumps::lesson`] | [`Consistency`](crate::Consistency), or [`Lcm`](crate::Lcm) around [`Bounded`](crate::Bounded) |
 //! | answer with samples of its teacher's distribution in one pass | [`matched`] | [`Consistency`](crate::Consistency) |
 //! | be guided in one pass in place of two | [`Lesson::estimate`] of a [`ClassifierFreeEach`] | any |
@@ -21,12 +22,14 @@ mod consistency;
 mod distribution;
 mod guidance;
 mod progressive;
+mod rollout;
 mod structure;
 
 pub use consistency::Jumps;
 pub use distribution::matched;
 pub use guidance::{ClassifierFreeEach, scales};
 pub use progressive::Halving;
+pub use rollout::Rollout;
 pub use structure::{Features, feature_loss};
 
 use burn::tensor::Tensor;
@@ -45,6 +48,14 @@ pub enum LessonError {
     Odd {
         /// The teacher's steps.
         steps: usize,
+    },
+    /// Each of the student's steps is as many of the teacher's.
+    #[error("a teacher of {steps} steps cannot be followed in {among}: they must be a multiple")]
+    Share {
+        /// The teacher's steps.
+        steps: usize,
+        /// The student's.
+        among: usize,
     },
     /// A jump is at least a step, and at most all of them.
     #[error("a jump over {skip} of {steps} steps: it must be from 1 to {steps}")]

@@ -85,7 +85,7 @@ impl Halving {
 }
 
 /// The shares of `x''` and `x` in the target; the denominator is positive, since the noise falls.
-fn shares(starts: &[Point], ends: &[Point]) -> [Vec<f64>; 2] {
+pub(super) fn shares(starts: &[Point], ends: &[Point]) -> [Vec<f64>; 2] {
     let pairs = || starts.iter().zip(ends).map(|(a, b)| (a.level, b.level));
     let whole = pairs().map(|(a, b)| a.sigma * b.alpha - b.sigma * a.alpha);
     let (of_end, of_start) = pairs()

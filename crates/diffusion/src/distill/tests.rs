@@ -254,6 +254,73 @@ fn halving_holds_on_every_line_and_for_what_is_not_clean() {
     }
 }
 
+/// Each of the student's steps is two of the teacher's, from where the teacher itself arrives; the grid begins with some signal,
+/// which the noise that is handed over has not.
+fn follows<const D: usize>(steps: usize) {
+    let schedule = schedule();
+    let times = timesteps::leading(&schedule, 2 * steps, 1).expect("fits");
+    let grid = Grid::at_times(&schedule, &times, End::Clean).expect("falls");
+    let rollout = Rollout::new(&grid, steps).expect("a multiple");
+    assert_eq!(rollout.steps(), steps);
+    let learned = learn(
+        Affine::new(),
+        600,
+        |network, step| {
+            let [_, noise] = sample::<D>(step);
+            let lesson = rollout.lesson(&DATA, noise, &());
+            assert_eq!(lesson.x.dims()[0], 256 * steps);
+            lesson.loss(&student(network), &(), Emphasis::default(), Metric::Squared)
+        },
+        |_| (),
+    );
+    let points = grid.points();
+    for first in (0..2 * steps).step_by(2) {
+        let [a, b, c] = [0, 1, 2].map(|k| points[first + k].level);
+        let two = Line::step(Line::seen(b), b, c).after(Line::step(Line::seen(a), a, b));
+        let seen = Line::of(|x| {
+            (a.sigma * (two.gain * x + two.bias) - c.sigma * x)
+                / (a.sigma * c.alpha - c.sigma * a.alpha)
+        });
+        seen.assert_is(learned.at(points[first].t), EXACT, "a step for two");
+    }
+    // What a sampler makes of noise with the student is what it makes with the teacher in twice the steps.
+    let times: Vec<f64> = times.into_iter().step_by(2).collect();
+    let few = Grid::at_times(&schedule, &times, End::Clean).expect("falls");
+    let run = |grid: &Grid, denoiser: &dyn Denoiser<D, Condition = (), Prepared = ()>| {
+        let stages = crate::Euler.plan(&schedule, grid).expect("stages");
+        let [_, noise] = sample::<D>(7);
+        let device = Device::flex();
+        let mut drawn = Seeded::new(9, 256);
+        let shape = noise.dims();
+        let sampler = Sampler::from_noise(denoiser, &(), &stages, shape, &device, &mut drawn);
+        let values: Vec<f32> = sampler.finish().into_data().try_to_vec().expect("f32");
+        values
+    };
+    let (ours, theirs) = (run(&few, &student(&learned)), run(&grid, &DATA));
+    for (a, b) in ours.into_iter().zip(theirs) {
+        assert!((a - b).abs() < 0.02, "{a} {b}");
+    }
+}
+
+#[test]
+fn a_student_arrives_where_its_teacher_does_from_the_same_noise() {
+    follows::<3>(1);
+    follows::<4>(3);
+}
+
+#[test]
+fn a_rollout_has_as_many_of_the_teachers_steps_in_each_of_the_students() {
+    for steps in [0, 3, 16] {
+        assert_eq!(
+            Rollout::new(&grid(8), steps),
+            Err(LessonError::Share {
+                steps: 8,
+                among: steps
+            })
+        );
+    }
+}
+
 fn sees_the_end<const D: usize>(skip: usize, boundary: Option<Lcm>) {
     let steps = 8;
     let grid = grid(steps);

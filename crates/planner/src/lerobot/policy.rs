@@ -215,7 +215,8 @@ impl Policy {
     /// How it is meant to be sampled: as `clearway.json` says where the folder has one, else as the configuration does.
     ///
     /// A student of few steps has that file, since LeRobot's configuration knows neither its solver nor its grid:
-    /// `{ "solver": "consistency", "steps": 2 }`, with the names of [`Method`].
+    /// `{ "solver": "consistency", "steps": 2 }`, with the names of [`Method`], and `"offset": 40` where the last step is at another
+    /// timestep than the solver's own.
     pub fn sampling(&self) -> Sampling {
         self.sampling
     }
@@ -367,11 +368,13 @@ fn sampling(folder: &Path, config: &DiffusionConfig) -> Result<Option<Sampling>,
     let json = json::read(folder, OURS)?;
     let json = Entry::root(OURS, &json);
     let solver = json.get("solver")?;
-    let steps = json.get("steps")?;
-    Ok(Some(Sampling {
-        method: solver.one_of(&Method::ALL.map(|method| (method.name(), method)))?,
-        steps: steps.integer(1..=config.num_train_timesteps)?,
-    }))
+    let timesteps = config.num_train_timesteps;
+    let steps = json.get("steps")?.integer(1..=timesteps)?;
+    let most = timesteps - 1 - (steps - 1) * (timesteps / steps);
+    let offset = json.find("offset")?;
+    let offset = offset.map(|it| it.integer(0..=most)).transpose()?;
+    let method = solver.one_of(&Method::ALL.map(|method| (method.name(), method)))?;
+    Ok(Some(Sampling::new(method, steps).with_offset(offset)))
 }
 
 /// The values of a feature, normalized.

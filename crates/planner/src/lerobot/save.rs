@@ -56,8 +56,13 @@ impl Saved<'_> {
             std::fs::write(folder.join(file), text)
         };
         text(CONFIG, self.json)?;
-        if let Some(Sampling { method, steps }) = self.sampling {
-            text(OURS, &json!({ "solver": method.name(), "steps": steps }))?;
+        if let Some(sampling) = self.sampling {
+            let Sampling { method, steps, .. } = sampling;
+            let mut ours = json!({ "solver": method.name(), "steps": steps });
+            if let Some(offset) = sampling.offset {
+                ours["offset"] = json!(offset);
+            }
+            text(OURS, &ours)?;
         }
         let map = &self.json["normalization_mapping"];
         let action = self.config.action.name.as_str();

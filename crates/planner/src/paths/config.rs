@@ -313,10 +313,7 @@ impl PathConfig {
             found: format!("`{solver}`"),
             expected: "the name of a solver".into(),
         })?;
-        Ok(Sampling {
-            method,
-            steps: *steps,
-        })
+        Ok(Sampling::new(method, *steps))
     }
 
     /// The noise.

@@ -72,6 +72,7 @@ impl Seeds {
 ///
 /// ```text
 /// progressive     [convert]  N -> N/2  N/2 -> N/4  ..  2n -> n       a phase each, from the average of the one before
+/// rollout         [convert]  all steps at once
 /// consistency     [convert]  jumps
 /// distribution    [convert]  matching, with a fake score of the teacher's network
 /// structure       estimates

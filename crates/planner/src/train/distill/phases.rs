@@ -1,7 +1,7 @@
 //! What is learned when.
 
-use clearway_diffusion::distill::{Emphasis, Halving, Jumps};
-use clearway_diffusion::{Discrete, End, Grid, Point, Schedule, timesteps};
+use clearway_diffusion::distill::{Emphasis, Halving, Jumps, Rollout};
+use clearway_diffusion::{Discrete, Point, Schedule};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -22,6 +22,7 @@ pub(super) enum Lessons {
     /// What the teacher estimates, at all timesteps.
     Estimates(Emphasis),
     Halving(Halving),
+    Rollout(Rollout),
     Jumps(Jumps),
     Matching(Matching),
 }
@@ -58,11 +59,14 @@ pub(super) fn phases(
 ) -> Result<Vec<Phase>, TrainError> {
     let it = &recipe.distill;
     let total = recipe.optimizer.steps;
-    let grid = |steps: usize| -> Result<Grid, TrainError> {
-        let times = timesteps::trailing(schedule, steps)?;
-        Ok(Grid::at_times(schedule, &times, End::Clean)?)
+    // Euler's method is DDIM, and its own grid the trailing one.
+    let euler = |steps, offset| Sampling::new(Method::Euler, steps).with_offset(offset);
+    let trailing = |steps| euler(steps, None).grid(schedule);
+    // The grid of every k-th step, the first included: its last step is k - 1 steps earlier than the teacher's.
+    let later = |steps: usize, k: usize| {
+        it.offset
+            .map(|offset| offset + (k - 1) * (schedule.len() / steps))
     };
-    let sampled = |method: Method, steps: usize| Sampling { method, steps };
     let last = match it.kind {
         Kind::Structure => {
             return Ok(vec![Phase {
@@ -73,24 +77,33 @@ pub(super) fn phases(
             }]);
         }
         Kind::Progressive => {
+            let most = it.teacher_steps();
             let mut halvings = Vec::new();
-            let mut steps = it.teacher_steps();
+            let mut steps = most;
             while steps > it.steps() {
-                let halving = Halving::new(&grid(steps)?)?;
+                let before = euler(steps, later(most, most / steps));
+                let halving = Halving::new(&before.grid(schedule)?)?;
                 steps = halving.steps();
-                halvings.push((Lessons::Halving(halving), sampled(Method::Euler, steps)));
+                let after = euler(steps, later(most, most / steps));
+                halvings.push((Lessons::Halving(halving), after));
             }
             halvings
         }
+        Kind::Rollout => {
+            let (most, steps) = (it.teacher_steps(), it.steps());
+            let rollout = Rollout::new(&euler(most, it.offset).grid(schedule)?, steps)?;
+            let sampling = euler(steps, later(most, most / steps));
+            vec![(Lessons::Rollout(rollout), sampling)]
+        }
         Kind::Consistency => vec![(
             Lessons::Jumps(Jumps::new(
-                &grid(it.teacher_steps())?,
+                &trailing(it.teacher_steps())?,
                 it.skip.unwrap_or(1),
             )?),
-            sampled(Method::Consistency, it.steps()),
+            Sampling::new(Method::Consistency, it.steps()),
         )],
         Kind::Distribution => {
-            let grid = grid(it.steps())?;
+            let grid = trailing(it.steps())?;
             let made_at = grid.points()[..grid.steps()].to_vec();
             let last = (schedule.len() - 1) as f64;
             let [low, high] = COMPARED.map(|share| (share * last).round() as usize);
@@ -104,7 +117,7 @@ pub(super) fn phases(
                     made_at,
                     compared_at,
                 }),
-                sampled(Method::Consistency, it.steps()),
+                Sampling::new(Method::Consistency, it.steps()),
             )]
         }
     };
@@ -116,7 +129,7 @@ pub(super) fn phases(
             start: 0,
             steps: convert,
             lessons: Lessons::Estimates(TRUSTED),
-            sampling: sampled(Method::Euler, it.teacher_steps()),
+            sampling: euler(it.teacher_steps(), it.offset),
         });
     }
     let count = last.len() as u64;

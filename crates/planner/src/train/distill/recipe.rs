@@ -80,6 +80,8 @@ pub enum Kind {
     /// One step for two of its teacher's, again and again, see
     /// [`Halving`](clearway_diffusion::distill::Halving).
     Progressive,
+    /// To go from noise to data as its teacher does, see [`Rollout`](clearway_diffusion::distill::Rollout).
+    Rollout,
     /// To see where its teacher's ODE ends, see [`Jumps`](clearway_diffusion::distill::Jumps).
     #[default]
     Consistency,
@@ -94,6 +96,7 @@ impl Kind {
     pub fn word(self) -> &'static str {
         match self {
             Self::Progressive => "progressive",
+            Self::Rollout => "rollout",
             Self::Consistency => "consistency",
             Self::Distribution => "distribution",
             Self::Structure => "structure",
@@ -109,9 +112,12 @@ pub struct DistillRecipe {
     pub kind: Kind,
     /// In how many steps it samples at the end; those of a structure are its teacher's.
     pub steps: Option<usize>,
-    /// Progressive and consistency: in how many steps the teacher goes from noise to data, on a grid that starts at the last
-    /// timestep; 16 times as many as the student's, and 32, where it is left out.
+    /// Progressive, rollout and consistency: in how many steps the teacher goes from noise to data; 16 times as many as the
+    /// student's, 4 times, and 32, where it is left out.
     pub teacher_steps: Option<usize>,
+    /// Progressive and rollout: the timestep of the teacher's last step, where its grid is the leading one, see
+    /// [`Sampling::offset`](crate::Sampling::offset); the grid is the trailing one where it is left out.
+    pub offset: Option<usize>,
     /// How many of the first steps the student learns what its teacher estimates; an eighth where it predicts something else
     /// than it did, else none.
     pub convert: Option<u64>,
@@ -167,6 +173,7 @@ impl DistillRecipe {
     pub(super) fn teacher_steps(&self) -> usize {
         self.teacher_steps.unwrap_or(match self.kind {
             Kind::Progressive => 16 * self.steps(),
+            Kind::Rollout => 4 * self.steps(),
             Kind::Consistency => 32,
             Kind::Distribution | Kind::Structure => self.steps(),
         })
@@ -181,14 +188,20 @@ impl DistillRecipe {
 
     /// Makes sure that no key is of another kind.
     fn check_keys(&self) -> Result<(), TrainError> {
-        let few = [Kind::Progressive, Kind::Consistency, Kind::Distribution];
+        let few = [
+            Kind::Progressive,
+            Kind::Rollout,
+            Kind::Consistency,
+            Kind::Distribution,
+        ];
         let rows = [
             ("distill.steps", self.steps.is_some(), &few[..]),
             (
                 "distill.teacher_steps",
                 self.teacher_steps.is_some(),
-                &few[..2],
+                &few[..3],
             ),
+            ("distill.offset", self.offset.is_some(), &few[..2]),
             ("distill.convert", self.convert.is_some(), &few),
             ("distill.skip", self.skip.is_some(), &[Kind::Consistency]),
             (
@@ -236,6 +249,9 @@ impl Distillation {
         let kind = it.kind;
         let (steps, teacher) = (it.steps(), it.teacher_steps());
         let ratio = teacher / steps.max(1);
+        let stride = timesteps / teacher.max(1);
+        let most = timesteps.saturating_sub((teacher.max(1) - 1).saturating_mul(stride));
+        let offset = it.offset.unwrap_or(0);
         let fits = teacher == ratio * steps;
         let is_positive = |x: f64| x.is_finite() && x > 0.0;
         let share = |x: f64| (0.0..1.0).contains(&x);
@@ -274,8 +290,20 @@ impl Distillation {
             (
                 "distill.teacher_steps",
                 teacher as f64,
-                kind != Kind::Consistency || fits,
+                !matches!(kind, Kind::Rollout | Kind::Consistency) || fits,
                 "a multiple of `distill.steps`",
+            ),
+            (
+                "distill.offset",
+                offset as f64,
+                offset < most,
+                "so small that the teacher's first step is at one of its timesteps",
+            ),
+            (
+                "distill.teacher_steps",
+                teacher as f64,
+                it.offset.is_none() || (teacher > 0 && timesteps.is_multiple_of(teacher)),
+                "a divisor of the teacher's timesteps, where there is `distill.offset`",
             ),
             (
                 "distill.convert",

@@ -98,6 +98,10 @@ impl Teaching<'_> {
                 let which = halving.draw(seed, step, count);
                 halving.lesson(&teacher, sample, &which, &prepared)
             }
+            Lessons::Rollout(rollout) => {
+                let [_, noise] = sample;
+                rollout.lesson(&teacher, noise, &prepared)
+            }
             Lessons::Jumps(jumps) => {
                 let which = jumps.draw(seed, step, count);
                 let average = self.of_student.sampled(self.seen_by);
@@ -134,7 +138,12 @@ impl Teaching<'_> {
     ) -> Tensor<3> {
         let recipe = self.recipe;
         let student = self.of_student.learned(network);
-        let prepared = network.prepare(&batch.condition);
+        // A lesson may have several samples of each window.
+        let samples = lesson.x.dims()[0] / noise.dims()[0];
+        let prepared = match samples {
+            1 => network.prepare(&batch.condition),
+            _ => network.prepare(&Tensor::cat(vec![batch.condition.clone(); samples], 0)),
+        };
         let emphasis = match lessons {
             Lessons::Estimates(emphasis) => *emphasis,
             _ => recipe.emphasis.into(),
