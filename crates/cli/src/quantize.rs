@@ -1,5 +1,6 @@
 //! `clearway quantize`: a model with weights of fewer bits, and what it lost.
 
+mod figure;
 mod pictures;
 mod policy;
 mod report;
@@ -52,6 +53,9 @@ pub(crate) struct Arguments {
     /// What is drawn at random depends on it
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
+    /// Draw the error of the whole network at each noise level: an SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// Write the report as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -116,6 +120,7 @@ impl Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     check_writable(arguments.json.as_deref())?;
+    check_writable(arguments.plot.as_deref())?;
     let Arguments { model, out, .. } = arguments;
     if out.exists() {
         return Err(Error::Argument {
@@ -173,6 +178,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     report.say();
     if let Some(path) = &arguments.json {
         write_json(path, &report)?;
+    }
+    if let Some(path) = &arguments.plot {
+        figure::write(&report, path)?;
     }
     Ok(Verdict::Passed)
 }

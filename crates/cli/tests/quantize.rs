@@ -221,9 +221,15 @@ fn networks_of_pictures_are_stored_in_codes() {
         let out = out.to_str().unwrap();
         let report = format!("{out}.json");
         let mut arguments = vec!["quantize", "--model", &model, "--out", out];
+        let plot = format!("{out}.svg");
         arguments.extend(["--precision", precision, "--group", "8", "--json", &report]);
+        arguments.extend(["--plot", &plot]);
         succeeds(&arguments);
         let report = json(&report);
+        // Two lines of the U-Net, over its five levels each; the autoencoder knows no levels.
+        let plot = std::fs::read_to_string(&plot).unwrap();
+        assert_eq!(plot.matches("<circle").count(), 10);
+        assert!(plot.contains("U-Net: the noise it sees") && !plot.contains("autoencoder:"));
         let networks = report["networks"].as_array().unwrap();
         let names: Vec<&str> = networks
             .iter()

@@ -29,7 +29,7 @@ use rand_distr::{Distribution, StandardNormal, StandardUniform};
 pub use fitting::{Fitting, NonFinite, Step};
 pub use initialize::initialize;
 pub use order::{Batches, Order};
-pub use recipe::{AverageRecipe, OptimizerRecipe, WeightingRecipe, WrongValue};
+pub use recipe::{AverageRecipe, OptimizerKind, OptimizerRecipe, WeightingRecipe, WrongValue};
 
 use crate::parameterization::scaled;
 use crate::{Level, Network, Parameterized, Point, Schedule};

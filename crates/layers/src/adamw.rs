@@ -1,9 +1,5 @@
 //! AdamW, in one sweep.
 
-mod resumable;
-
-pub use resumable::ResumableAdamW;
-
 use burn::optim::{AdamWState, AdaptiveMomentumState, LearningRate, ModuleOptimizer, Optimizer};
 use burn::tensor::{DType, Device, Tensor};
 

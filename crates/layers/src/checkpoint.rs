@@ -7,7 +7,7 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::{AdamW, ResumableAdamW, Weights, WeightsError, WeightsWriter};
+use crate::{ResumableOptimizer, Rule, Weights, WeightsError, WeightsWriter};
 
 /// What a checkpoint says of its run, beside the tensors. It is one text: several have no order in a safetensors file, and
 /// the same run would be other bytes.
@@ -70,7 +70,7 @@ impl Checkpoint {
         path: &Path,
         run: &Run,
         [network, average]: [&M; 2],
-        optimizer: &ResumableAdamW,
+        optimizer: &ResumableOptimizer,
     ) -> io::Result<()> {
         let mut writer = WeightsWriter::default();
         writer.metadata(RUN, json!(run).to_string());
@@ -108,13 +108,14 @@ impl Checkpoint {
     pub fn load<M: Module>(
         mut self,
         network: M,
-        adamw: AdamW,
+        rule: Rule,
         steps: u64,
-    ) -> Result<([M; 2], ResumableAdamW), WeightsError> {
+    ) -> Result<([M; 2], ResumableOptimizer), WeightsError> {
         let weights = &mut self.weights;
         let network = weights.load(network, |path| format!("{NETWORK}{path}"))?;
         let average = weights.load(network.clone(), |path| format!("{AVERAGE}{path}"))?;
-        let optimizer = ResumableAdamW::load(adamw, steps as usize, &network, weights, OPTIMIZER)?;
+        let optimizer =
+            ResumableOptimizer::load(rule, steps as usize, &network, weights, OPTIMIZER)?;
         weights.finish()?;
         Ok(([network, average], optimizer))
     }

@@ -34,7 +34,7 @@
 //! A network packs by a [policy](PackPolicy): which layers do not become codes.
 //!
 //! With feature `train`, what a training step computes has kernels too, under burn's autodiff on the CPU: the layers above,
-//! forward and backward, and [`AdamW`], which [`ResumableAdamW`] can save in a [`Checkpoint`].
+//! forward and backward, and [`AdamW`] and [`Muon`], which [`ResumableOptimizer`] can save in a [`Checkpoint`].
 //!
 //! A wrong shape is a mistake of the program and panics; whatever comes from a file is a `Result`.
 
@@ -65,6 +65,8 @@ mod group_norm;
 mod kernel;
 mod layer_norm;
 mod linear;
+mod muon;
+mod optimizer;
 mod packing;
 mod parameter;
 mod prologue;
@@ -82,7 +84,7 @@ pub mod weights;
 mod work;
 
 #[cfg(feature = "train")]
-pub use adamw::{AdamW, ResumableAdamW};
+pub use adamw::AdamW;
 pub use attention::{attention, causal_attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig};
 pub use calibration::{Calibration, CalibrationError, RoundedWeight};
@@ -99,6 +101,8 @@ pub use group_norm::{GroupNorm, GroupNormConfig};
 pub use kernel::{Activation, Level, Memory, Precision, multiply_adds};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
+pub use muon::Muon;
+pub use optimizer::{ResumableOptimizer, Rule};
 pub use packing::{PackPolicy, Packing};
 pub use parameter::{PackReport, Packed, Parameter, can_pack};
 pub use prologue::Prologue;

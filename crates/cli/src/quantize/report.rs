@@ -46,11 +46,11 @@ pub(super) struct Layer {
 
 #[derive(Debug, Serialize)]
 pub(super) struct DriftRow {
-    t: f64,
+    pub(super) t: f64,
     alpha: f64,
     sigma: f64,
-    clean: f64,
-    noise: f64,
+    pub(super) clean: f64,
+    pub(super) noise: f64,
 }
 
 impl From<Drift> for DriftRow {

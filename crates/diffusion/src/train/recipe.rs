@@ -62,10 +62,25 @@ impl From<WeightingRecipe> for Weighting {
     }
 }
 
-/// How the loss is made smaller: AdamW, a learning rate that warms up and falls as a cosine, gradients that are clipped.
+/// What makes a step of a gradient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OptimizerKind {
+    /// AdamW for all weights.
+    #[default]
+    #[serde(rename = "adamw")]
+    AdamW,
+    /// Muon for the matrices between hidden channels, AdamW for what is left, with one learning rate and one decay for both.
+    Muon,
+}
+
+/// How the loss is made smaller: AdamW or Muon, a learning rate that warms up and falls as a cosine, gradients that are
+/// clipped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerRecipe {
+    /// What makes a step of a gradient.
+    pub kind: OptimizerKind,
     /// How many steps the learning rate takes to fall to zero; what comes after does not learn.
     pub steps: u64,
     /// The largest learning rate.
@@ -76,6 +91,8 @@ pub struct OptimizerRecipe {
     pub betas: [f64; 2],
     /// Is added to the root of the average of squares.
     pub epsilon: f64,
+    /// Muon: how slowly the average of gradients forgets.
+    pub momentum: f64,
     /// By which share of the learning rate weights shrink in a step.
     pub weight_decay: f64,
     /// The most that the norm of all gradients may be.
@@ -85,11 +102,13 @@ pub struct OptimizerRecipe {
 impl Default for OptimizerRecipe {
     fn default() -> Self {
         Self {
+            kind: OptimizerKind::AdamW,
             steps: 100_000,
             rate: 1e-4,
             warm_up: 500,
             betas: [0.95, 0.999],
             epsilon: 1e-8,
+            momentum: 0.95,
             weight_decay: 1e-6,
             clip: 10.0,
         }
@@ -175,6 +194,7 @@ impl OptimizerRecipe {
             rate,
             betas,
             epsilon,
+            momentum,
             weight_decay,
             clip,
             ..
@@ -190,6 +210,7 @@ impl OptimizerRecipe {
                 is_positive(epsilon),
                 "positive",
             ),
+            ("optimizer.momentum", momentum, is_share(momentum), SHARE),
             (
                 "optimizer.weight_decay",
                 weight_decay,

@@ -15,7 +15,7 @@ use clearway_diffusion::train::{
 use clearway_diffusion::{
     Discrete, Network as _, Parameterization, Parameterized, ScheduleError, Seeded, normal,
 };
-use clearway_layers::{AdamW, Checkpoint, ResumableAdamW, Run, WeightsError, in_pool};
+use clearway_layers::{Checkpoint, ResumableOptimizer, Run, WeightsError, in_pool};
 use clearway_motion::{Path, Scene};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -26,6 +26,7 @@ use sha2::{Digest, Sha256};
 use super::config::{PathConfig, PriorConfig};
 use super::prior::{PathNetwork, PathPrior};
 use crate::LoadError;
+use crate::train::rule;
 
 /// Everything that a run is a function of, besides its demonstrations.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -270,7 +271,7 @@ pub struct PathTrainer {
     held_out: Vec<usize>,
     batches: Batches,
     fitting: Fitting<PathNetwork>,
-    optimizer: ResumableAdamW,
+    optimizer: ResumableOptimizer,
     device: Device,
 }
 
@@ -336,7 +337,7 @@ impl PathTrainer {
             batches: order.of(seeds.order, training.len()),
             hash: demonstrations.hash(),
             fitting: Fitting::new(network, recipe.average.clone().into()),
-            optimizer: ResumableAdamW::new(adamw(&recipe.optimizer)),
+            optimizer: ResumableOptimizer::new(rule(&recipe.optimizer)),
             recipe,
             seeds,
             demonstrations,
@@ -380,7 +381,7 @@ impl PathTrainer {
         };
         let network = PathNetwork::new(this.demonstrations.config(), device);
         let ([network, average], optimizer) = opened
-            .load(network, adamw(&this.recipe.optimizer), step)
+            .load(network, rule(&this.recipe.optimizer), step)
             .map_err(unreadable)?;
         let decay = this.recipe.average.clone().into();
         this.fitting = Fitting::resume(network, average, decay, step);
@@ -536,13 +537,5 @@ fn unwritten(path: &FilePath, error: std::io::Error) -> PathTrainError {
     PathTrainError::Write {
         file: path.display().to_string(),
         error,
-    }
-}
-
-fn adamw(optimizer: &OptimizerRecipe) -> AdamW {
-    AdamW {
-        betas: optimizer.betas,
-        epsilon: optimizer.epsilon,
-        weight_decay: optimizer.weight_decay,
     }
 }

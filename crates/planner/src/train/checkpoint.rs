@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use clearway_diffusion::train::Fitting;
 use clearway_layers::{Checkpoint, Run};
 
-use super::{Recipe, TrainError, Trainer, adamw};
+use super::{Recipe, TrainError, Trainer, rule};
 
 impl Trainer {
     /// Reads a dataset and goes on where a [checkpoint](Self::save) was made.
@@ -41,7 +41,7 @@ impl Trainer {
         };
         let network = this.config.network().init(device);
         let ([network, average], optimizer) = opened
-            .load(network, adamw(&this.recipe.optimizer), step)
+            .load(network, rule(&this.recipe.optimizer), step)
             .map_err(unreadable)?;
         let decay = this.recipe.average.clone().into();
         this.fitting = Fitting::resume(network, average, decay, step);

@@ -29,8 +29,8 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use clearway_diffusion::Point;
-use clearway_diffusion::train::{Fitting, Levels, initialize};
-use clearway_layers::{AdamW, ResumableAdamW, in_pool};
+use clearway_diffusion::train::{Fitting, Levels, OptimizerKind, initialize};
+use clearway_layers::{AdamW, Muon, ResumableOptimizer, Rule, in_pool};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -92,7 +92,7 @@ pub struct Trainer {
     held_out: Vec<usize>,
     batches: Batches,
     fitting: Fitting<ConditionalUnet1d>,
-    optimizer: ResumableAdamW,
+    optimizer: ResumableOptimizer,
 }
 
 impl Trainer {
@@ -132,7 +132,7 @@ impl Trainer {
         let (examples, statistics) = Examples::new(dataset, &config)?;
         let network = initialize(config.network().init(device), seeds.weights);
         let fitting = Fitting::new(network, recipe.average.clone().into());
-        let optimizer = ResumableAdamW::new(adamw(&recipe.optimizer));
+        let optimizer = ResumableOptimizer::new(rule(&recipe.optimizer));
         let task = Task {
             schedule,
             parameterization,
@@ -296,11 +296,22 @@ fn split(
     Ok([training, held_out])
 }
 
-fn adamw(optimizer: &OptimizerRecipe) -> AdamW {
-    AdamW {
+/// What makes a step of a gradient.
+pub(crate) fn rule(optimizer: &OptimizerRecipe) -> Rule {
+    let adamw = AdamW {
         betas: optimizer.betas,
         epsilon: optimizer.epsilon,
         weight_decay: optimizer.weight_decay,
+    };
+    match optimizer.kind {
+        OptimizerKind::AdamW => Rule::AdamW(adamw),
+        OptimizerKind::Muon => Rule::Muon {
+            matrices: Muon {
+                momentum: optimizer.momentum,
+                weight_decay: optimizer.weight_decay,
+            },
+            others: adamw,
+        },
     }
 }
 
@@ -374,6 +385,7 @@ mod tests {
             epsilon: 1e-6,
             weight_decay: 0.1,
             clip: 0.5,
+            ..OptimizerRecipe::default()
         };
         recipe.average.most = 0.5;
         let device = Device::flex();

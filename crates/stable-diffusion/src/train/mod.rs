@@ -21,8 +21,8 @@ mod task;
 use std::path::Path;
 
 use burn::tensor::Device;
-use clearway_diffusion::train::{Batches, Fitting, Step};
-use clearway_layers::{AdamW, Checkpoint, ResumableAdamW, Run, in_pool};
+use clearway_diffusion::train::{Batches, Fitting, OptimizerKind, OptimizerRecipe, Step};
+use clearway_layers::{AdamW, Checkpoint, Muon, ResumableOptimizer, Rule, Run, in_pool};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -72,7 +72,7 @@ pub struct Trainer<T: Task> {
     held_out: Vec<usize>,
     batches: Batches,
     fitting: Fitting<T::Network>,
-    optimizer: ResumableAdamW,
+    optimizer: ResumableOptimizer,
 }
 
 impl<T: Task + Sync> Trainer<T> {
@@ -109,7 +109,7 @@ impl<T: Task + Sync> Trainer<T> {
             batches: recipe.data.order.of(seeds.order, training.len()),
             hash: format!("{}{}", pictures.hash(), task.source()),
             fitting: Fitting::new(network, recipe.average.clone().into()),
-            optimizer: ResumableAdamW::new(adamw(&recipe)),
+            optimizer: ResumableOptimizer::new(rule(&recipe.optimizer)),
             recipe,
             seeds,
             task,
@@ -151,7 +151,7 @@ impl<T: Task + Sync> Trainer<T> {
         };
         let network = this.task.network(device);
         let ([network, average], optimizer) = opened
-            .load(network, adamw(&this.recipe), step)
+            .load(network, rule(&this.recipe.optimizer), step)
             .map_err(unreadable)?;
         let decay = this.recipe.average.clone().into();
         this.fitting = Fitting::resume(network, average, decay, step);
@@ -276,11 +276,20 @@ impl<T: Task + Sync> Trainer<T> {
     }
 }
 
-fn adamw<N>(recipe: &Recipe<N>) -> AdamW {
-    let optimizer = &recipe.optimizer;
-    AdamW {
+fn rule(optimizer: &OptimizerRecipe) -> Rule {
+    let adamw = AdamW {
         betas: optimizer.betas,
         epsilon: optimizer.epsilon,
         weight_decay: optimizer.weight_decay,
+    };
+    match optimizer.kind {
+        OptimizerKind::AdamW => Rule::AdamW(adamw),
+        OptimizerKind::Muon => Rule::Muon {
+            matrices: Muon {
+                momentum: optimizer.momentum,
+                weight_decay: optimizer.weight_decay,
+            },
+            others: adamw,
+        },
     }
 }

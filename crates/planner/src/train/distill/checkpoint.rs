@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::Device;
 use clearway_diffusion::train::Ema;
-use clearway_layers::{ResumableAdamW, Weights, WeightsError, WeightsWriter, first_difference};
+use clearway_layers::{ResumableOptimizer, Weights, WeightsError, WeightsWriter, first_difference};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use super::phases::Lessons;
 use super::teaching::Teacher;
 use super::{Distillation, Distiller};
 use crate::network::ConditionalUnet1d;
-use crate::train::{TrainError, adamw};
+use crate::train::{TrainError, rule};
 
 #[derive(Serialize, Deserialize)]
 struct Run {
@@ -113,9 +113,9 @@ impl Distiller {
         } else {
             None
         };
-        let adamw = adamw(&this.recipe.optimizer);
+        let rule = rule(&this.recipe.optimizer);
         let mut optimizer = |steps: u64, network: &_, prefix: &str| {
-            ResumableAdamW::load(adamw, steps as usize, network, &mut weights, prefix)
+            ResumableOptimizer::load(rule, steps as usize, network, &mut weights, prefix)
                 .map_err(unreadable)
         };
         this.optimizer = optimizer(made, &network, OPTIMIZER)?;

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use clearway_diffusion::distill::{matched, noised};
 use clearway_diffusion::train::{Levels, NonFinite, Weighting, clip};
 use clearway_diffusion::{Denoiser, Network, Point};
-use clearway_layers::ResumableAdamW;
+use clearway_layers::ResumableOptimizer;
 
 use super::Distiller;
 use super::phases::{Matching, chosen};
@@ -19,7 +19,7 @@ use crate::train::task::noise;
 #[derive(Debug)]
 pub(super) struct Critic {
     pub(super) network: ConditionalUnet1d,
-    pub(super) optimizer: ResumableAdamW,
+    pub(super) optimizer: ResumableOptimizer,
 }
 
 impl Distiller {

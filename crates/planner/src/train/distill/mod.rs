@@ -15,7 +15,7 @@ use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use clearway_diffusion::Discrete;
 use clearway_diffusion::train::{Decay, Ema, NonFinite, WarmUpCosine, clip, initialize};
-use clearway_layers::{ResumableAdamW, in_pool};
+use clearway_layers::{ResumableOptimizer, in_pool};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ pub use recipe::{Codes, DistillRecipe, Distillation, EmphasisRecipe, Kind, Stude
 
 use super::examples::Examples;
 use super::task::noise;
-use super::{Step, TrainError, adamw, split};
+use super::{Step, TrainError, rule, split};
 use crate::dataset::{Batches, Dataset};
 use crate::lerobot::DiffusionConfig;
 use crate::lerobot::json;
@@ -104,7 +104,7 @@ pub struct Distiller {
     predecessor: Option<ConditionalUnet1d>,
     of_student: Meaning,
     network: ConditionalUnet1d,
-    optimizer: ResumableAdamW,
+    optimizer: ResumableOptimizer,
     average: Ema<ConditionalUnet1d>,
     /// What says what the student shall see, where it learns jumps.
     target: Option<Ema<ConditionalUnet1d>>,
@@ -186,7 +186,7 @@ impl Distiller {
         Ok(Self {
             teacher: Teacher::new(&original, meaning, device),
             average: Ema::new(&network, recipe.average.clone().into()),
-            optimizer: ResumableAdamW::new(adamw(&recipe.optimizer)),
+            optimizer: ResumableOptimizer::new(rule(&recipe.optimizer)),
             teacher_hash: policy.hash().to_owned(),
             start_hash: start.hash().to_owned(),
             recipe,
@@ -286,12 +286,12 @@ impl Distiller {
         }
         self.network = self.recipe.student.rehearsed(plain).train();
         self.average = Ema::new(&self.network, self.recipe.average.clone().into());
-        self.optimizer = ResumableAdamW::new(adamw(&self.recipe.optimizer));
+        self.optimizer = ResumableOptimizer::new(rule(&self.recipe.optimizer));
         self.target = matches!(self.phases[at].lessons, Lessons::Jumps(_))
             .then(|| Ema::new(&self.network, self.target_decay()));
         self.critic = matches!(self.phases[at].lessons, Lessons::Matching(_)).then(|| Critic {
             network: self.original.clone().train(),
-            optimizer: ResumableAdamW::new(adamw(&self.recipe.optimizer)),
+            optimizer: ResumableOptimizer::new(rule(&self.recipe.optimizer)),
         });
     }
 

@@ -1,30 +1,73 @@
-//! AdamW whose averages can be saved.
+//! Optimizers whose averages can be saved.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{AdamWState, AdaptiveMomentumState, GradientsParams, Optimizer};
 use burn::tensor::{Tensor, TensorData};
 
-use super::AdamW;
-use crate::{Weights, WeightsError, WeightsWriter};
+use crate::{AdamW, Muon, Weights, WeightsError, WeightsWriter};
 
-/// [`AdamW`] with its two averages, which are saved beside a network's weights and under their keys.
+/// What makes a step of a gradient.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rule {
+    /// One for all parameters.
+    AdamW(AdamW),
+    /// One for the matrices between hidden channels, at least 16 on either side, and one for what is left: biases, norms,
+    /// embeddings, the first layer and the last.
+    Muon {
+        /// For weights between hidden channels.
+        matrices: Muon,
+        /// For all others.
+        others: AdamW,
+    },
+}
+
+impl Rule {
+    /// That of a parameter.
+    fn of(&self, shape: &[usize]) -> One {
+        match *self {
+            Self::AdamW(adamw) => One::AdamW(adamw),
+            Self::Muon { matrices, others } => {
+                if Muon::is_for(shape) {
+                    One::Muon(matrices)
+                } else {
+                    One::AdamW(others)
+                }
+            }
+        }
+    }
+}
+
+impl From<AdamW> for Rule {
+    fn from(adamw: AdamW) -> Self {
+        Self::AdamW(adamw)
+    }
+}
+
+/// The rule of one parameter.
+enum One {
+    AdamW(AdamW),
+    Muon(Muon),
+}
+
+/// A [`Rule`] with its averages, which are saved beside a network's weights and under their keys: of gradients, and for AdamW
+/// of their squares.
 ///
 /// A run that is saved, loaded and goes on makes the steps that it would have made, to the bit. It counts its steps once for
 /// all parameters, so each must have a gradient in every step.
 #[derive(Debug)]
-pub struct ResumableAdamW {
-    adamw: AdamW,
+pub struct ResumableOptimizer {
+    rule: Rule,
     steps: usize,
     // Tensors of every rank by the names of their parameters; burn's map of gradients is that, whatever they are.
     first: GradientsParams,
     second: GradientsParams,
 }
 
-impl ResumableAdamW {
+impl ResumableOptimizer {
     /// An optimizer that made no step.
-    pub fn new(adamw: AdamW) -> Self {
+    pub fn new(rule: impl Into<Rule>) -> Self {
         Self {
-            adamw,
+            rule: rule.into(),
             steps: 0,
             first: GradientsParams::new(),
             second: GradientsParams::new(),
@@ -66,13 +109,13 @@ impl ResumableAdamW {
     ///
     /// If an average is missing, of another shape or not finite.
     pub fn load<M: Module>(
-        adamw: AdamW,
+        rule: impl Into<Rule>,
         steps: usize,
         network: &M,
         weights: &mut Weights,
         prefix: &str,
     ) -> Result<Self, WeightsError> {
-        let mut optimizer = Self::new(adamw);
+        let mut optimizer = Self::new(rule);
         optimizer.steps = steps;
         if steps > 0 {
             let mut load = Load {
@@ -92,7 +135,7 @@ impl ResumableAdamW {
 }
 
 struct Update<'a> {
-    optimizer: &'a mut ResumableAdamW,
+    optimizer: &'a mut ResumableOptimizer,
     rate: f64,
     gradients: GradientsParams,
 }
@@ -103,25 +146,37 @@ impl ModuleMapper for Update<'_> {
         let Some(gradient) = self.gradients.remove::<D>(id) else {
             return Param::from_mapped_value(id, tensor, mapper);
         };
-        let ResumableAdamW {
-            adamw,
+        let ResumableOptimizer {
+            rule,
             steps,
             first,
             second,
         } = &mut *self.optimizer;
-        let state = match (first.remove::<D>(id), second.remove::<D>(id)) {
-            (Some(first), Some(second)) => {
-                let momentum = AdaptiveMomentumState::new(*steps, first, second);
-                Some(AdamWState { momentum })
-            }
-            _ => None,
-        };
         let trained = tensor.is_require_grad();
-        let (tensor, state) = adamw.step(self.rate, tensor.inner(), gradient, state);
-        if let Some(AdamWState { momentum }) = state {
-            first.register::<D>(id, momentum.moment_1);
-            second.register::<D>(id, momentum.moment_2);
-        }
+        let tensor = tensor.inner();
+        let averages = (first.remove::<D>(id), second.remove::<D>(id));
+        let tensor = match rule.of(&tensor.dims()) {
+            One::AdamW(adamw) => {
+                let state = match averages {
+                    (Some(first), Some(second)) => {
+                        let momentum = AdaptiveMomentumState::new(*steps, first, second);
+                        Some(AdamWState { momentum })
+                    }
+                    _ => None,
+                };
+                let (tensor, state) = adamw.step(self.rate, tensor, gradient, state);
+                if let Some(AdamWState { momentum }) = state {
+                    first.register::<D>(id, momentum.moment_1);
+                    second.register::<D>(id, momentum.moment_2);
+                }
+                tensor
+            }
+            One::Muon(muon) => {
+                let (tensor, velocity) = muon.step(self.rate, tensor, gradient, averages.0);
+                first.register::<D>(id, velocity);
+                tensor
+            }
+        };
         let mut tensor = Tensor::from_inner(tensor);
         if trained {
             tensor = tensor.require_grad();
@@ -131,7 +186,7 @@ impl ModuleMapper for Update<'_> {
 }
 
 struct Save<'a> {
-    optimizer: &'a ResumableAdamW,
+    optimizer: &'a ResumableOptimizer,
     writer: &'a mut WeightsWriter,
     prefix: &'a str,
     path: Vec<String>,
@@ -164,7 +219,7 @@ impl ModuleVisitor for Save<'_> {
 }
 
 struct Load<'a> {
-    optimizer: &'a mut ResumableAdamW,
+    optimizer: &'a mut ResumableOptimizer,
     weights: &'a mut Weights,
     prefix: &'a str,
     path: Vec<String>,
@@ -193,10 +248,21 @@ impl ModuleVisitor for Load<'_> {
             let data = TensorData::new(values, shape.clone());
             Ok::<_, WeightsError>(Tensor::<D>::from_data(data, &device))
         };
-        match read("first").and_then(|first| Ok((first, read("second")?))) {
+        let has_second = matches!(self.optimizer.rule.of(&shape), One::AdamW(_));
+        let read = read("first").and_then(|first| {
+            let second = if has_second {
+                Some(read("second")?)
+            } else {
+                None
+            };
+            Ok((first, second))
+        });
+        match read {
             Ok((first, second)) => {
                 self.optimizer.first.register::<D>(parameter.id, first);
-                self.optimizer.second.register::<D>(parameter.id, second);
+                if let Some(second) = second {
+                    self.optimizer.second.register::<D>(parameter.id, second);
+                }
             }
             Err(error) => self.error = Some(error),
         }
@@ -243,7 +309,7 @@ mod tests {
             let gradients = gradients(&network, x);
             burns.step(0.01, network, gradients)
         });
-        let mut optimizer = ResumableAdamW::new(adamw);
+        let mut optimizer = ResumableOptimizer::new(adamw);
         let mut half = network.clone();
         for &x in &inputs[..2] {
             let gradients = gradients(&half, x);
@@ -261,7 +327,7 @@ mod tests {
         let plain = weights
             .load(plain, |path| format!("network.{path}"))
             .expect("of that shape");
-        let resumed = ResumableAdamW::load(adamw, 2, &plain, &mut weights, "averages.");
+        let resumed = ResumableOptimizer::load(adamw, 2, &plain, &mut weights, "averages.");
         let mut resumed = resumed.expect("saved above");
         weights.finish().expect("nothing else");
         let mut other = plain.train();
@@ -279,5 +345,57 @@ mod tests {
         assert_eq!(bits(&expected), bits(&other));
         assert_ne!(bits(&expected), bits(&network));
         assert_eq!(resumed.steps(), 4);
+    }
+
+    /// Matrices keep one average, what is left keeps two, and a file has them all.
+    #[test]
+    fn muons_steps_are_the_same_with_a_stop_in_between() {
+        let rule = Rule::Muon {
+            matrices: Muon {
+                momentum: 0.9,
+                weight_decay: 0.1,
+            },
+            others: AdamW::default(),
+        };
+        let config = LinearConfig {
+            d_input: 16,
+            d_output: 20,
+            bias: true,
+        };
+        let network = config.init(&Device::flex()).train();
+        let first = values(&network);
+        let step = |optimizer: &mut ResumableOptimizer, network: Linear| {
+            let x = Tensor::<2>::ones([2, 16], &network.weight.device());
+            let loss = network.forward(x).sub_scalar(1.0).square().mean();
+            let gradients = GradientsParams::from_grads(loss.backward(), &network);
+            optimizer.step(0.01, network, gradients)
+        };
+        let mut optimizer = ResumableOptimizer::new(rule);
+        let once = step(&mut optimizer, network);
+        let mut writer = WeightsWriter::default();
+        writer.module(&once.valid(), |path| format!("network.{path}"));
+        optimizer.save(&once, &mut writer, "averages.");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("run.safetensors");
+        writer.write(&path).expect("written");
+        let mut weights = Weights::open(&path).expect("opened");
+        let again = config.init(&Device::flex());
+        let again = weights
+            .load(again, |path| format!("network.{path}"))
+            .expect("of that shape");
+        let resumed = ResumableOptimizer::load(rule, 1, &again, &mut weights, "averages.");
+        let mut resumed = resumed.expect("saved above");
+        // The matrix has no average of squares, and the bias has one.
+        weights.finish().expect("nothing else");
+        let twice = values(&step(&mut optimizer, once));
+        assert_eq!(twice, values(&step(&mut resumed, again.train())));
+        assert_ne!(twice, first);
+        // The same file is none of AdamW's.
+        let mut weights = Weights::open(&path).expect("opened");
+        let plain = config.init(&Device::flex());
+        let error =
+            ResumableOptimizer::load(AdamW::default(), 1, &plain, &mut weights, "averages.");
+        let error = error.expect_err("an average is missing").to_string();
+        assert!(error.contains("averages.second.weight"), "{error}");
     }
 }
