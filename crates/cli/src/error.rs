@@ -108,7 +108,7 @@ pub(crate) enum Error {
     #[error("there is a run in {} already: go on with --resume, or choose another folder with --output", .0.display())]
     RunExists(PathBuf),
     #[cfg(feature = "train")]
-    #[error("there is no policy in {}: give the folder of one with --teacher", .0.display())]
+    #[error("there is no teacher in {}: give the folder of a policy or of a model of pictures with --teacher", .0.display())]
     NoTeacher(PathBuf),
     #[cfg(feature = "train")]
     #[error(transparent)]

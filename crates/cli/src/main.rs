@@ -82,7 +82,7 @@ enum Command {
     /// Store a model's weights in fewer bits, and measure what it loses
     #[cfg(feature = "train")]
     Quantize(Box<quantize::Arguments>),
-    /// Make a policy that needs fewer steps, or a smaller one, from a policy
+    /// Make a policy or a model of pictures that needs fewer steps, or a smaller one, from another
     #[cfg(feature = "train")]
     Distill(distill::Arguments),
     /// Evaluate what was trained: quality against steps, bits and guidance

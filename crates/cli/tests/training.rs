@@ -315,6 +315,110 @@ fn a_wrong_lesson_is_one_sentence_with_the_key() {
     );
 }
 
+/// Twenty grey pictures of 8 × 8 pixels in two classes, as MNIST writes them.
+fn grey(folder: &Path) -> String {
+    let data = folder.join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    let write = |name: &str, sizes: &[u32], bytes: Vec<u8>| {
+        let mut file = vec![0, 0, 8, u8::try_from(sizes.len()).unwrap()];
+        file.extend(sizes.iter().flat_map(|size| size.to_be_bytes()));
+        file.extend(bytes);
+        std::fs::write(data.join(name), file).unwrap();
+    };
+    let pixels = (0..20 * 64_u32).map(|at| (at * 37 % 251) as u8).collect();
+    let labels = (0..20).map(|at| at % 2).collect();
+    write("train-images-idx3-ubyte", &[20, 8, 8], pixels);
+    write("train-labels-idx1-ubyte", &[20], labels);
+    data.to_str().unwrap().to_owned()
+}
+
+/// A file of a run of pictures.
+fn of_pictures(folder: &Path, name: &str, said: &str) -> String {
+    let text = format!(
+        "[run]\noutput = {:?}\nlog_every = 2\nvalidate_every = 2\nsave_every = 2\n\
+         [data]\nfolder = {:?}\nbatch = 4\nheld_out = 0.2\n{said}",
+        folder.join(name).to_str().unwrap(),
+        grey(folder),
+    );
+    let path = folder.join(format!("{name}.toml"));
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_model_of_pictures_becomes_one_of_one_pass_and_one_step() {
+    let folder = scratch("a_model_of_pictures");
+    let model = |name: &str| folder.join(name).join("model").to_str().unwrap().to_owned();
+    let optimizer = "[optimizer]\nsteps = 4\nwarm_up = 1\n";
+    let teacher = format!(
+        "[pictures]\nblock_out_channels = [8, 16]\nnorm_num_groups = 4\nnum_train_timesteps = 20\n{optimizer}"
+    );
+    let teacher = of_pictures(&folder, "teacher", &teacher);
+    let guided = format!(
+        "[guidance]\nteacher = {:?}\ntime_cond_proj_dim = 16\n{optimizer}",
+        model("teacher")
+    );
+    let guided = of_pictures(&folder, "guided", &guided);
+    for run in [&teacher, &guided] {
+        let output = clearway(&["train", run]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    }
+    let student = format!(
+        "[student]\nscales = [2.0, 2.0]\n\
+         [distill]\nkind = \"progressive\"\nsteps = 1\nteacher_steps = 4\n{optimizer}"
+    );
+    let student = of_pictures(&folder, "student", &student);
+    let known = model("guided");
+    let good = std::fs::read_to_string(&student).unwrap();
+    for (from, to, said) in [
+        ("scales =", "scale =", &["`scale`", "line 11"][..]),
+        (
+            "[student]",
+            "[student]\ndown_dims = [8]",
+            &["`down_dims`", "line 11"],
+        ),
+        (
+            "batch = 4",
+            "batch = 4\ndrop_n_last_frames = 1",
+            &["`data.drop_n_last_frames`"],
+        ),
+        (
+            "teacher_steps = 4",
+            "teacher_steps = 3",
+            &["`distill.teacher_steps` is 3"],
+        ),
+        ("[2.0, 2.0]", "[3.0, 2.0]", &["`student.scales`"]),
+        (
+            "[student]",
+            "[student]\nmid_block = \"none\"",
+            &["`student.mid_block`", "line 11"],
+        ),
+    ] {
+        assert!(good.contains(from), "{from}");
+        std::fs::write(&student, good.replacen(from, to, 1)).unwrap();
+        assert_fails(&["distill", &student, "--teacher", &known], said);
+    }
+    std::fs::write(&student, &good).unwrap();
+    // One that does not know scales teaches none.
+    let unguided = ["distill", &student, "--teacher", &model("teacher")];
+    assert_fails(&unguided, &["`student.scales`", "`[guidance]`"]);
+    let distill = ["distill", &student, "--teacher", &known];
+    let output = clearway(&distill);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    assert!(said.contains("done after 4 steps"), "{said}");
+    assert_fails(&distill, &["student already", "--resume"]);
+    // The student of two steps is kept beside the last.
+    for kept in ["model-2", "model"] {
+        let kept = folder.join("student").join(kept);
+        assert!(kept.join("model_index.json").is_file(), "{kept:?}");
+    }
+    // A model that is no model says what is wrong with it.
+    std::fs::remove_dir_all(folder.join("student")).unwrap();
+    std::fs::write(folder.join("guided/model/unet/config.json"), "{").unwrap();
+    assert_fails(&distill, &["config.json"]);
+}
+
 #[test]
 fn a_dataset_is_shown() {
     let folder = scratch("a_dataset");

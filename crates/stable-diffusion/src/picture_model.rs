@@ -200,6 +200,12 @@ impl PictureModel {
         })
     }
 
+    /// Whether a folder says that it holds such a model.
+    pub fn is_in(folder: &Path) -> bool {
+        let said = Config::open(&folder.join(INDEX));
+        said.is_ok_and(|it| it.into_value()["_class_name"] == CLASS)
+    }
+
     /// Reads a folder that [`save`](Self::save) wrote.
     ///
     /// # Errors

@@ -145,6 +145,27 @@ impl Data {
             held_out: self.held_out.unwrap_or(default.held_out),
         }
     }
+
+    /// What of the pictures is seen, and when.
+    pub(crate) fn recipe_of_pictures(&self, path: &Path) -> Result<pictures::DataRecipe, Error> {
+        if self.drop_n_last_frames.is_some() {
+            return Err(Error::ConfigValue {
+                path: path.to_owned(),
+                key: "data.drop_n_last_frames",
+                expected: OF_POLICIES,
+            });
+        }
+        Ok(self.of_pictures())
+    }
+
+    fn of_pictures(&self) -> pictures::DataRecipe {
+        let default = pictures::DataRecipe::default();
+        pictures::DataRecipe {
+            order: self.order.unwrap_or(default.order),
+            batch: self.batch.unwrap_or(default.batch),
+            held_out: self.held_out.unwrap_or(default.held_out),
+        }
+    }
 }
 
 impl Config {
@@ -234,15 +255,10 @@ impl Config {
 
     /// The same of a network of pictures.
     pub(super) fn recipe_of<N: Clone>(&self, network: &N) -> pictures::Recipe<N> {
-        let default = pictures::DataRecipe::default();
         pictures::Recipe {
             seed: self.seed,
             network: network.clone(),
-            data: pictures::DataRecipe {
-                order: self.data.order.unwrap_or(default.order),
-                batch: self.data.batch.unwrap_or(default.batch),
-                held_out: self.data.held_out.unwrap_or(default.held_out),
-            },
+            data: self.data.of_pictures(),
             optimizer: self.optimizer.clone(),
             average: self.average.clone(),
         }

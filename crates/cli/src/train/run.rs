@@ -200,14 +200,8 @@ impl<T: pictures::Task + Sync> Run for Pictured<T> {
     }
 
     fn words(&self) -> String {
-        let [trained, held_out] = self.trainer.counts();
-        let pictures = self.trainer.pictures();
-        let [height, width] = pictures.size();
-        format!(
-            "{} parameters, {trained} pictures of {width} × {height} pixels in {} classes, {held_out} held out",
-            self.parameters,
-            pictures.names().len()
-        )
+        let (counts, pictures) = (self.trainer.counts(), self.trainer.pictures());
+        of_what(self.parameters, counts, pictures)
     }
 
     fn steps(&self) -> u64 {
@@ -228,4 +222,54 @@ impl<T: pictures::Task + Sync> Run for Pictured<T> {
         let saved = saved.and_then(|()| self.trainer.save_network(&output.join(self.kind)));
         saved.map_err(|error| Error::TrainPictures(Box::new(error)))
     }
+}
+
+/// A model of pictures that learns from another.
+pub(crate) struct PictureStudent(pub(crate) pictures::distill::Distiller);
+
+impl Run for PictureStudent {
+    fn kind(&self) -> &'static str {
+        MODEL
+    }
+
+    fn words(&self) -> String {
+        let parameters = self.0.network().parameters();
+        of_what(parameters, self.0.counts(), self.0.pictures())
+    }
+
+    fn steps(&self) -> u64 {
+        self.0.steps()
+    }
+
+    fn step(&mut self) -> Result<Step, Error> {
+        let step = self.0.step();
+        step.map_err(|error| Error::TrainPictures(Box::new(error)))
+    }
+
+    fn validate(&self, most: usize) -> Option<f64> {
+        self.0.validate(most)
+    }
+
+    fn keep(&self, output: &Path) -> Result<(), Error> {
+        let Some(passes) = self.0.completed() else {
+            return Ok(());
+        };
+        let saved = self.0.save_model(&output.join(format!("{MODEL}-{passes}")));
+        saved.map_err(|error| Error::TrainPictures(Box::new(error)))
+    }
+
+    fn save(&self, output: &Path, checkpoint: &Path) -> Result<(), Error> {
+        let saved = self.0.save(checkpoint);
+        let saved = saved.and_then(|()| self.0.save_model(&output.join(MODEL)));
+        saved.map_err(|error| Error::TrainPictures(Box::new(error)))
+    }
+}
+
+/// How large a network of pictures is, and on what it is trained.
+fn of_what(parameters: usize, [trained, held_out]: [usize; 2], pictures: &Pictures) -> String {
+    let [height, width] = pictures.size();
+    format!(
+        "{parameters} parameters, {trained} pictures of {width} × {height} pixels in {} classes, {held_out} held out",
+        pictures.names().len()
+    )
 }

@@ -19,16 +19,20 @@
 //! What is drawn depends on a seed and the number of the step alone, as in [`train`](crate::train).
 
 mod consistency;
+mod course;
 mod distribution;
 mod guidance;
 mod progressive;
+mod recipe;
 mod rollout;
 mod structure;
 
 pub use consistency::Jumps;
+pub use course::{Lessons, Matching, Phase, Sampled};
 pub use distribution::matched;
 pub use guidance::{ClassifierFreeEach, scales};
 pub use progressive::Halving;
+pub use recipe::{DistillRecipe, EmphasisRecipe, Kind, RecipeError};
 pub use rollout::Rollout;
 pub use structure::{Features, feature_loss};
 

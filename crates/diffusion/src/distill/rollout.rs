@@ -1,7 +1,7 @@
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor, TensorData};
 
 use super::progressive::shares;
-use super::{Lesson, LessonError, arrived, mixed};
+use super::{Lesson, LessonError, arrived, drawn, mixed};
 use crate::{Denoiser, Grid, Point};
 
 /// A student that goes from noise to data as its teacher does, in fewer steps: distillation along the teacher's own samples.
@@ -51,6 +51,11 @@ impl Rollout {
         (self.points.len() - 1) / self.together
     }
 
+    /// Which step each of `count` samples learns, in the training step `step` of a seed, where not all are: each as often.
+    pub fn draw(&self, seed: u64, step: u64, count: usize) -> Vec<usize> {
+        drawn(seed, step, self.steps(), count)
+    }
+
     /// What the student learns of some noise: a pass for each of the teacher's steps, a sample for each of the student's.
     ///
     /// # Shapes
@@ -83,6 +88,29 @@ impl Rollout {
             x: Tensor::cat(shown, 0),
             points,
             target: Tensor::cat(targets, 0),
+        }
+    }
+}
+
+impl<const D: usize> Lesson<D> {
+    /// Of a rollout's lesson one step for each of the `which.len()` samples of noise.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such step.
+    #[must_use]
+    pub fn one_each(self, which: &[usize]) -> Self {
+        let count = which.len();
+        let rows: Vec<usize> = (which.iter().zip(0..))
+            .map(|(step, i)| step * count + i)
+            .collect();
+        let indices: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        let indices = TensorData::new(indices, [count]);
+        let indices = Tensor::<1, Int>::from_data(indices, &self.x.device());
+        Self {
+            x: self.x.select(0, indices.clone()),
+            points: rows.iter().map(|&row| self.points[row]).collect(),
+            target: self.target.select(0, indices),
         }
     }
 }

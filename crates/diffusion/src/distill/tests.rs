@@ -269,6 +269,12 @@ fn follows<const D: usize>(steps: usize) {
             let [_, noise] = sample::<D>(step);
             let lesson = rollout.lesson(&DATA, noise, &());
             assert_eq!(lesson.x.dims()[0], 256 * steps);
+            // Half of the time all steps of each, else one of each.
+            let lesson = if step % 2 == 0 {
+                lesson
+            } else {
+                lesson.one_each(&rollout.draw(5, step, 256))
+            };
             lesson.loss(&student(network), &(), Emphasis::default(), Metric::Squared)
         },
         |_| (),

@@ -1,4 +1,4 @@
-use clearway_diffusion::distill::LessonError;
+use clearway_diffusion::distill::{LessonError, RecipeError};
 use clearway_diffusion::train::{NonFinite, WrongValue};
 use clearway_diffusion::{GridError, ScheduleError};
 use clearway_layers::WeightsError;
@@ -157,6 +157,17 @@ pub enum TrainError {
         /// What differs.
         what: String,
     },
+}
+
+impl From<RecipeError> for TrainError {
+    fn from(error: RecipeError) -> Self {
+        match error {
+            RecipeError::Value(wrong) => wrong.into(),
+            RecipeError::Foreign { key, of, kind } => Self::Foreign { key, of, kind },
+            RecipeError::Grid(error) => error.into(),
+            RecipeError::Lesson(error) => error.into(),
+        }
+    }
 }
 
 impl From<WrongValue> for TrainError {

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use clearway_diffusion::distill::RecipeError;
 use clearway_diffusion::train::{NonFinite, WrongValue};
 use clearway_layers::WeightsError;
 
@@ -50,6 +51,30 @@ pub enum TrainError {
     Scales {
         /// The scales.
         found: [f64; 2],
+    },
+    /// Scales that cannot be taught to a student that has one or more.
+    #[error(
+        "`student.scales` is {found:?}; it must be two numbers from 0, the second not below the first"
+    )]
+    TaughtScales {
+        /// The scales.
+        found: [f64; 2],
+    },
+    /// Scales for a teacher that knows none.
+    #[error(
+        "`student.scales` is for teachers that know guidance scales: distil the guidance first, see `[guidance]`"
+    )]
+    NoScales,
+    /// What a student shall learn is not to be learned.
+    #[error(transparent)]
+    Distill(#[from] RecipeError),
+    /// The model to begin with draws otherwise than the teacher.
+    #[error("{} is no beginning for a student of this teacher: its {what} is another", folder.display())]
+    OtherTask {
+        /// Its folder.
+        folder: PathBuf,
+        /// What differs.
+        what: &'static str,
     },
     /// A teacher's weights are packed: a student cannot begin with them.
     #[error(

@@ -1,9 +1,7 @@
 //! Guidance in one pass: a student that knows the scale.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use clearway_diffusion::train::{Levels, Weighting, WeightingRecipe, initialize};
 use clearway_diffusion::{Network, Seeded, normal};
@@ -12,11 +10,12 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::beginning::{Unknown, begin, fits, plain};
 use super::task::batch;
 use super::{Draw, Task, TrainError};
 use crate::dataset::Pictures;
 use crate::picture_model::PictureModel;
-use crate::{Component, Condition, Files, Unet};
+use crate::{Condition, Files, Unet};
 
 /// A model that is told the guidance scale, and answers in one pass what its teacher answers in two.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -85,33 +84,14 @@ impl Task for Guiding {
             return Err(TrainError::Scales { found: *scales });
         }
         weighting.check()?;
-        let mut teacher = PictureModel::open(folder, device)?;
-        let weights = Files::open(folder)?.weights(Component::Unet)?;
-        if weights.packing().is_some() {
-            return Err(TrainError::Packed {
-                folder: folder.clone(),
-            });
-        }
+        let mut teacher = plain(folder, device)?;
         if teacher.unet().knows_guidance() {
             return Err(TrainError::Guided {
                 folder: folder.clone(),
             });
         }
+        fits(&teacher, folder, pictures)?;
         let form = teacher.form();
-        let (size, channels) = (pictures.size(), pictures.channels());
-        if (form.size, form.channels) != (size, channels) {
-            return Err(TrainError::OtherPictures {
-                folder: folder.clone(),
-                size: form.size,
-                channels: form.channels,
-            });
-        }
-        if form.labels.len() != pictures.names().len() {
-            return Err(TrainError::Labels {
-                found: form.labels.len(),
-                expected: pictures.names().len(),
-            });
-        }
         let [mut unet, scheduler] = teacher.said().clone();
         unet["time_cond_proj_dim"] = (*time_cond_proj_dim).into();
         let student = PictureModel::new(form.clone(), [unet, scheduler], device)?;
@@ -139,12 +119,11 @@ impl Task for Guiding {
     }
 
     fn first(&self, device: &Device, seed: u64) -> Unet {
-        let mut known = Known::default();
-        self.first.visit(&mut known);
-        initialize(self.network(device), seed).map(&mut Begin {
-            known: known.values,
-            path: Vec::new(),
-        })
+        begin(
+            initialize(self.network(device), seed),
+            &self.first,
+            Unknown::Zero,
+        )
     }
 
     fn loss(&self, network: &Unet, pictures: &Pictures, which: &[usize], draw: Draw) -> Tensor<1> {
@@ -194,51 +173,5 @@ impl Task for Guiding {
 
     fn save(&self, network: &Unet, folder: &Path) -> std::io::Result<()> {
         self.student.clone().with_unet(network.clone()).save(folder)
-    }
-}
-
-/// The values of a network's parameters, by their paths.
-#[derive(Default)]
-struct Known {
-    path: Vec<String>,
-    values: BTreeMap<String, TensorData>,
-}
-
-impl ModuleVisitor for Known {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, parameter: &Param<Tensor<D>>) {
-        let values = parameter.val().into_data();
-        self.values.insert(self.path.join("."), values);
-    }
-}
-
-/// Gives a network the values that are known, and zeros where none are.
-struct Begin {
-    known: BTreeMap<String, TensorData>,
-    path: Vec<String>,
-}
-
-impl ModuleMapper for Begin {
-    fn enter_module(&mut self, name: &str, _: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _: &str, _: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, parameter: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let known = self.known.remove(&self.path.join("."));
-        parameter.map(|drawn| match known {
-            Some(values) => Tensor::from_data(values, &drawn.device()),
-            None => drawn.zeros_like(),
-        })
     }
 }

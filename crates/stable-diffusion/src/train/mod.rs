@@ -10,9 +10,13 @@
 //!                          \--save_network--> a PictureModel's folder, or a Classifier's
 //! ```
 //!
+//! What a model learns from another, in fewer steps or with fewer blocks, is in [`distill`].
+//!
 //! Everything that is drawn depends on the recipe's seed and the number of the step alone, so that a run that was
 //! interrupted and resumed is the run that was not, to the bit.
 
+mod beginning;
+pub mod distill;
 mod error;
 mod guidance;
 mod recipe;
@@ -89,21 +93,7 @@ impl<T: Task + Sync> Trainer<T> {
         recipe.check()?;
         let task = T::new(&recipe.network, &pictures, device)?;
         let seeds = Seeds::new(recipe.seed);
-        let mut training: Vec<usize> = (0..pictures.len()).collect();
-        training.shuffle(&mut ChaCha8Rng::seed_from_u64(seeds.held_out));
-        let share = recipe.data.held_out;
-        let aside = (share * training.len() as f64).round() as usize;
-        // Who asks for a validation shall have one.
-        let aside = aside.max(usize::from(share > 0.0)).min(training.len());
-        let mut held_out: Vec<usize> = training.drain(..aside).collect();
-        held_out.sort_unstable();
-        training.sort_unstable();
-        if training.is_empty() {
-            return Err(TrainError::NoPicture {
-                pictures: pictures.len(),
-                held_out: aside,
-            });
-        }
+        let [training, held_out] = split(&pictures, seeds.held_out, recipe.data.held_out)?;
         let network = task.first(device, seeds.weights);
         Ok(Self {
             batches: recipe.data.order.of(seeds.order, training.len()),
@@ -276,6 +266,26 @@ impl<T: Task + Sync> Trainer<T> {
     }
 }
 
+/// Which pictures are trained on, and which share of them is held out.
+fn split(pictures: &Pictures, seed: u64, share: f64) -> Result<[Vec<usize>; 2], TrainError> {
+    let mut training: Vec<usize> = (0..pictures.len()).collect();
+    training.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let aside = (share * training.len() as f64).round() as usize;
+    // Who asks for a validation shall have one.
+    let aside = aside.max(usize::from(share > 0.0)).min(training.len());
+    let mut held_out: Vec<usize> = training.drain(..aside).collect();
+    held_out.sort_unstable();
+    training.sort_unstable();
+    if training.is_empty() {
+        return Err(TrainError::NoPicture {
+            pictures: pictures.len(),
+            held_out: aside,
+        });
+    }
+    Ok([training, held_out])
+}
+
+/// What makes a step of a gradient.
 fn rule(optimizer: &OptimizerRecipe) -> Rule {
     let adamw = AdamW {
         betas: optimizer.betas,

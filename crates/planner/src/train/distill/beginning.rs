@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use clearway_diffusion::distill::Kind;
 use serde_json::{Value, json};
 
-use super::recipe::{Distillation, Kind};
+use super::recipe::Distillation;
 use crate::Policy;
 use crate::dataset::Dataset;
 use crate::lerobot::json::Entry;

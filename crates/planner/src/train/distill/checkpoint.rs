@@ -4,13 +4,13 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use clearway_diffusion::distill::Lessons;
 use clearway_diffusion::train::Ema;
 use clearway_layers::{ResumableOptimizer, Weights, WeightsError, WeightsWriter, first_difference};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::matching::Critic;
-use super::phases::Lessons;
 use super::teaching::Teacher;
 use super::{Distillation, Distiller};
 use crate::network::ConditionalUnet1d;

@@ -3,13 +3,12 @@
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
-use clearway_diffusion::distill::{matched, noised};
+use clearway_diffusion::distill::{Matching, matched, noised};
 use clearway_diffusion::train::{Levels, NonFinite, Weighting, clip};
 use clearway_diffusion::{Denoiser, Network, Point};
 use clearway_layers::ResumableOptimizer;
 
 use super::Distiller;
-use super::phases::{Matching, chosen};
 use crate::network::ConditionalUnet1d;
 use crate::train::TrainError;
 use crate::train::examples::Batch;
@@ -53,7 +52,7 @@ impl Distiller {
         for i in 0..steps {
             let number = self.step * steps + i;
             let seed = self.seeds.critic ^ (2 * number);
-            let at = chosen(&matching.made_at, seed, count);
+            let at = matching.made_at(seed, count);
             let shape = self.examples.shape();
             let [from, added] = [seed, seed ^ 1].map(|it| noise(it, count, shape, &self.device));
             let made = self.made(&student, &at, batch, from);
@@ -85,7 +84,7 @@ impl Distiller {
     ) -> Tensor<3> {
         let count = batch.actions.dims()[0];
         let (step, seeds) = (self.step, &self.seeds);
-        let at = chosen(&matching.made_at, seeds.lessons ^ step, count);
+        let at = matching.made_at(seeds.lessons ^ step, count);
         let made = self.made(&self.network, &at, batch, noise_of);
         let Some(critic) = &self.critic else {
             return made.zeros_like();
@@ -95,7 +94,7 @@ impl Distiller {
         let of_fake = fake.prepare(&batch.condition);
         let real = self.teacher.sampled();
         let of_real = real.prepare(&batch.condition);
-        let levels = chosen(&matching.compared_at, seeds.lessons ^ !step, count);
+        let levels = matching.compared_at(seeds.lessons ^ !step, count);
         let added = noise(
             seeds.lessons ^ !step,
             count,

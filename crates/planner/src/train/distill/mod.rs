@@ -14,13 +14,15 @@ use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use clearway_diffusion::Discrete;
+use clearway_diffusion::distill::Lessons;
 use clearway_diffusion::train::{Decay, Ema, NonFinite, WarmUpCosine, clip, initialize};
 use clearway_layers::{ResumableOptimizer, in_pool};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-pub use recipe::{Codes, DistillRecipe, Distillation, EmphasisRecipe, Kind, StudentRecipe};
+pub use clearway_diffusion::distill::{DistillRecipe, EmphasisRecipe, Kind};
+pub use recipe::{Codes, Distillation, StudentRecipe};
 
 use super::examples::Examples;
 use super::task::noise;
@@ -33,7 +35,7 @@ use crate::network::ConditionalUnet1d;
 use crate::{Policy, Sampling};
 use beginning::{same_statistics, same_task, student_config};
 use matching::Critic;
-use phases::{Lessons, Phase, phases};
+use phases::{Phase, phases};
 use teaching::{Meaning, Teacher, Teaching};
 
 /// The seeds of what is drawn, all from one.

@@ -1,15 +1,13 @@
 //! Who teaches, and what a student is told.
 
 use burn::tensor::{Device, Tensor};
-use clearway_diffusion::distill::Lesson;
+use clearway_diffusion::distill::{DistillRecipe, Lesson, Lessons};
 use clearway_diffusion::train::{Levels, Weighting};
 use clearway_diffusion::{
     Clip, ClippedNoise, Denoiser, Discrete, Network, Parameterization, Parameterized, Threshold,
 };
 use clearway_layers::{Precision, can_pack};
 
-use super::phases::Lessons;
-use super::recipe::DistillRecipe;
 use crate::lerobot::DiffusionConfig;
 use crate::network::ConditionalUnet1d;
 use crate::train::examples::Batch;
