@@ -82,10 +82,8 @@ fn kinds() -> [DistillRecipe; 5] {
             ..few(Kind::Consistency)
         },
         DistillRecipe {
-            steps: Some(2),
-            teacher_steps: Some(4),
-            offset: Some(1),
-            ..few(Kind::Rollout)
+            convert: Some(2),
+            ..rollout(4, Some(1))
         },
         few(Kind::Distribution),
         DistillRecipe {
@@ -95,6 +93,17 @@ fn kinds() -> [DistillRecipe; 5] {
             ..DistillRecipe::default()
         },
     ]
+}
+
+/// Of a student of two steps.
+fn rollout(teacher_steps: usize, offset: Option<usize>) -> DistillRecipe {
+    DistillRecipe {
+        kind: Kind::Rollout,
+        steps: Some(2),
+        teacher_steps: Some(teacher_steps),
+        offset,
+        ..DistillRecipe::default()
+    }
 }
 
 fn begin(recipe: Distillation, teacher: &Path) -> Distiller {
@@ -284,7 +293,7 @@ fn what_cannot_be_learned_is_an_error_that_names_the_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let teacher = teacher(folder.path());
     type Change = fn(&mut Distillation);
-    let changes: [(Change, &str); 13] = [
+    let changes: [(Change, &str); 18] = [
         (|it| it.distill.steps = Some(0), "`distill.steps`"),
         (|it| it.distill.steps = Some(21), "`distill.steps`"),
         (
@@ -311,6 +320,23 @@ fn what_cannot_be_learned_is_an_error_that_names_the_key() {
             "`distill.task` is for structure",
         ),
         (|it| it.optimizer.rate = -1.0, "`optimizer.rate`"),
+        (
+            |it| it.optimizer.momentum = Some(0.9),
+            "`optimizer.momentum`",
+        ),
+        (
+            |it| it.distill.offset = Some(0),
+            "`distill.offset` is for progressive and rollout",
+        ),
+        (
+            |it| it.distill = rollout(4, Some(5)),
+            "`distill.offset` is 5",
+        ),
+        (|it| it.distill = rollout(6, Some(0)), "a divisor of"),
+        (
+            |it| it.distill = rollout(3, None),
+            "multiple of `distill.steps`",
+        ),
         (
             |it| it.student.prediction_type = Some("x0".into()),
             "`prediction_type`",

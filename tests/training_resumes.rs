@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use clearway_planner::dataset::Order;
-use clearway_planner::train::{Recipe, TrainError, Trainer, WeightingRecipe};
+use clearway_planner::train::{OptimizerKind, Recipe, TrainError, Trainer, WeightingRecipe};
 use clearway_planner::{Budget, History, Observation, Planner, Policy, Problem};
 use clearway_tests::repository;
 
@@ -47,11 +47,13 @@ fn saved(trainer: &Trainer, folder: &Path) -> Vec<u8> {
 
 #[test]
 fn a_run_with_a_stop_is_the_run_without() {
-    for (order, masked, weighting) in [
-        (Order::Shuffled, true, WeightingRecipe::MinSnr(5.0)),
-        (Order::Replacement, false, WeightingRecipe::Uniform),
+    let [adamw, muon] = [OptimizerKind::AdamW, OptimizerKind::Muon];
+    for (order, masked, weighting, kind) in [
+        (Order::Shuffled, true, WeightingRecipe::MinSnr(5.0), adamw),
+        (Order::Replacement, false, WeightingRecipe::Uniform, muon),
     ] {
         let mut recipe = recipe();
+        recipe.optimizer.kind = kind;
         recipe.data.order = order;
         recipe.loss.do_mask_loss_for_padding = masked;
         recipe.loss.weighting = weighting;

@@ -87,6 +87,8 @@ struct Report {
     most_passes: Option<usize>,
     solver: &'static str,
     steps: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<usize>,
     precision: String,
     level: Option<String>,
     candidates: usize,
@@ -375,6 +377,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         most_passes: arguments.passes,
         solver: planner.sampling().method.name(),
         steps: planner.sampling().steps,
+        offset: planner.sampling().offset,
         precision,
         level,
         candidates: planner.candidates(),

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "K")]
     steps: Option<usize>,
     /// The timestep of the last step, to which the leading grid is moved [default: the policy's own, or the solver's grid
-    /// where --solver is given]
+    /// where --solver or --steps says another]
     #[arg(long, value_name = "T")]
     offset: Option<usize>,
     /// Trajectories drawn a plan; the first is executed, the others are shown in a recording
@@ -60,14 +60,15 @@ impl Arguments {
     }
 }
 
-/// What is asked for, and of the policy's own what is not. Its offset belongs to its solver.
+/// What is asked for, and of the policy's own what is not. Its offset belongs to its grid.
 pub(crate) fn chosen(
     own: Sampling,
     solver: Option<Method>,
     steps: Option<usize>,
     offset: Option<usize>,
 ) -> Sampling {
-    let kept = if solver.is_none() { own.offset } else { None };
+    let is_own = solver.is_none() && steps.is_none_or(|it| it == own.steps);
+    let kept = if is_own { own.offset } else { None };
     Sampling::new(solver.unwrap_or(own.method), steps.unwrap_or(own.steps))
         .with_offset(offset.or(kept))
 }
@@ -75,4 +76,26 @@ pub(crate) fn chosen(
 /// A solver by its name; clap lists them.
 fn method() -> impl TypedValueParser<Value = Method> {
     PossibleValuesParser::new(Method::ALL.map(Method::name)).try_map(|name| name.parse::<Method>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_stays_with_its_grid() {
+        let own = Sampling::new(Method::Euler, 2).with_offset(Some(40));
+        assert_eq!(chosen(own, None, None, None), own);
+        assert_eq!(chosen(own, None, Some(2), None), own);
+        assert_eq!(
+            chosen(own, None, Some(1), None),
+            Sampling::new(Method::Euler, 1)
+        );
+        assert_eq!(
+            chosen(own, Some(Method::Ddim), None, None),
+            Sampling::new(Method::Ddim, 2)
+        );
+        let moved = Sampling::new(Method::Euler, 1).with_offset(Some(90));
+        assert_eq!(chosen(own, None, Some(1), Some(90)), moved);
+    }
 }

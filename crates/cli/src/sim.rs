@@ -152,6 +152,8 @@ pub(crate) struct Report {
     latency_ms: Latency,
     solver: &'static str,
     steps: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<usize>,
     precision: String,
     level: Option<String>,
     candidates: usize,
@@ -207,6 +209,7 @@ impl Report {
             },
             solver: planner.sampling().method.name(),
             steps: planner.sampling().steps,
+            offset: planner.sampling().offset,
             precision,
             level,
             candidates: planner.candidates(),

@@ -263,6 +263,10 @@ fn a_student_is_a_policy_that_is_sampled_in_its_own_steps() {
         ("{\"solver\": \"oiler\", \"steps\": 1}", "`solver`"),
         ("{\"solver\": \"euler\", \"steps\": 0}", "`steps`"),
         ("{\"solver\": \"euler\"}", "`steps`"),
+        (
+            "{\"solver\": \"euler\", \"steps\": 1, \"offset\": 1000}",
+            "`offset`",
+        ),
         ("{", "clearway.json"),
     ] {
         std::fs::write(&ours, ours_says).unwrap();

@@ -65,7 +65,9 @@ mod group_norm;
 mod kernel;
 mod layer_norm;
 mod linear;
+#[cfg(feature = "train")]
 mod muon;
+#[cfg(feature = "train")]
 mod optimizer;
 mod packing;
 mod parameter;
@@ -101,7 +103,9 @@ pub use group_norm::{GroupNorm, GroupNormConfig};
 pub use kernel::{Activation, Level, Memory, Precision, multiply_adds};
 pub use layer_norm::{LayerNorm, LayerNormConfig};
 pub use linear::{Linear, LinearConfig};
+#[cfg(feature = "train")]
 pub use muon::Muon;
+#[cfg(feature = "train")]
 pub use optimizer::{ResumableOptimizer, Rule};
 pub use packing::{PackPolicy, Packing};
 pub use parameter::{PackReport, Packed, Parameter, can_pack};

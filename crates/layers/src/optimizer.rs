@@ -11,8 +11,8 @@ use crate::{AdamW, Muon, Weights, WeightsError, WeightsWriter};
 pub enum Rule {
     /// One for all parameters.
     AdamW(AdamW),
-    /// One for the matrices between hidden channels, at least 16 on either side, and one for what is left: biases, norms,
-    /// embeddings, the first layer and the last.
+    /// One for weights of at least 16 channels on either side, and one for what is left: biases, norms, and the embeddings,
+    /// first and last layers of few classes and channels. Only shapes are looked at.
     Muon {
         /// For weights between hidden channels.
         matrices: Muon,

@@ -137,7 +137,7 @@ impl Planner {
         })
     }
 
-    /// Samples with another solver or number of steps.
+    /// Samples with another solver, number of steps or grid.
     ///
     /// # Errors
     ///

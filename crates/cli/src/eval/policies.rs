@@ -131,6 +131,8 @@ struct Kept {
     name: String,
     solver: String,
     steps: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    offset: Option<usize>,
     precision: String,
     model: String,
     seed: u64,
@@ -170,7 +172,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     if files.windows(2).any(|pair| pair[0] == pair[1]) {
         return Err(wrong(
             "contender.name",
-            "another one for each, where steps and precision are the same",
+            "another one for each, where solver, steps, offset and precision are the same",
         ));
     }
     let settings = Settings {
@@ -254,10 +256,7 @@ impl Contender {
 fn evaluated(cell: &Cell, settings: &Settings, out: &Path) -> Result<Kept, Error> {
     let sampling = cell.planner.sampling();
     let steps = sampling.steps;
-    let solver = match sampling.offset {
-        Some(offset) => format!("{}+{offset}", sampling.method),
-        None => sampling.method.name().to_owned(),
-    };
+    let solver = sampling.method.name();
     let path = out.join("cells").join(cell.file());
     let model = cell.planner.policy().hash();
     if path.exists() {
@@ -271,10 +270,7 @@ fn evaluated(cell: &Cell, settings: &Settings, out: &Path) -> Result<Kept, Error
         }
     }
     let bar = progress(settings.episodes);
-    bar.println(format!(
-        "{}, {solver} in {steps} steps, {}",
-        cell.name, cell.precision
-    ));
+    bar.println(format!("{}, {sampling}, {}", cell.name, cell.precision));
     let mut successes = 0;
     let outcome = closed_loop::run(&cell.planner, settings, |episode| {
         successes += usize::from(episode.succeeded);
@@ -284,8 +280,9 @@ fn evaluated(cell: &Cell, settings: &Settings, out: &Path) -> Result<Kept, Error
     bar.finish_and_clear();
     let kept = Kept {
         name: cell.name.clone(),
-        solver,
+        solver: solver.to_owned(),
         steps,
+        offset: sampling.offset,
         precision: cell.precision.clone(),
         model: model.to_owned(),
         seed: settings.seed,

@@ -40,6 +40,8 @@ struct Report {
     clip_sample_range: Option<f64>,
     solver: &'static str,
     steps: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<usize>,
     precision: String,
     level: Option<String>,
 }
@@ -136,6 +138,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         clip_sample_range,
         solver: sampling.method.name(),
         steps: sampling.steps,
+        offset: sampling.offset,
         precision,
         level,
     };

@@ -49,6 +49,8 @@ struct Report {
     outcome: String,
     solver: &'static str,
     steps: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<usize>,
     precision: String,
     level: Option<String>,
     seed: u64,
@@ -93,6 +95,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         outcome: plan.outcome.to_string(),
         solver: planner.sampling().method.name(),
         steps: planner.sampling().steps,
+        offset: planner.sampling().offset,
         precision,
         level,
         seed: plan.seed,

@@ -19,7 +19,9 @@ pub(super) fn write(report: &Report, path: &Path) -> Result<(), Error> {
     if lines.is_empty() {
         return Err(Error::Argument {
             argument: "--plot",
-            reason: "no network has noise levels to draw errors of".to_owned(),
+            reason:
+                "there are no errors to draw: none was measured at noise levels, or all are zero"
+                    .to_owned(),
         });
     }
     let drawn = drawing(&lines).map_err(|error| Error::write(path, &error))?;
@@ -37,7 +39,12 @@ fn lines(report: &Report) -> Vec<Line> {
             of.map(|(what, error)| {
                 let points = network.drift.iter().map(|row| (row.t, error(row)));
                 let name = format!("{}: the {what} it sees", network.name);
-                (name, points.filter(|it| it.1 > 0.0).collect::<Vec<_>>())
+                (
+                    name,
+                    points
+                        .filter(|it| it.1.is_finite() && it.1 > 0.0)
+                        .collect::<Vec<_>>(),
+                )
             })
         })
         .filter(|(_, points)| !points.is_empty())

@@ -3,7 +3,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{DistillRecipe, Emphasis, Halving, Jumps, Kind, RecipeError, Rollout};
+use super::{DistillRecipe, Emphasis, Halving, Jumps, Kind, LessonError, RecipeError, Rollout};
 use crate::{Discrete, End, Grid, GridError, Method, Point, Schedule, timesteps};
 
 /// How much of a run a student of another prediction learns what its teacher estimates, unless the recipe says it.
@@ -136,7 +136,17 @@ impl DistillRecipe {
                 halvings
             }
             Kind::Rollout => {
-                let rollout = Rollout::new(&euler(most).grid(schedule)?, fewest)?;
+                let teacher = euler(most).grid(schedule)?;
+                let rollout = Rollout::new(&teacher, fewest)?;
+                // Grids of whole timesteps are rounded: a student must not be asked where nobody taught it.
+                let taught = teacher.points().iter().step_by(most / fewest.max(1));
+                if !euler(fewest).grid(schedule)?.points().iter().eq(taught) {
+                    return Err(LessonError::Apart {
+                        steps: most,
+                        among: fewest,
+                    }
+                    .into());
+                }
                 vec![(Lessons::Rollout(rollout), euler(fewest))]
             }
             Kind::Consistency => {

@@ -6,7 +6,7 @@
 //! | the student shall | lesson | sampled by |
 //! |---|---|---|
 //! | do one DDIM step for two of its teacher | [`Halving::lesson`] | [`Ddim`](crate::Ddim), [`Euler`](crate::Euler) on the halved grid |
-//! | go from noise to data as its teacher does, in fewer steps | [`Rollout::lesson`] | [`Ddim`](crate::Ddim), [`Euler`](crate::Euler) on the same grid |
+//! | go from noise to data as its teacher does, in fewer steps | [`Rollout::lesson`] | [`Ddim`](crate::Ddim), [`Euler`](crate::Euler) on every k-th point of its grid |
 //! | see at once where its teacher's ODE ends | [`Jumps::lesson`] | [`Consistency`](crate::Consistency), or [`Lcm`](crate::Lcm) around [`Bounded`](crate::Bounded) |
 //! | answer with samples of its teacher's distribution in one pass | [`matched`] | [`Consistency`](crate::Consistency) |
 //! | be guided in one pass in place of two | [`Lesson::estimate`] of a [`ClassifierFreeEach`] | any |
@@ -54,8 +54,20 @@ pub enum LessonError {
         steps: usize,
     },
     /// Each of the student's steps is as many of the teacher's.
-    #[error("a teacher of {steps} steps cannot be followed in {among}: they must be a multiple")]
+    #[error(
+        "a teacher of {steps} steps cannot be followed in {among}, of which they are no multiple"
+    )]
     Share {
+        /// The teacher's steps.
+        steps: usize,
+        /// The student's.
+        among: usize,
+    },
+    /// Whole timesteps are rounded, and not every grid is part of another.
+    #[error(
+        "the timesteps of {among} steps are not among those of a teacher of {steps}: take 2, 4, 8, .. times as many"
+    )]
+    Apart {
         /// The teacher's steps.
         steps: usize,
         /// The student's.

@@ -129,8 +129,8 @@ impl DistillRecipe {
     /// The steps of the teacher's grid.
     pub fn teacher_steps(&self) -> usize {
         self.teacher_steps.unwrap_or(match self.kind {
-            Kind::Progressive => 16 * self.steps(),
-            Kind::Rollout => 4 * self.steps(),
+            Kind::Progressive => self.steps().saturating_mul(16),
+            Kind::Rollout => self.steps().saturating_mul(4),
             Kind::Consistency => 32,
             Kind::Distribution | Kind::Structure => self.steps(),
         })

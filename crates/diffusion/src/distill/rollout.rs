@@ -7,7 +7,7 @@ use crate::{Denoiser, Grid, Point};
 /// A student that goes from noise to data as its teacher does, in fewer steps: distillation along the teacher's own samples.
 ///
 /// ```text
-/// x   = ε                             noise, as a sampler begins
+/// x   = √(α² + σ²) ε                  noise, as a sampler begins
 /// x₁, x₂, .. xₙ                       DDIM steps of the teacher, to the end of its grid
 /// x̃   = (σ x'' − σ'' x) / (σ α'' − σ'' α)      the clean estimate with which one step leads from x = xᵢ to x'' = xᵢ₊ₖ
 /// ```

@@ -327,6 +327,53 @@ fn a_rollout_has_as_many_of_the_teachers_steps_in_each_of_the_students() {
     }
 }
 
+#[test]
+fn who_is_taught_on_some_levels_is_sampled_on_them() {
+    let schedule = Discrete::squared_cosine(100).expect("valid");
+    let (mut taught, mut apart) = (0, 0);
+    for kind in [Kind::Progressive, Kind::Rollout] {
+        for (teacher, steps) in (1..=100).flat_map(|n| (1..=n).map(move |k| (n, k))) {
+            let stride = 100 / teacher;
+            for offset in [None, Some(0), Some(stride - 1)] {
+                let recipe = DistillRecipe {
+                    kind,
+                    steps: Some(steps),
+                    teacher_steps: Some(teacher),
+                    offset,
+                    ..DistillRecipe::default()
+                };
+                if recipe.check(100, 1000).is_err() {
+                    continue;
+                }
+                let phases = match recipe.phases(&schedule, 1000, false) {
+                    Ok(phases) => phases,
+                    Err(RecipeError::Lesson(LessonError::Apart { .. })) => {
+                        apart += 1;
+                        continue;
+                    }
+                    Err(error) => panic!("{error}"),
+                };
+                let grid = |steps: usize, offset| {
+                    let times = match offset {
+                        Some(offset) => timesteps::leading(&schedule, steps, offset),
+                        None => timesteps::trailing(&schedule, steps),
+                    };
+                    Grid::at_times(&schedule, &times.expect("fits"), End::Clean).expect("falls")
+                };
+                for phase in phases {
+                    let sampled = phase.sampled.expect("its own way");
+                    let ours = grid(sampled.steps, sampled.offset);
+                    let theirs = grid(teacher, offset);
+                    let theirs = theirs.points().iter().step_by(teacher / sampled.steps);
+                    assert!(ours.points().iter().eq(theirs), "{recipe:?}");
+                }
+                taught += 1;
+            }
+        }
+    }
+    assert!(taught > 300 && apart > 0, "{taught} {apart}");
+}
+
 fn sees_the_end<const D: usize>(skip: usize, boundary: Option<Lcm>) {
     let steps = 8;
     let grid = grid(steps);

@@ -62,7 +62,7 @@ impl From<WeightingRecipe> for Weighting {
     }
 }
 
-/// What makes a step of a gradient.
+/// Who makes steps of gradients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
@@ -74,12 +74,21 @@ pub enum OptimizerKind {
     Muon,
 }
 
+impl OptimizerKind {
+    // serde hands over a reference.
+    #[allow(clippy::trivially_copy_pass_by_ref)]
+    fn is_adamw(&self) -> bool {
+        *self == Self::AdamW
+    }
+}
+
 /// How the loss is made smaller: AdamW or Muon, a learning rate that warms up and falls as a cosine, gradients that are
 /// clipped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerRecipe {
-    /// What makes a step of a gradient.
+    /// AdamW or Muon.
+    #[serde(skip_serializing_if = "OptimizerKind::is_adamw")]
     pub kind: OptimizerKind,
     /// How many steps the learning rate takes to fall to zero; what comes after does not learn.
     pub steps: u64,
@@ -91,8 +100,9 @@ pub struct OptimizerRecipe {
     pub betas: [f64; 2],
     /// Is added to the root of the average of squares.
     pub epsilon: f64,
-    /// Muon: how slowly the average of gradients forgets.
-    pub momentum: f64,
+    /// Muon: how slowly the average of gradients forgets; 0.95 where it is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub momentum: Option<f64>,
     /// By which share of the learning rate weights shrink in a step.
     pub weight_decay: f64,
     /// The most that the norm of all gradients may be.
@@ -108,7 +118,7 @@ impl Default for OptimizerRecipe {
             warm_up: 500,
             betas: [0.95, 0.999],
             epsilon: 1e-8,
-            momentum: 0.95,
+            momentum: None,
             weight_decay: 1e-6,
             clip: 10.0,
         }
@@ -210,7 +220,12 @@ impl OptimizerRecipe {
                 is_positive(epsilon),
                 "positive",
             ),
-            ("optimizer.momentum", momentum, is_share(momentum), SHARE),
+            (
+                "optimizer.momentum",
+                momentum.unwrap_or(0.0),
+                momentum.is_none_or(|it| is_share(it) && !self.kind.is_adamw()),
+                "at least 0 and below 1, and left out where `optimizer.kind` is not \"muon\"",
+            ),
             (
                 "optimizer.weight_decay",
                 weight_decay,

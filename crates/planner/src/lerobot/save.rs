@@ -57,9 +57,13 @@ impl Saved<'_> {
         };
         text(CONFIG, self.json)?;
         if let Some(sampling) = self.sampling {
-            let Sampling { method, steps, .. } = sampling;
+            let Sampling {
+                method,
+                steps,
+                offset,
+            } = sampling;
             let mut ours = json!({ "solver": method.name(), "steps": steps });
-            if let Some(offset) = sampling.offset {
+            if let Some(offset) = offset {
                 ours["offset"] = json!(offset);
             }
             text(OURS, &ours)?;

@@ -29,7 +29,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use clearway_diffusion::Point;
-use clearway_diffusion::train::{Fitting, Levels, OptimizerKind, initialize};
+use clearway_diffusion::train::{Fitting, Levels, initialize};
 use clearway_layers::{AdamW, Muon, ResumableOptimizer, Rule, in_pool};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -37,7 +37,7 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
 pub use clearway_diffusion::train::{
-    AverageRecipe, Decay, OptimizerRecipe, Step, Weighting, WeightingRecipe,
+    AverageRecipe, Decay, OptimizerKind, OptimizerRecipe, Step, Weighting, WeightingRecipe,
 };
 pub use distill::{
     Codes, DistillRecipe, Distillation, Distiller, EmphasisRecipe, Kind, StudentRecipe,
@@ -296,7 +296,7 @@ fn split(
     Ok([training, held_out])
 }
 
-/// What makes a step of a gradient.
+/// The optimizer that a recipe asks for.
 pub(crate) fn rule(optimizer: &OptimizerRecipe) -> Rule {
     let adamw = AdamW {
         betas: optimizer.betas,
@@ -307,7 +307,7 @@ pub(crate) fn rule(optimizer: &OptimizerRecipe) -> Rule {
         OptimizerKind::AdamW => Rule::AdamW(adamw),
         OptimizerKind::Muon => Rule::Muon {
             matrices: Muon {
-                momentum: optimizer.momentum,
+                momentum: optimizer.momentum.unwrap_or(0.95),
                 weight_decay: optimizer.weight_decay,
             },
             others: adamw,

@@ -285,7 +285,7 @@ fn split(pictures: &Pictures, seed: u64, share: f64) -> Result<[Vec<usize>; 2], 
     Ok([training, held_out])
 }
 
-/// What makes a step of a gradient.
+/// The optimizer that a recipe asks for.
 fn rule(optimizer: &OptimizerRecipe) -> Rule {
     let adamw = AdamW {
         betas: optimizer.betas,
@@ -296,7 +296,7 @@ fn rule(optimizer: &OptimizerRecipe) -> Rule {
         OptimizerKind::AdamW => Rule::AdamW(adamw),
         OptimizerKind::Muon => Rule::Muon {
             matrices: Muon {
-                momentum: optimizer.momentum,
+                momentum: optimizer.momentum.unwrap_or(0.95),
                 weight_decay: optimizer.weight_decay,
             },
             others: adamw,

@@ -72,7 +72,7 @@ pub(super) fn student_config(
     }
     // LeRobot has no other deterministic scheduler.
     if start.config().noise_scheduler != NoiseScheduler::Ddim
-        && recipe.distill.kind == Kind::Progressive
+        && matches!(recipe.distill.kind, Kind::Progressive | Kind::Rollout)
     {
         json["noise_scheduler_type"] = json!("DDIM");
     }
