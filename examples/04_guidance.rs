@@ -6,7 +6,9 @@
 //! ```
 //!
 //! The prior knows one world of discs and boxes. Five obstacles more stand in its way here. It plans three times with one
-//! seed: left alone, pushed while it denoises, and then bent until it is free. The picture has a panel for each.
+//! seed: left alone, pushed while it denoises, and then bent until it is free. The picture has a panel for each: dark obstacles
+//! are the new ones, yellow paths are free and red ones are not, and blue is the motion that leaves the planner.
+//! `docs/guidance.png` is made by it.
 
 #![allow(clippy::print_stdout, reason = "an example talks to its reader")]
 
@@ -97,17 +99,21 @@ fn draw(
     panels: &[(Vec<clearway_motion::Path>, Option<PathPlan>)],
 ) -> Result<(), Box<dyn Error>> {
     const PANEL: u32 = 520;
+    // Lines are drawn without greys at their edges: so many times as large, each pixel is the mean of as many squared.
+    const FINER: u32 = 3;
     const PAPER: RGBColor = RGBColor(252, 251, 248);
     const KNOWN: RGBColor = RGBColor(176, 184, 192);
     const NEW: RGBColor = RGBColor(92, 100, 112);
     const FREE: RGBColor = RGBColor(226, 160, 60);
     const BLOCKED: RGBColor = RGBColor(190, 60, 50);
     const MOTION: RGBColor = RGBColor(38, 60, 120);
-    let root = BitMapBackend::new(path, (panels.len() as u32 * PANEL, PANEL));
+    let [width, height] = [panels.len() as u32 * PANEL, PANEL];
+    let mut fine = vec![0; (3 * width * FINER * height * FINER) as usize];
+    let root = BitMapBackend::with_buffer(&mut fine, (width * FINER, height * FINER));
     let root = root.into_drawing_area();
     root.fill(&PAPER)?;
     for ((paths, plan), area) in panels.iter().zip(root.split_evenly((1, panels.len()))) {
-        let area = area.margin(8, 8, 8, 8);
+        let area = area.margin(8 * FINER, 8 * FINER, 8 * FINER, 8 * FINER);
         let mut chart = ChartBuilder::on(&area).build_cartesian_2d(-1.0..1.0, -1.0..1.0)?;
         let known = world.outlines().len() - ADDED;
         for (i, outline) in world.outlines().iter().enumerate() {
@@ -124,7 +130,7 @@ fn draw(
                 .into_iter()
                 .map(|q| (q[0], q[1]))
                 .collect::<Vec<_>>();
-            chart.draw_series(LineSeries::new(line, colour.mix(0.6)))?;
+            chart.draw_series(LineSeries::new(line, colour.mix(0.6).stroke_width(FINER)))?;
         }
         if let Some(plan) = plan {
             let line = plan
@@ -132,11 +138,26 @@ fn draw(
                 .waypoints()
                 .map(|it| (it.position[0], it.position[1]));
             let line = line.collect::<Vec<_>>();
-            chart.draw_series(LineSeries::new(line, MOTION.stroke_width(3)))?;
+            chart.draw_series(LineSeries::new(line, MOTION.stroke_width(3 * FINER)))?;
         }
         let ends = [problem.start, problem.goal].map(|q| (q[0], q[1]));
-        chart.draw_series(ends.map(|at| Circle::new(at, 6, MOTION.filled())))?;
+        chart.draw_series(ends.map(|at| Circle::new(at, 6 * FINER, MOTION.filled())))?;
     }
+    root.present()?;
+    drop(root);
+
+    let mean = |i: u32| {
+        let [channel, x, y] = [i % 3, i / 3 % width, i / 3 / width];
+        let finer = (0..FINER * FINER).map(|k| {
+            let [x, y] = [x * FINER + k % FINER, y * FINER + k / FINER];
+            u32::from(fine[(3 * (y * width * FINER + x) + channel) as usize])
+        });
+        (finer.sum::<u32>() / (FINER * FINER)) as u8
+    };
+    let pixels = (0..3 * width * height).map(mean).collect();
+    let picture = BitMapElement::with_owned_buffer((0, 0), (width, height), pixels);
+    let root = BitMapBackend::new(path, (width, height)).into_drawing_area();
+    root.draw(&picture.ok_or("as many pixels as the picture has")?)?;
     root.present()?;
     Ok(())
 }

@@ -85,6 +85,195 @@ fn settings() -> PathSettings {
     }
 }
 
+/// What is asked, by what must come of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// Random ends among random obstacles: there may be a way or not, and ends may be wrong.
+    Anywhere,
+    /// Two sides of a wall with a gap that is wider than the robot.
+    Narrow,
+    /// Two sides of a wall without a gap, or with one that is narrower than the robot: no plan is right.
+    Impossible,
+    /// An end that is not finite or beyond a limit, or a margin that is no number: no plan is right.
+    Wrong,
+    /// Already there.
+    Arrived,
+}
+
+const KINDS: [Kind; 5] = [
+    Kind::Anywhere,
+    Kind::Narrow,
+    Kind::Impossible,
+    Kind::Wrong,
+    Kind::Arrived,
+];
+
+/// A random problem.
+struct Question {
+    kind: Kind,
+    plane: Plane,
+    radius: f64,
+    margin: f64,
+    ends: [Vec<f64>; 2],
+    budget: Budget,
+}
+
+impl Question {
+    fn draw(seed: u64) -> Self {
+        let mut draw = SmallRng::seed_from_u64(7 << 40 | seed);
+        let radius = draw.random_range(1e-5..0.1);
+        let kept = draw.random_range(0.0..0.03);
+        let mut margin = if draw.random_range(0..4) == 0 {
+            kept
+        } else {
+            0.0
+        };
+        // Narrow is down to a tenth of a millimetre more than the robot needs, and impossible down to as much less.
+        let needed = 2.0 * (radius + margin);
+        let spare = 10_f64.powf(draw.random_range(-4.0..-0.5));
+        let kind = match draw.random_range(0..32) {
+            0..16 => Kind::Anywhere,
+            16..22 => Kind::Narrow,
+            22..28 => Kind::Impossible,
+            28..31 => Kind::Wrong,
+            _ => Kind::Arrived,
+        };
+        let (plane, mut ends) = match kind {
+            Kind::Anywhere => {
+                let plane = Plane::draw(&mut draw);
+                (plane, ends(&mut draw, 2))
+            }
+            Kind::Narrow => Plane::walled(&mut draw, Some(needed + spare)),
+            Kind::Impossible => {
+                let gap = needed - spare;
+                Plane::walled(&mut draw, (gap > 0.0).then_some(gap))
+            }
+            Kind::Wrong | Kind::Arrived => Plane::walled(&mut draw, None),
+        };
+        if kind == Kind::Wrong {
+            let value = match draw.random_range(0..6) {
+                0 => f64::NAN,
+                1 => f64::INFINITY,
+                2 => -1e300,
+                3 => 1.0 + f64::EPSILON,
+                4 => -1.5,
+                _ => {
+                    margin = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY][draw.random_range(0..3)];
+                    0.5
+                }
+            };
+            ends[draw.random_range(0..2)][draw.random_range(0..2)] = value;
+        }
+        if kind == Kind::Arrived {
+            ends[1] = ends[0].clone();
+        }
+        let budget = match draw.random_range(0..8) {
+            0 => Budget {
+                passes: Some(draw.random_range(1..4)),
+                deadline: None,
+            },
+            1 => Budget::within(Duration::ZERO),
+            _ => Budget::default(),
+        };
+        Self {
+            kind,
+            plane,
+            radius,
+            margin,
+            ends,
+            budget,
+        }
+    }
+
+    /// Asks a planner, and judges what it answers.
+    fn ask(&self, planner: &PathPlanner, seed: u64) -> Answer {
+        let [start, goal] = &self.ends;
+        let (body, limits) = (Translating::disc(self.radius).expect("a disc"), limits());
+        let free = FreeSpace::new(&body, &self.plane.scene, &limits).expect("two coordinates");
+        let free = free.with_margin(self.margin);
+        let asked = PathProblem { free, start, goal };
+        let said = |checked: Result<(), Blocked>| format!("{checked:?}");
+        match planner.plan(&asked, self.budget, seed) {
+            Ok(plan) => {
+                assert!(![Kind::Impossible, Kind::Wrong].contains(&self.kind));
+                let reach = self.radius + self.margin;
+                self.plane
+                    .judge_motion(&plan.trajectory, reach, start, goal);
+                let end = plan.trajectory.arrival().expect("it has waypoints");
+                assert!(end.is_at_rest());
+                for candidate in &plan.candidates {
+                    let judged = free.check_path(&candidate.path).is_ok();
+                    assert_eq!(judged, candidate.blocked.is_none());
+                }
+                let is_limited = self.budget != Budget::default();
+                let chosen = plan.chosen.map(|it| plan.candidates[it].blocked.clone());
+                match &plan.outcome {
+                    PathOutcome::Complete if self.kind == Kind::Arrived => {
+                        assert_eq!(chosen, None);
+                        Answer::Planned
+                    }
+                    PathOutcome::Complete => {
+                        assert_eq!(chosen, Some(None), "it is one of them, and free");
+                        Answer::Planned
+                    }
+                    PathOutcome::Truncated { .. } => {
+                        assert!(is_limited);
+                        assert_eq!(chosen, Some(None), "it is one of them, and free");
+                        Answer::Truncated
+                    }
+                    PathOutcome::Fallback { .. } => {
+                        assert_eq!(chosen, None);
+                        Answer::Fallen
+                    }
+                    other => panic!("{other}"),
+                }
+            }
+            Err(PathPlanError::Start(blocked)) => {
+                assert_eq!(said(free.check(start)), said(Err(blocked)));
+                Answer::Refused
+            }
+            Err(PathPlanError::Goal(blocked)) => {
+                assert!(free.check(start).is_ok());
+                assert_eq!(said(free.check(goal)), said(Err(blocked)));
+                Answer::Refused
+            }
+            Err(PathPlanError::Margin { margin }) => {
+                assert!(!margin.is_finite() && self.kind == Kind::Wrong);
+                Answer::Refused
+            }
+            Err(PathPlanError::Infeasible { nearest, .. }) => {
+                assert!(free.check(start).is_ok() && free.check(goal).is_ok());
+                assert!(nearest.excess() > 0.0, "{nearest}");
+                Answer::Infeasible
+            }
+            // What grazes an obstacle may leave no room for a motion, which is said; and so is a search without result.
+            Err(PathPlanError::Motion(_) | PathPlanError::Fallback { .. }) => Answer::Infeasible,
+            Err(other) => panic!("{other}"),
+        }
+    }
+}
+
+/// What came of a question.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Planned,
+    Truncated,
+    Fallen,
+    Infeasible,
+    Refused,
+}
+
+/// Says which question it was, where a test ends in the middle of it.
+struct Asking(u64);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("it was question {}", self.0);
+        }
+    }
+}
+
 #[test]
 fn every_answer_is_a_valid_motion_or_an_error() {
     let planners = [
@@ -102,75 +291,44 @@ fn every_answer_is_a_valid_motion_or_an_error() {
             ..settings()
         }),
     ];
-    let limits = limits();
-    let mut counts = [[0_usize; 4]; 3];
+    // Of each planner, by kind and answer.
+    let mut counts = [[[0_usize; 5]; KINDS.len()]; 3];
     for seed in 0..problems() {
-        let mut draw = SmallRng::seed_from_u64(7 << 40 | seed);
-        let plane = Plane::draw(&mut draw);
-        let radius = draw.random_range(1e-5..0.1);
-        let body = Translating::disc(radius).expect("a disc");
-        let free = FreeSpace::new(&body, &plane.scene, &limits).expect("two coordinates");
-        let [start, goal] = ends(&mut draw, 2);
-        let asked = PathProblem {
-            free,
-            start: &start,
-            goal: &goal,
-        };
-        for (planner, [planned, fallen, infeasible, refused]) in planners.iter().zip(&mut counts) {
-            match planner.plan(&asked, Budget::default(), seed) {
-                Ok(plan) => {
-                    plane.judge_motion(&plan.trajectory, radius, &start, &goal);
-                    let end = plan.trajectory.arrival().expect("it has waypoints");
-                    assert!(end.is_at_rest());
-                    match &plan.outcome {
-                        PathOutcome::Complete => {
-                            let chosen = plan.chosen.expect("one of them");
-                            assert_eq!(plan.candidates[chosen].blocked, None);
-                            *planned += 1;
-                        }
-                        PathOutcome::Fallback { .. } => {
-                            assert_eq!(plan.chosen, None);
-                            *fallen += 1;
-                        }
-                        other => panic!("{other}"),
-                    }
-                    for candidate in &plan.candidates {
-                        let judged = free.check_path(&candidate.path).is_ok();
-                        assert_eq!(judged, candidate.blocked.is_none());
-                    }
-                }
-                Err(PathPlanError::Start(blocked)) => {
-                    assert_eq!(
-                        format!("{:?}", free.check(&start)),
-                        format!("{:?}", Err::<(), _>(blocked))
-                    );
-                    *refused += 1;
-                }
-                Err(PathPlanError::Goal(blocked)) => {
-                    assert!(free.check(&start).is_ok());
-                    assert_eq!(
-                        format!("{:?}", free.check(&goal)),
-                        format!("{:?}", Err::<(), _>(blocked))
-                    );
-                    *refused += 1;
-                }
-                Err(PathPlanError::Infeasible { nearest, .. }) => {
-                    assert!(free.check(&start).is_ok() && free.check(&goal).is_ok());
-                    assert!(nearest.excess() > 0.0, "{nearest}");
-                    *infeasible += 1;
-                }
-                // What grazes an obstacle may leave no room for a motion, which is said; and so is a search without result.
-                Err(PathPlanError::Motion(_) | PathPlanError::Fallback { .. }) => *infeasible += 1,
-                Err(other) => panic!("{other}"),
-            }
+        let _asking = Asking(seed);
+        let question = Question::draw(seed);
+        for (planner, counts) in planners.iter().zip(&mut counts) {
+            let answer = question.ask(planner, seed) as usize;
+            counts[question.kind as usize][answer] += 1;
         }
     }
-    println!("planned, by fallback, infeasible, refused: {counts:?}");
-    let [full, fallback, bare] = counts;
+    println!("planned, truncated, by fallback, infeasible, refused:");
+    for (name, counts) in ["guided and projected", "with fallback", "bare"]
+        .iter()
+        .zip(&counts)
+    {
+        for (kind, counts) in KINDS.iter().zip(counts) {
+            println!("  {name:20} {:10} {counts:?}", format!("{kind:?}"));
+        }
+    }
+    let of = |planner: usize, answer: Answer| -> usize {
+        counts[planner].iter().map(|it| it[answer as usize]).sum()
+    };
     // Ends are right or wrong, whoever is asked.
-    assert!(full[3] > 0 && full[3] == fallback[3] && full[3] == bare[3]);
+    let refused = [0, 1, 2].map(|i| of(i, Answer::Refused));
+    assert!(refused[0] > 0 && refused == [refused[0]; 3], "{refused:?}");
     // A fallback helps, and so do guidance and projection.
-    assert!(fallback[1] > 0 && fallback[2] < full[2] && full[0] > bare[0]);
+    assert!(of(1, Answer::Fallen) > 0);
+    assert!(of(1, Answer::Infeasible) < of(0, Answer::Infeasible));
+    assert!(of(0, Answer::Planned) > of(2, Answer::Planned));
+    assert!(of(0, Answer::Truncated) > 0);
+    // A gap is gone through, and who is there stays.
+    assert!(counts[0][Kind::Narrow as usize][Answer::Planned as usize] > 0);
+    for counts in &counts {
+        let [planned, _, _, _, refused] = counts[Kind::Arrived as usize];
+        assert!(planned > 0 && refused == 0, "{counts:?}");
+        let [.., refused] = counts[Kind::Wrong as usize];
+        assert_eq!(refused, counts[Kind::Wrong as usize].iter().sum::<usize>());
+    }
 }
 
 /// A disc in an empty room of 2 m, or one with a wall.

@@ -80,6 +80,47 @@ impl Plane {
         plane
     }
 
+    /// A wall across the plane from side to side, along y and then turned by a quarter or not, with a gap in it, or none.
+    ///
+    /// The two ends are on its two sides: whatever goes from one to the other goes through the gap.
+    pub fn walled(draw: &mut SmallRng, gap: Option<f64>) -> (Self, [Vec<f64>; 2]) {
+        use parry2d_f64::math::{Pose, Vector};
+        use parry2d_f64::shape::Cuboid;
+        /// How far the wall goes beyond the plane, m.
+        const BEYOND: f64 = 0.2;
+        let mut plane = Self {
+            scene: Scene::new(),
+            shapes: Vec::new(),
+        };
+        let (at, half) = (draw.random_range(-0.3..0.3), draw.random_range(0.005..0.1));
+        let middle = draw.random_range(-0.6..0.6);
+        let reach = 1.0 + BEYOND;
+        let pieces = match gap {
+            Some(gap) => vec![[-reach, middle - gap / 2.0], [middle + gap / 2.0, reach]],
+            None => vec![[-reach, reach]],
+        };
+        let is_turned = draw.random_range(0..2) == 0;
+        let turned = |it: [f64; 2]| if is_turned { [it[1], it[0]] } else { it };
+        for [from, to] in pieces {
+            let center = turned([at, f64::midpoint(from, to)]);
+            let halves = turned([half, (to - from) / 2.0]);
+            let wall = Obstacle::rectangle(center, halves, 0.0).expect("valid");
+            plane.scene.push(wall);
+            plane.shapes.push((
+                Pose::from_translation(Vector::new(center[0], center[1])),
+                Box::new(Cuboid::new(Vector::new(halves[0], halves[1]))),
+            ));
+        }
+        let mut ends = [-1.0, 1.0].map(|side| {
+            let x = side * draw.random_range(0.55..0.95);
+            turned([x, draw.random_range(-0.9..0.9)]).to_vec()
+        });
+        if draw.random_range(0..2) == 0 {
+            ends.reverse();
+        }
+        (plane, ends)
+    }
+
     /// Whether a disc may follow the path, by parry alone, and by the proof that its planner promised.
     pub fn judge(&self, free: &FreeSpace, path: &Path, radius: f64, start: &[f64], goal: &[f64]) {
         assert_eq!(free.check_path(path), Ok(()));

@@ -129,10 +129,11 @@ pub(crate) fn run(
     let mut done: Vec<(usize, Episode)> = Vec::new();
     let mut latencies = Latencies::default();
     let plan = |running: &[Running]| plan(planner, settings, running, &mut latencies);
-    run_with(planner, settings, plan, |index, episode| {
+    let keep = |index, episode: Episode| {
         each(&episode);
         done.push((index, episode));
-    })?;
+    };
+    run_with(planner, settings, plan, keep, || false)?;
     done.sort_by_key(|(index, _)| *index);
     Ok(Outcome {
         episodes: done.into_iter().map(|(_, episode)| episode).collect(),
@@ -141,11 +142,13 @@ pub(crate) fn run(
 }
 
 /// Runs episodes with plans from anywhere: `plan` makes one for each episode that runs, `end` is given those that end.
+/// Before each plan `is_over` says whether those that run are given up.
 fn run_with(
     planner: &Planner,
     settings: &Settings,
     mut plan: impl FnMut(&[Running]) -> Result<Vec<Replan>, Error>,
     mut end: impl FnMut(usize, Episode),
+    is_over: impl Fn() -> bool,
 ) -> Result<(), Error> {
     let sight = Sight::of(planner)?;
     let executed = planner.policy().config().n_action_steps;
@@ -163,7 +166,7 @@ fn run_with(
                 &sight,
             ));
         }
-        if running.is_empty() {
+        if running.is_empty() || is_over() {
             return Ok(());
         }
         let plans = plan(&running)?;

@@ -1,4 +1,4 @@
-//! `clearway sim demonstrate`: an expert's episodes as a dataset.
+//! `clearway sim demonstrate`: an expert's episodes as a dataset; who interrupts it has those that have ended.
 
 use std::path::PathBuf;
 
@@ -7,6 +7,7 @@ use clearway_sim::pusht;
 
 use crate::closed_loop::{self, Episode, Settings, looking_ahead};
 use crate::error::Error;
+use crate::interrupt::Interrupt;
 use crate::output::say;
 use crate::sim::progress;
 use crate::{Verdict, sampling, statistics};
@@ -63,24 +64,36 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     };
     closed_loop::check(&planner, &settings)?;
     let bar = progress(settings.episodes);
+    let interrupt = Interrupt::listen()?;
     let mut solved: Vec<(usize, Episode)> = Vec::new();
-    looking_ahead::run(&planner, &settings, |index, episode| {
+    let mut ended = 0;
+    let keep = |index: usize, episode: Episode| {
+        tracing::info!(index, succeeded = episode.succeeded, "an episode ended");
         if episode.succeeded {
             solved.push((index, episode));
         }
+        ended += 1;
         bar.set_message(format!("{} succeeded", solved.len()));
         bar.inc(1);
-    })?;
+    };
+    looking_ahead::run(&planner, &settings, keep, || interrupt.came())?;
     bar.finish_and_clear();
+    if ended < settings.episodes {
+        // Short episodes end first: of what was begun, more succeed than would of all.
+        say!(
+            "interrupted after {ended} of {} episodes; what was done is written",
+            settings.episodes
+        );
+    }
     solved.sort_by_key(|(index, _)| *index);
     let recorder = recorded(solved.iter().map(|(_, episode)| episode))
         .map_err(|error| Error::write(&arguments.out, &error))?;
-    let [low, high] = statistics::wilson(solved.len(), settings.episodes);
+    let [low, high] = statistics::wilson(solved.len(), ended.max(1));
     say!(
         "{} of {} episodes succeeded, {:.3} [{low:.3}, {high:.3}] (95 %, Wilson), in {:.0} actions on average",
         solved.len(),
-        settings.episodes,
-        solved.len() as f64 / settings.episodes as f64,
+        ended,
+        solved.len() as f64 / ended.max(1) as f64,
         recorder.frames() as f64 / solved.len().max(1) as f64
     );
     recorder

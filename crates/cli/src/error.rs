@@ -209,7 +209,14 @@ pub(crate) fn write_whole<E: From<std::io::Error>>(
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".part");
     let beside = path.with_file_name(name);
-    let written = write(&beside).and_then(|()| Ok(std::fs::rename(&beside, path)?));
+    // What was left there by a run that was ended may have another mode, and need not be there.
+    let _ = std::fs::remove_file(&beside);
+    // Some writers put a file of their own there, which nobody but its owner may read: it gets the mode of all files.
+    let usual = std::fs::File::create(&beside)?.metadata()?.permissions();
+    let written = write(&beside).and_then(|()| {
+        std::fs::set_permissions(&beside, usual)?;
+        Ok(std::fs::rename(&beside, path)?)
+    });
     if written.is_err() {
         // It may not even be there; the error that matters is the first.
         let _ = std::fs::remove_file(&beside);

@@ -17,6 +17,8 @@ mod error;
 #[cfg(feature = "train")]
 mod eval;
 mod image;
+#[cfg(feature = "train")]
+mod interrupt;
 mod log;
 mod output;
 mod plan;

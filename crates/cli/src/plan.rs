@@ -3,6 +3,7 @@
 mod ask;
 mod clutter;
 mod maze;
+mod others;
 mod problem;
 mod report;
 

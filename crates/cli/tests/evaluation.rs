@@ -91,6 +91,48 @@ fn an_expert_solves_what_its_policy_does_not_and_is_recorded() {
     fails(&again, &[&expert, "there already"]);
 }
 
+/// Ctrl-C keeps the episodes that have ended.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_keeps_what_was_demonstrated() {
+    use std::io::{BufRead as _, BufReader, Read as _};
+    use std::process::Stdio;
+    let folder = scratch("interrupted");
+    let out = folder.join("dataset");
+    let out = out.to_str().unwrap();
+    // So many that it would take an hour.
+    let mut run = Command::new(env!("CARGO_BIN_EXE_clearway"))
+        .args(["sim", "demonstrate", "--policy", &policy(), "--out", out])
+        .args(["--episodes", "5000", "--batch", "4", "--candidates", "4"])
+        .args(["--steps", "4", "--verbose"])
+        .env_remove("RUST_LOG")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut log = BufReader::new(run.stderr.take().unwrap()).lines();
+    let succeeded = log.find(|line| line.as_ref().unwrap().contains("succeeded=true"));
+    assert!(succeeded.is_some(), "it ended before an episode succeeded");
+    let kill = Command::new("kill")
+        .args(["-INT", &run.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    // What it still has to say must not block it.
+    let rest = log.count();
+    let status = run.wait().unwrap();
+    assert_eq!(status.code(), Some(0), "after {rest} more lines");
+    let mut said = String::new();
+    let mut stdout = run.stdout.take().unwrap();
+    stdout.read_to_string(&mut said).unwrap();
+    assert!(said.contains("interrupted after"), "{said}");
+
+    let info = std::fs::read_to_string(Path::new(out).join("meta/info.json")).unwrap();
+    let info: Value = serde_json::from_str(&info).unwrap();
+    let episodes = info["total_episodes"].as_u64().unwrap();
+    assert!((1..5000).contains(&episodes), "{episodes}");
+    assert!(succeeds(&["data", "inspect", out]).contains(&format!("episodes     {episodes},")));
+}
+
 #[test]
 fn a_table_of_policies_says_the_same_twice_and_makes_nothing_again() {
     let folder = scratch("eval-policies");

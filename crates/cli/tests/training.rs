@@ -218,6 +218,113 @@ fn a_wrong_file_is_one_sentence_with_the_key() {
     assert_fails(&["train", "nothing.toml"], &["nothing.toml"]);
 }
 
+/// A run of some steps of a prior of paths, of some thousand parameters, and of some problems of a world.
+fn config_of_paths(folder: &Path, steps: u64, network: &str) -> String {
+    let text = format!(
+        "[run]\noutput = {:?}\nlog_every = 2\nvalidate_every = 3\nsave_every = 4\n\
+         [demonstrations]\nworld = {{ clutter = {{ environment = \"simple\", added = 1 }} }}\nproblems = 8\nways = 2\n\
+         [data]\nbatch = 4\nheld_out = 0.25\n\
+         [paths]\nhorizon = 8\nnum_train_timesteps = 10\nsampling = {{ solver = \"ddim\", steps = 2 }}\n\
+         scene = {{ origin = [-0.75, -0.75, 0.0], spacing = 0.5, size = [4, 4, 1], reach = 0.5 }}\n\
+         [paths.network]\n{network}\n\
+         [optimizer]\nsteps = {steps}\nwarm_up = 2\n",
+        folder.join("run").to_str().unwrap(),
+    );
+    let path = folder.join("paths.toml");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const UNET: &str = "type = \"conditional_unet1d\"\ndown_dims = [8, 16]\nkernel_size = 3\nn_groups = 4\n\
+                    diffusion_step_embed_dim = 16";
+const TRANSFORMER: &str = "type = \"trajectory_transformer\"\nwidth = 16\ndepth = 1\nheads = 2";
+
+#[test]
+fn a_prior_of_paths_is_trained_goes_on_and_plans() {
+    let mut curves = Vec::new();
+    for (name, network) in [("paths_unet", UNET), ("paths_transformer", TRANSFORMER)] {
+        let folder = scratch(name);
+        let run = folder.join("run");
+        let short = config_of_paths(&folder, 4, network);
+        let output = clearway(&["train", &short]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+        let said = text(&output.stdout);
+        assert!(said.contains("done after 4 steps"), "{said}");
+        assert_fails(&["train", &short], &["run already", "--resume"]);
+        let longer = config_of_paths(&folder, 7, network);
+        let output = clearway(&["train", &longer, "--resume"]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let curve = std::fs::read_to_string(run.join("curve.csv")).unwrap();
+        let rows: Vec<Vec<&str>> = curve.lines().map(|row| row.split(',').collect()).collect();
+        let steps: Vec<&str> = rows[1..].iter().map(|row| row[0]).collect();
+        assert_eq!(steps, ["2", "3", "4", "6", "7"]);
+        curves.push(curve);
+
+        // What was saved is a prior that plans; a search solves what so small a network does not.
+        let prior = run.join("prior");
+        let report = folder.join("report.json");
+        let output = clearway(&[
+            "plan",
+            "clutter",
+            "--environment",
+            "simple",
+            "--prior",
+            prior.to_str().unwrap(),
+            "--episodes",
+            "2",
+            "--candidates",
+            "2",
+            "--fallback",
+            "--json",
+            report.to_str().unwrap(),
+        ]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let report: Value = serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+        assert_eq!(
+            (&report["steps"], &report["solver"]),
+            (&2.into(), &"ddim".into())
+        );
+        assert_eq!(report["success_rate"], 1.0);
+    }
+    assert_ne!(curves[0], curves[1]);
+}
+
+#[test]
+fn a_wrong_file_of_paths_is_one_sentence_with_the_key() {
+    let folder = scratch("wrong_paths");
+    let path = config_of_paths(&folder, 3, UNET);
+    let good = std::fs::read_to_string(&path).unwrap();
+    let without = |from: &str, to: &str| {
+        let (start, end) = (good.find(from).unwrap(), good.find(to).unwrap());
+        format!("{}{}", &good[..start], &good[end..])
+    };
+    for (changed, said) in [
+        (without("[demonstrations]", "[data]"), "`demonstrations`"),
+        (without("[paths]", "[optimizer]"), "`demonstrations`"),
+        (good.replace("simple", "simpel"), "simpel"),
+        (
+            good.replace("horizon = 8", "horizon = 7"),
+            "`prior.horizon`",
+        ),
+        (
+            good.replace("[data]", "[data]\nfolder = \"x\""),
+            "`data.folder`",
+        ),
+        (
+            good.replace("[optimizer]", "[policy]\n[optimizer]"),
+            "`policy`",
+        ),
+        (good.replace("batch = 4", "batch = 0"), "`data.batch`"),
+        (good.replace("problems = 8", "problems = 0"), "none is left"),
+        (good.replace("conditional_unet1d", "unet"), "unet"),
+    ] {
+        assert_ne!(changed, good, "{said}");
+        std::fs::write(&path, changed).unwrap();
+        assert_fails(&["train", &path], &[said]);
+    }
+}
+
 /// A teacher of some steps, and a file that says what a student of its learns.
 fn lesson(folder: &Path) -> [String; 2] {
     let output = clearway(&["train", &config(folder, 3)]);

@@ -11,11 +11,12 @@ use rayon::prelude::*;
 use super::{Episode, Error, Replan, Running, Settings, actions, run_with};
 
 /// Runs episodes of the expert, with as many candidates a plan as the planner draws; `end` is given each episode that ends,
-/// by its place among them.
+/// by its place among them. Once `is_over` those that run are given up.
 pub(crate) fn run(
     planner: &Planner,
     settings: &Settings,
     end: impl FnMut(usize, Episode),
+    is_over: impl Fn() -> bool,
 ) -> Result<(), Error> {
     let target = PushT::at_pose([0.0; 2], pusht::TARGET)?.observation();
     let plan = |running: &[Running]| {
@@ -43,7 +44,7 @@ pub(crate) fn run(
         });
         chosen.collect()
     };
-    run_with(planner, settings, plan, end)
+    run_with(planner, settings, plan, end, is_over)
 }
 
 /// How far from the target a plan leads: below zero if it solves the task, the less the sooner; else the mean distance of the

@@ -10,6 +10,7 @@ use clearway_planner::paths::{
 };
 use clearway_planner::{Budget, Sampling};
 
+use super::others::OthersAnswer;
 use super::problem::{Problem, World};
 use crate::error::Error;
 
@@ -25,6 +26,9 @@ pub(super) enum Kind {
     RrtConnect,
     /// A search on a lattice, at any angle
     Grid,
+    /// One that has answered already, in a file
+    #[value(skip)]
+    Other,
 }
 
 impl Kind {
@@ -33,6 +37,7 @@ impl Kind {
             Self::Diffusion => "diffusion",
             Self::RrtConnect => "rrt-connect",
             Self::Grid => "grid",
+            Self::Other => "other",
         }
     }
 }
@@ -119,6 +124,8 @@ pub(crate) struct Answer {
     pub(crate) outcome: Option<PathOutcome>,
     /// What was drawn, or found by so many seeds.
     pub(crate) samples: Vec<Path>,
+    /// How many were asked for; some searches find nothing.
+    pub(super) asked: usize,
     /// Which of them the plan came from.
     #[cfg_attr(
         not(feature = "rerun"),
@@ -218,6 +225,7 @@ impl Asked {
             let elapsed = begun.elapsed().as_secs_f64();
             return Ok(match answer {
                 Ok(plan) => Answer {
+                    asked: self.settings.candidates,
                     samples: plan.candidates.into_iter().map(|it| it.path).collect(),
                     chosen: plan.chosen,
                     plan: Ok(plan.trajectory),
@@ -227,6 +235,7 @@ impl Asked {
                 },
                 // What is infeasible has candidates too, and they count: drawn again, by the same seed, without the choice.
                 Err(error) => Answer {
+                    asked: self.settings.candidates,
                     samples: planner.candidates_of(&asked, budget, seed),
                     chosen: None,
                     plan: Err(error.to_string()),
@@ -248,9 +257,11 @@ impl Asked {
                     .map_err(|error| error.to_string())
             });
         let elapsed = begun.elapsed().as_secs_f64();
+        let mut asked = 1;
         let mut samples: Vec<Path> = found.into_iter().collect();
         if self.kind == Kind::RrtConnect {
             // Other seeds of the same problem, for how different ways are.
+            asked = self.settings.candidates;
             let others = (1..self.settings.candidates as u64).map(|i| seed.wrapping_add(i << 32));
             samples.extend(others.filter_map(|seed| find(seed).ok()));
         }
@@ -259,7 +270,43 @@ impl Asked {
             plan,
             outcome: None,
             samples,
+            asked,
             elapsed,
+            passes: Vec::new(),
+        })
+    }
+
+    /// What another planner found, as one's own is judged: its first path is made a motion, the others are samples. Its time is
+    /// the other's own and that of the motion.
+    pub(super) fn judge(
+        &self,
+        other: &OthersAnswer,
+        world: &World,
+        seed: u64,
+    ) -> Result<Answer, Error> {
+        let free = world.free()?;
+        let paths = other.paths()?;
+        let begun = Instant::now();
+        let plan = match paths.first() {
+            Some(Some(path)) => free
+                .check_path(path)
+                .map_err(|blocked| blocked.to_string())
+                .and_then(|()| {
+                    let motion = self.settings.motion(&free, path, seed);
+                    motion
+                        .map(|(motion, _)| motion)
+                        .map_err(|error| error.to_string())
+                }),
+            _ => Err("it found no path".into()),
+        };
+        let theirs = other.milliseconds.first().copied().unwrap_or_default();
+        Ok(Answer {
+            chosen: matches!(paths.first(), Some(Some(_))).then_some(0),
+            plan,
+            outcome: None,
+            asked: paths.len(),
+            samples: paths.into_iter().flatten().collect(),
+            elapsed: 1e-3 * theirs + begun.elapsed().as_secs_f64(),
             passes: Vec::new(),
         })
     }

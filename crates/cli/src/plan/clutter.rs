@@ -7,6 +7,7 @@ use clearway_sim::{Clutter, Environment};
 
 use super::EnvironmentName;
 use super::ask;
+use super::others::Others;
 use super::problem::Problem;
 use super::report::Measured;
 use crate::Verdict;
@@ -35,16 +36,29 @@ pub(crate) struct Arguments {
     /// Problems in place of drawn ones: a JSON file with one or a list, as --problems-out writes them
     #[arg(long, value_name = "FILE", conflicts_with_all = ["added", "published_additions", "environment"])]
     problem: Option<PathBuf>,
+    /// Judge the paths of another planner in place of planning: a JSON file of `planner` and its `answers`, one a problem, each
+    /// with `paths` (lists of waypoints, or null) and the `milliseconds` of each, as benches/peers/ompl_paths.py writes it
+    #[arg(long, value_name = "FILE", requires = "problem", conflicts_with_all = ["planner", "fallback", "candidates", "steps", "solver", "budget"])]
+    paths: Option<PathBuf>,
     #[command(flatten)]
     ask: ask::Arguments,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
-    let ask = &arguments.ask;
+    let mut ask = arguments.ask.clone();
+    if arguments.paths.is_some() {
+        ask.planner = ask::Kind::Other;
+    }
+    let ask = &ask;
     check_writable(ask.json.as_deref())?;
     check_writable(ask.problems_out.as_deref())?;
     let asked = ask.asked(&arguments.prior, MARGIN)?;
     let problems = arguments.problems()?;
+    let others = arguments
+        .paths
+        .as_deref()
+        .map(|file| Others::read(file, &problems))
+        .transpose()?;
     if let Some(path) = &ask.problems_out {
         write_json(path, &problems)?;
     }
@@ -59,7 +73,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         let seed = ask.seed + i as u64;
         let world = problem.world()?;
         let keep = recorder.is_some() && i < ask.record_episodes as usize;
-        let answer = asked.plan(problem, &world, seed, keep)?;
+        let answer = match &others {
+            Some(others) => asked.judge(&others.answers[i], &world, seed)?,
+            None => asked.plan(problem, &world, seed, keep)?,
+        };
         let free = world.free()?;
         let known = RrtConnect::default().plan(&free, &problem.start, &problem.goal, seed);
         measured.add(&answer, &free, known.is_ok(), seed)?;
@@ -70,7 +87,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    let report = measured.report(arguments.world(), ask, &asked);
+    let is_solved = measured.solved() == problems.len();
+    let mut report = measured.report(arguments.world(), ask, &asked);
+    if let Some(others) = others {
+        report.planner = others.planner;
+        report.candidates = others
+            .answers
+            .first()
+            .map_or(0, |it| it.milliseconds.len() as u32);
+    }
     say!("{report}");
     if let Some(path) = &ask.json {
         write_json(path, &report)?;
@@ -78,7 +103,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<Verdict, Error> {
     if let Some(recorder) = recorder {
         recorder.finish()?;
     }
-    Ok(Verdict::Passed)
+    // Of drawn problems it is measured how many are solved; who asks one's own wants them solved.
+    Ok(if is_solved || arguments.problem.is_none() {
+        Verdict::Passed
+    } else {
+        Verdict::Failed
+    })
 }
 
 impl Arguments {

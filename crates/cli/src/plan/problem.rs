@@ -56,14 +56,6 @@ pub(crate) enum Shape {
     },
 }
 
-/// A file: one problem or several.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum File {
-    One(Box<Problem>),
-    Many(Vec<Problem>),
-}
-
 /// What a free space is made of.
 pub(super) struct World {
     body: Translating,
@@ -75,18 +67,26 @@ impl Problem {
     /// Reads a file of problems.
     pub(super) fn read(path: &FilePath) -> Result<Vec<Self>, Error> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::read(path, &error))?;
-        let value: serde_json::Value =
-            serde_json::from_str(&text).map_err(|error| Error::read(path, &error))?;
-        // A list is many; what is none is one, whose errors are then its own.
-        let file = if value.is_array() {
-            serde_json::from_value(value).map(File::Many)
+        // A list is many; what is none is one. Either is read as what it is, so that an error names its line.
+        let problems = if text.trim_start().starts_with('[') {
+            serde_json::from_str(&text)
         } else {
-            serde_json::from_value(value).map(|it| File::One(Box::new(it)))
+            serde_json::from_str(&text).map(|it| vec![it])
         };
-        Ok(match file.map_err(|error| Error::read(path, &error))? {
-            File::One(problem) => vec![*problem],
-            File::Many(problems) => problems,
-        })
+        let problems: Vec<Self> = problems.map_err(|error| Error::read(path, &error))?;
+        if problems.is_empty() {
+            return Err(Error::read(path, &"it has no problem"));
+        }
+        for (i, problem) in problems.iter().enumerate() {
+            let found = [problem.start.len(), problem.goal.len()];
+            if found != [2, 2] {
+                return Err(Error::read(
+                    path,
+                    &format!("start and goal of problem {i} must be two numbers each"),
+                ));
+            }
+        }
+        Ok(problems)
     }
 
     /// A problem of a world of clutter.

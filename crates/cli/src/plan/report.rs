@@ -15,11 +15,14 @@ use crate::statistics;
 const WAYPOINTS: usize = 64;
 const DURATION: Duration = Duration::from_secs(5);
 
+/// How many of the problems without a plan are shown.
+const SHOWN: usize = 5;
+
 /// The report of one world.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) world: String,
-    planner: &'static str,
+    pub(super) planner: String,
     guidance: bool,
     projection: bool,
     fallback: bool,
@@ -29,7 +32,7 @@ pub(super) struct Report {
     success_interval: [f64; 2],
     /// Of the problems that RRT-Connect solves, how many.
     solvable: usize,
-    success_rate_of_solvable: f64,
+    success_rate_of_solvable: Option<f64>,
     /// Motion Planning Diffusion's measures, means over problems; those of paths over problems with a valid sample.
     some_sample_valid: f64,
     valid_fraction: f64,
@@ -44,7 +47,7 @@ pub(super) struct Report {
     pub(super) normalised_score: Option<Score>,
     latency_ms: Latency,
     outcomes: Outcomes,
-    candidates: u32,
+    pub(super) candidates: u32,
     solver: Option<&'static str>,
     steps: Option<usize>,
     seed: u64,
@@ -104,7 +107,10 @@ impl Measured {
         seed: u64,
     ) -> Result<(), Error> {
         let samples: Result<Vec<Trajectory>, Error> = answer.samples.iter().map(timed).collect();
-        self.metrics.push(Metrics::of(free, &samples?));
+        let mut metrics = Metrics::of(free, &samples?);
+        // What was asked for and not found is not valid either.
+        metrics.fraction_valid *= answer.samples.len() as f64 / answer.asked.max(1) as f64;
+        self.metrics.push(metrics);
         self.latencies.push(1e3 * answer.elapsed);
         match &answer.outcome {
             Some(PathOutcome::Truncated { .. }) => self.outcomes.truncated += 1,
@@ -148,7 +154,7 @@ impl Measured {
         let sampling = planner.map(PathPlanner::sampling);
         Report {
             world,
-            planner: arguments.planner.word(),
+            planner: asked.kind.word().into(),
             guidance: planner.is_some() && arguments.guidance == Switch::On,
             projection: planner.is_some() && arguments.projection == Switch::On,
             fallback: arguments.fallback,
@@ -156,7 +162,8 @@ impl Measured {
             success_rate: self.solved as f64 / episodes as f64,
             success_interval: statistics::wilson(self.solved, episodes),
             solvable: self.solvable,
-            success_rate_of_solvable: self.solved_of_solvable as f64 / self.solvable as f64,
+            success_rate_of_solvable: (self.solvable > 0)
+                .then(|| self.solved_of_solvable as f64 / self.solvable as f64),
             some_sample_valid: all(&|it| f64::from(u8::from(it.success))),
             valid_fraction: all(&|it| it.fraction_valid),
             collision_intensity: all(&|it| it.collision_intensity),
@@ -232,8 +239,10 @@ impl std::fmt::Display for Report {
         let [low, high] = self.success_interval;
         writeln!(
             f,
-            "  plans        {:.3}  [{low:.3}, {high:.3}] (95 %, Wilson); {:.3} of the {} that RRT-Connect solves",
-            self.success_rate, self.success_rate_of_solvable, self.solvable
+            "  plans        {:.3}  [{low:.3}, {high:.3}] (95 %, Wilson); {} of the {} that RRT-Connect solves",
+            self.success_rate,
+            number(self.success_rate_of_solvable),
+            self.solvable
         )?;
         writeln!(
             f,
@@ -258,6 +267,12 @@ impl std::fmt::Display for Report {
                 "  score        {mean:.1} [{low:.1}, {high:.1}] (95 %, bootstrap); D4RL's 100 is a controller that plans \
                  in its first episode only"
             )?;
+        }
+        for Failure { seed, reason } in self.failures.iter().take(SHOWN) {
+            writeln!(f, "  no plan      seed {seed}: {reason}")?;
+        }
+        if let Some(more @ 1..) = self.failures.len().checked_sub(SHOWN) {
+            writeln!(f, "  no plan      {more} more, which --json lists")?;
         }
         let Latency { p50, p95, p99 } = &self.latency_ms;
         write!(

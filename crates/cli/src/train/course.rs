@@ -1,8 +1,6 @@
 //! The course of a run: steps until the end, with checkpoints, validations and a curve on the way.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,6 +10,7 @@ use super::curve::Curve;
 use super::run::{CLASSIFIER, MODEL, POLICY, PRIOR, Run};
 use crate::Verdict;
 use crate::error::Error;
+use crate::interrupt::Interrupt;
 use crate::output::say;
 
 /// What a run's folder holds.
@@ -20,9 +19,6 @@ const CURVE: &str = "curve.csv";
 
 /// The loss that is shown forgets a step's by so much with each step.
 const SHOWN: f64 = 0.98;
-
-/// A second interrupt is one only after this.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,19 +57,8 @@ pub(crate) fn follow(
     let curve = Curve::open(&output.join(CURVE), learner.steps(), record)?;
 
     say!("{}", learner.words());
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    let mut asked: Option<Instant> = None;
-    ctrlc::set_handler(move || {
-        flag.store(true, Ordering::Relaxed);
-        // Who asks again does not want to wait for the step; one request may come as two signals.
-        if asked.get_or_insert_with(Instant::now).elapsed() > AGAIN {
-            std::process::exit(130);
-        }
-    })
-    .map_err(|error| Error::Threads(error.to_string()))?;
-
-    let (end, elapsed) = go(learner, run, total, curve, &checkpoint, &interrupted)?;
+    let interrupt = Interrupt::listen()?;
+    let (end, elapsed) = go(learner, run, total, curve, &checkpoint, &interrupt)?;
     learner.save(output, &checkpoint)?;
     let why = match end {
         End::Steps => "done",
@@ -100,7 +85,7 @@ fn go(
     total: u64,
     mut curve: Curve,
     checkpoint: &Path,
-    interrupted: &AtomicBool,
+    interrupt: &Interrupt,
 ) -> Result<(End, Duration), Error> {
     let bar = progress(total, learner.steps());
     let start = Instant::now();
@@ -114,7 +99,7 @@ fn go(
         if learner.steps() >= total {
             break End::Steps;
         }
-        if interrupted.load(Ordering::Relaxed) {
+        if interrupt.came() {
             break End::Interrupted;
         }
         if most.is_some_and(|most| start.elapsed() >= most) {

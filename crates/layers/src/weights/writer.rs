@@ -149,8 +149,14 @@ impl WeightsWriter {
             .collect();
         let views = views.map_err(|error: safetensors::SafeTensorError| io::Error::other(error))?;
         let metadata = (!self.metadata.is_empty()).then_some(self.metadata);
+        // What was left there by a run that was ended may have another mode, and need not be there.
+        let _ = std::fs::remove_file(&beside);
+        // The library writes to a temporary file, which nobody but its owner may read, and puts that in the place of what is
+        // here: a file that is made as all are, whose mode the weights get.
+        let usual = File::create(&beside)?.metadata()?.permissions();
         let written = safetensors::serialize_to_file(views, metadata, &beside)
             .map_err(io::Error::other)
+            .and_then(|()| std::fs::set_permissions(&beside, usual))
             // Renamed before its bytes are on the disk, it could be empty after a power cut.
             .and_then(|()| File::options().write(true).open(&beside)?.sync_all())
             .and_then(|()| std::fs::rename(&beside, path));
@@ -241,6 +247,31 @@ mod tests {
             .assert_eq(&layer.weight.val().into_data(), true);
         let files = std::fs::read_dir(folder.path()).expect("a folder").count();
         assert_eq!(files, 1, "what was written beside is gone");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_may_be_read_by_those_who_may_read_others() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let folder = tempfile::tempdir().expect("a folder");
+        let mode = |name: &str| {
+            let metadata = std::fs::metadata(folder.path().join(name)).expect("there");
+            metadata.permissions().mode()
+        };
+        std::fs::write(folder.path().join("usual"), []).expect("written");
+        let mut writer = WeightsWriter::default();
+        writer.tensor("x", &[1], &[0.0]);
+        // What a run that was ended left behind may have any mode.
+        let beside = folder.path().join("x.safetensors.part");
+        std::fs::write(&beside, []).expect("written");
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600)).expect("set");
+        let path = folder.path().join("x.safetensors");
+        writer.write(&path).expect("written");
+        assert_eq!(
+            format!("{:o}", mode("x.safetensors")),
+            format!("{:o}", mode("usual"))
+        );
     }
 
     #[test]
