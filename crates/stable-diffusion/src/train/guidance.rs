@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use burn::prelude::*;
 use clearway_diffusion::train::{Levels, Weighting, WeightingRecipe, initialize};
 use clearway_diffusion::{Network, Seeded, normal};
-use clearway_layers::Precision;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
+use super::asked::Asked;
 use super::beginning::{Unknown, begin, fits, plain};
 use super::task::batch;
 use super::{Draw, Task, TrainError};
@@ -55,8 +55,8 @@ impl Default for GuidanceRecipe {
 #[derive(Debug)]
 pub struct Guiding {
     teacher: PictureModel,
-    /// As it was read: what the student begins with.
-    first: Unet,
+    /// Its network, as it is asked.
+    asked: Asked,
     student: PictureModel,
     scales: [f64; 2],
     weighting: Weighting,
@@ -84,7 +84,7 @@ impl Task for Guiding {
             return Err(TrainError::Scales { found: *scales });
         }
         weighting.check()?;
-        let mut teacher = plain(folder, device)?;
+        let teacher = plain(folder, device)?;
         if teacher.unet().knows_guidance() {
             return Err(TrainError::Guided {
                 folder: folder.clone(),
@@ -96,12 +96,9 @@ impl Task for Guiding {
         unet["time_cond_proj_dim"] = (*time_cond_proj_dim).into();
         let student = PictureModel::new(form.clone(), [unet, scheduler], device)?;
         let source = Files::open(folder)?.hash()?;
-        let first = teacher.unet().clone();
-        let packed = teacher.pack(Precision::F32);
-        debug_assert!(packed.layers > 0);
         Ok(Self {
+            asked: Asked::new(teacher.unet()),
             teacher,
-            first,
             student,
             scales: *scales,
             weighting: (*weighting).into(),
@@ -121,7 +118,7 @@ impl Task for Guiding {
     fn first(&self, device: &Device, seed: u64) -> Unet {
         begin(
             initialize(self.network(device), seed),
-            &self.first,
+            self.teacher.unet(),
             Unknown::Zero,
         )
     }
@@ -145,7 +142,7 @@ impl Task for Guiding {
 
         let labels: Vec<usize> = which.iter().map(|&at| pictures.labels()[at]).collect();
         let both = [vec![form.any(); count], labels.clone()].concat();
-        let teacher = self.teacher.unet();
+        let teacher = &self.asked;
         let prepared = teacher.prepare(&Condition::classes(both));
         let answers = teacher.forward(
             Tensor::cat(vec![x.clone(), x.clone()], 0),

@@ -15,6 +15,7 @@
 //! Everything that is drawn depends on the recipe's seed and the number of the step alone, so that a run that was
 //! interrupted and resumed is the run that was not, to the bit.
 
+mod asked;
 mod beginning;
 pub mod distill;
 mod error;

@@ -99,7 +99,7 @@ impl Distiller {
         let lessons = this.phase().lessons.clone();
         if this.has_predecessor() {
             let predecessor = load(PREDECESSOR, &plain)?;
-            this.teacher = Teacher::new(&predecessor, this.of_student, device);
+            this.teacher = Teacher::new(&predecessor, this.of_student);
             this.predecessor = Some(predecessor);
         }
         if matches!(lessons, Lessons::Jumps(_)) && this.step > 0 {

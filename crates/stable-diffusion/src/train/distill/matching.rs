@@ -10,8 +10,9 @@ use clearway_layers::ResumableOptimizer;
 
 use super::teaching::Batch;
 use super::{Distiller, drawn};
-use crate::Unet;
 use crate::train::TrainError;
+use crate::train::asked::Asked;
+use crate::{Condition, Unet};
 
 /// The score of what the student makes, which follows it.
 #[derive(Debug)]
@@ -22,7 +23,13 @@ pub(super) struct Critic {
 
 impl Distiller {
     /// What a network of the student's makes at some points of its grid.
-    fn made(&self, network: &Unet, points: &[Point], batch: &Batch, noise: Tensor<4>) -> Tensor<4> {
+    fn made<N: Network<4, Condition = Condition>>(
+        &self,
+        network: &N,
+        points: &[Point],
+        batch: &Batch,
+        noise: Tensor<4>,
+    ) -> Tensor<4> {
         let student = self.of_student.learned(network);
         let prepared = network.prepare(&batch.condition);
         let x = noised([batch.clean.clone(), noise], points);
@@ -41,7 +48,7 @@ impl Distiller {
         };
         let count = batch.count();
         let steps = self.recipe.distill.critic_steps.unwrap_or(2) as u64;
-        let student = self.network.valid();
+        let student = Asked::new(&self.network.valid());
         for i in 0..steps {
             let number = self.step * steps + i;
             let seed = self.seeds.critic ^ (2 * number);
@@ -81,7 +88,7 @@ impl Distiller {
         let Some(critic) = &self.critic else {
             return made.zeros_like();
         };
-        let fake = critic.network.valid();
+        let fake = Asked::new(&critic.network.valid());
         let fake = self.meaning.sampled(&fake);
         let of_fake = fake.prepare(&batch.condition);
         let real = self.teacher.sampled();

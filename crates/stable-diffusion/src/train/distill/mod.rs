@@ -152,11 +152,11 @@ impl Distiller {
         let (meaning, of_student) = (Meaning::of(own.scheduler()), Meaning::of(model.scheduler()));
         let original = own.unet().clone();
         Ok(Self {
-            teacher: Teacher::new(&original, meaning, device),
+            teacher: Teacher::new(&original, meaning),
             average: Ema::new(&network, recipe.average.clone().into()),
             optimizer: ResumableOptimizer::new(rule(&recipe.optimizer)),
             batches: recipe.data.order.of(seeds.order, training.len()),
-            hash: pictures.hash().to_owned(),
+            hash: pictures.hash(),
             teacher_hash,
             start_hash,
             recipe,
@@ -246,7 +246,7 @@ impl Distiller {
         let plain = self.average.network().clone();
         if let (Some(Lessons::Halving(_)), Lessons::Halving(_)) = (before, &self.phases[at].lessons)
         {
-            self.teacher = Teacher::new(&plain, self.of_student, &self.device);
+            self.teacher = Teacher::new(&plain, self.of_student);
             self.predecessor = Some(plain.clone());
         }
         self.network = plain.train();

@@ -1,18 +1,18 @@
 //! Who teaches, and what a student is told.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use clearway_diffusion::distill::{DistillRecipe, Lesson, Lessons};
 use clearway_diffusion::train::{Levels, Weighting};
 use clearway_diffusion::{
     Clip, ClippedNoise, Denoiser, Discrete, Method, Network, Parameterization, Parameterized,
     Threshold,
 };
-use clearway_layers::{Precision, can_pack};
 
+use crate::train::asked::Asked;
 use crate::{Condition, SchedulerConfig, Unet};
 
 /// A network of someone's, with what it predicts and how that is clipped.
-pub(super) type Sampled<'a> = Clip<Parameterized<&'a Unet>>;
+pub(super) type Sampled<'a, N> = Clip<Parameterized<&'a N>>;
 
 /// What a network answers means this.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ impl Meaning {
     }
 
     /// As it is sampled.
-    pub(super) fn sampled(self, network: &Unet) -> Sampled<'_> {
+    pub(super) fn sampled<N>(self, network: &N) -> Sampled<'_, N> {
         Clip {
             denoiser: self.learned(network),
             threshold: self.threshold,
@@ -42,28 +42,25 @@ impl Meaning {
     }
 
     /// As it learns: what is clipped has no gradient.
-    pub(super) fn learned(self, network: &Unet) -> Parameterized<&Unet> {
+    pub(super) fn learned<N>(self, network: &N) -> Parameterized<&N> {
         Parameterized::new(network, self.parameterization)
     }
 }
 
-/// The network that makes lessons, laid out for the CPU's kernels where they can be had: it does not change.
+/// The network that makes lessons: it does not change.
 #[derive(Clone, Debug)]
 pub(super) struct Teacher {
-    network: Unet,
+    network: Asked,
     meaning: Meaning,
 }
 
 impl Teacher {
-    pub(super) fn new(plain: &Unet, meaning: Meaning, device: &Device) -> Self {
-        let mut network = plain.clone();
-        if can_pack(device) {
-            let _ = network.pack(Precision::F32);
-        }
+    pub(super) fn new(plain: &Unet, meaning: Meaning) -> Self {
+        let network = Asked::new(plain);
         Self { network, meaning }
     }
 
-    pub(super) fn sampled(&self) -> Sampled<'_> {
+    pub(super) fn sampled(&self) -> Sampled<'_, Asked> {
         self.meaning.sampled(&self.network)
     }
 }
@@ -120,7 +117,8 @@ impl Teaching<'_> {
             }
             Lessons::Jumps(jumps) => {
                 let which = jumps.draw(seed, step, count);
-                let average = self.of_student.sampled(self.seen_by);
+                let seen_by = Asked::new(self.seen_by);
+                let average = self.of_student.sampled(&seen_by);
                 let of_average = average.prepare(&batch.condition);
                 jumps.lesson(
                     (&teacher, &prepared),
