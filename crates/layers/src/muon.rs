@@ -48,7 +48,8 @@ impl Muon {
         velocity: Option<Tensor<D>>,
     ) -> (Tensor<D>, Tensor<D>) {
         let shape = parameters.dims();
-        let matrix = |it: Tensor<D>| -> Tensor<2> { it.reshape([shape[0] as i64, -1]) };
+        let columns: usize = shape[1..].iter().product();
+        let matrix = |it: Tensor<D>| -> Tensor<2> { it.reshape([shape[0], columns]) };
         let velocity = match velocity {
             Some(velocity) => velocity.mul_scalar(self.momentum) + gradients.clone(),
             None => gradients.clone(),

@@ -31,24 +31,20 @@ pub(super) fn write(report: &Report, path: &Path) -> Result<(), Error> {
 
 /// Two lines a network. What is exact has no place on a logarithmic axis.
 fn lines(report: &Report) -> Vec<Line> {
-    let of: [(&str, fn(&DriftRow) -> f64); 2] =
-        [("sample", |row| row.clean), ("noise", |row| row.noise)];
-    let networks = report.networks.iter();
-    networks
-        .flat_map(|network| {
-            of.map(|(what, error)| {
-                let points = network.drift.iter().map(|row| (row.t, error(row)));
-                let name = format!("{}: the {what} it sees", network.name);
-                (
-                    name,
-                    points
-                        .filter(|it| it.1.is_finite() && it.1 > 0.0)
-                        .collect::<Vec<_>>(),
-                )
-            })
-        })
-        .filter(|(_, points)| !points.is_empty())
-        .collect()
+    let mut lines = Vec::new();
+    for network in &report.networks {
+        let mut line = |what: &str, error: fn(&DriftRow) -> f64| {
+            let points = network.drift.iter().map(|row| (row.t, error(row)));
+            let points: Vec<(f64, f64)> =
+                points.filter(|it| it.1.is_finite() && it.1 > 0.0).collect();
+            if !points.is_empty() {
+                lines.push((format!("{}: the {what} it sees", network.name), points));
+            }
+        };
+        line("sample", |row| row.clean);
+        line("noise", |row| row.noise);
+    }
+    lines
 }
 
 fn drawing(lines: &[Line]) -> Result<String, Box<dyn StdError>> {

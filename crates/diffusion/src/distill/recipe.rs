@@ -201,9 +201,6 @@ impl DistillRecipe {
         let kind = it.kind;
         let (steps, teacher) = (it.steps(), it.teacher_steps());
         let ratio = teacher / steps.max(1);
-        // Whole strides, so that every k-th of the teacher's steps is the student's own grid.
-        let divides = teacher > 0 && timesteps.is_multiple_of(teacher);
-        let offset = it.offset.unwrap_or(0);
         let fits = teacher == ratio * steps;
         let is_positive = |x: f64| x.is_finite() && x > 0.0;
         let share = |x: f64| (0.0..1.0).contains(&x);
@@ -246,18 +243,6 @@ impl DistillRecipe {
                 "a multiple of `distill.steps`",
             ),
             (
-                "distill.teacher_steps",
-                teacher as f64,
-                it.offset.is_none() || divides,
-                "a divisor of the teacher's timesteps, where there is `distill.offset`",
-            ),
-            (
-                "distill.offset",
-                offset as f64,
-                it.offset.is_none() || !divides || offset < timesteps / teacher,
-                "below the timesteps between two of the teacher's steps",
-            ),
-            (
                 "distill.convert",
                 convert as f64,
                 convert.saturating_add(phases) <= total,
@@ -291,14 +276,44 @@ impl DistillRecipe {
                 "at least 0",
             ),
         ];
-        match rows.into_iter().find(|(_, _, holds, _)| !holds) {
-            Some((key, found, _, expected)) => Err(WrongValue {
-                key,
-                found,
-                expected,
-            }
-            .into()),
-            None => Ok(()),
+        first_wrong(rows)?;
+        self.check_offset(timesteps)
+    }
+
+    /// Whole strides, so that every k-th of the teacher's steps is the student's own grid.
+    fn check_offset(&self, timesteps: usize) -> Result<(), RecipeError> {
+        let Some(offset) = self.offset else {
+            return Ok(());
+        };
+        let teacher = self.teacher_steps();
+        first_wrong([
+            (
+                "distill.teacher_steps",
+                teacher as f64,
+                timesteps.is_multiple_of(teacher),
+                "a divisor of the teacher's timesteps, where there is `distill.offset`",
+            ),
+            (
+                "distill.offset",
+                offset as f64,
+                offset < timesteps / teacher.max(1),
+                "below the timesteps between two of the teacher's steps",
+            ),
+        ])
+    }
+}
+
+/// The first of some rows that does not hold: a key, what was found, whether it can be learned with, and what could be.
+fn first_wrong<const N: usize>(
+    rows: [(&'static str, f64, bool, &'static str); N],
+) -> Result<(), RecipeError> {
+    match rows.into_iter().find(|(_, _, holds, _)| !holds) {
+        Some((key, found, _, expected)) => Err(WrongValue {
+            key,
+            found,
+            expected,
         }
+        .into()),
+        None => Ok(()),
     }
 }

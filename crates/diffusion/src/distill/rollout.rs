@@ -104,7 +104,11 @@ impl<const D: usize> Lesson<D> {
         let rows: Vec<usize> = (which.iter().zip(0..))
             .map(|(step, i)| step * count + i)
             .collect();
-        let indices: Vec<i64> = rows.iter().map(|&row| row as i64).collect();
+        // A tensor has fewer rows than an i64 counts.
+        let indices = rows
+            .iter()
+            .map(|&row| i64::try_from(row).unwrap_or(i64::MAX));
+        let indices: Vec<i64> = indices.collect();
         let indices = TensorData::new(indices, [count]);
         let indices = Tensor::<1, Int>::from_data(indices, &self.x.device());
         Self {
