@@ -54,7 +54,7 @@ impl Arguments {
         };
         planner
             .with_sampling(sampling)
-            .map_err(wrong("--solver, --steps or --offset"))?
+            .map_err(wrong("--solver, --offset or --steps"))?
             .with_candidates(self.candidates)
             .map_err(wrong("--candidates"))
     }
